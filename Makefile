@@ -1,0 +1,27 @@
+# Two commands on a fresh machine: `make run`, a small real experiment, and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= runs/first
+
+.PHONY: install run test check
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Four seeds on two trainer groups of two workers, two evaluators, 48 checkpoints a seed: about five minutes on two cores.
+run: install
+	$(VENV)/bin/python jobs/run_seeds.py --track tiny --seeds 0-3 --trainers 2 --workers-per-trainer 2 --evaluators 2 \
+	    --checkpoints log:48 --output $(OUTPUT)
+	$(VENV)/bin/discreteness analyze $(OUTPUT)
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy

@@ -1,0 +1,101 @@
+"""flat parameter buffers <-> the bytes of a checkpoint.
+
+A checkpoint's bytes are the model's buffers one after another ("float32" first), each without what the forward pass
+does not read: `embed.weight`, the last slot of the last buffer, is left out while the lookup is tied. One numpy uint8
+array travels through the object store without a copy on the reader's side; torch tensors would be 20 times slower.
+"""
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from speedrun.model import Slot
+from speedrun.schedules import ForwardState
+from torch import Tensor
+
+
+class FlatModel(Protocol):
+    """A model whose parameters are views of one buffer a dtype (speedrun.model.GPT)."""
+
+    layout: tuple[Slot, ...]
+    buffers_by_dtype: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointHeader:
+    """What travels beside the bytes; plain data. Produced by the publishing rank, read by dispatcher and evaluator."""
+
+    seed: int
+    attempt: str
+    step: int
+    layout: str
+    """Fingerprint of the layout, so that bytes are never loaded into a model of another shape."""
+    state: ForwardState
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """Where each buffer's bytes lie in a checkpoint, tied and untied, for one model shape and dtype."""
+
+    fingerprint: str
+    elements: dict[str, tuple[int, int]]
+    """dtype -> elements sent (while tied, once untied), in the order of the bytes."""
+
+    @classmethod
+    def of(cls, model: FlatModel) -> "CheckpointLayout":
+        embed = model.layout[-1]
+        assert embed.name == "embed.weight", f"{embed.name} follows embed.weight: a tied checkpoint is no prefix"
+        elements = {}
+        for dtype, buffer in model.buffers_by_dtype.items():
+            tied = embed.offset if dtype == embed.dtype else buffer.numel()
+            elements[dtype] = (tied, buffer.numel())
+        text = repr([(slot.name, tuple(slot.shape), slot.dtype, slot.offset) for slot in model.layout])
+        return cls(hashlib.sha256(text.encode()).hexdigest()[:16], elements)
+
+    def num_bytes(self, tied: bool) -> int:
+        return sum(count[0 if tied else 1] * _itemsize(dtype) for dtype, count in self.elements.items())
+
+    def pack(self, model: FlatModel, tied: bool) -> np.ndarray:
+        """The model's weights as a new uint8 array (num_bytes,) in host memory, in the dtype the forward reads."""
+        data = np.empty(self.num_bytes(tied), np.uint8)
+        for part, buffer in self._parts(data, model, tied):
+            torch.from_numpy(part).copy_(buffer.view(torch.uint8))
+        return data
+
+    def load(self, data: np.ndarray, header: CheckpointHeader, model: FlatModel) -> None:
+        """Copies a checkpoint's bytes (read-only is fine) into the model's buffers.
+
+        Raises ValueError where layout or length differ from this model's.
+        """
+        expected = self.num_bytes(header.state.tied)
+        if header.layout != self.fingerprint or data.dtype != np.uint8 or data.shape != (expected,):
+            raise ValueError(
+                f"checkpoint of seed {header.seed} step {header.step} is {data.dtype}{list(data.shape)} of layout "
+                f"{header.layout}, this model takes uint8[{expected}] of layout {self.fingerprint}: "
+                "trainer and evaluator run different code or tracks"
+            )
+        for part, buffer in self._parts(data, model, header.state.tied):
+            buffer.view(torch.uint8).copy_(_as_tensor(part))
+
+    def _parts(self, data: np.ndarray, model: FlatModel, tied: bool):
+        start = 0
+        for dtype, counts in self.elements.items():
+            count = counts[0 if tied else 1]
+            stop = start + count * _itemsize(dtype)
+            yield data[start:stop], model.buffers_by_dtype[dtype][:count]
+            start = stop
+
+
+def _itemsize(dtype: str) -> int:
+    return getattr(torch, dtype).itemsize
+
+
+def _as_tensor(part: np.ndarray) -> Tensor:
+    """A tensor over object-store pages. They are read-only and torch warns of that; here it is only copied from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(part)

@@ -1,0 +1,168 @@
+"""command line -> one call. What is heavy is imported where it is used, so that --help is instant."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from discreteness.config import RunConfig
+
+
+def run_seeds() -> None:
+    """`python jobs/run_seeds.py`: the service, on this machine or on the cluster that RAY_ADDRESS names."""
+    config = _checked(lambda: tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__))
+    _finish(lambda: _service(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Train seeds and record the losses: the service, or one process with --inline."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    inline: bool = False
+    """Train and score in this process, without Ray (under torchrun: one process a rank)."""
+
+    def __call__(self) -> int:
+        if not self.inline:
+            return _service(self.config)
+        from discreteness.inline import run_inline
+
+        return run_inline(self.config)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a dataset holds: identity, committed and failed seeds, rows, bytes."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.reading import status
+
+        print(status(self.path))
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every row of a dataset and say what is wrong with it."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.reading import verify
+
+        problems = verify(self.path)
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems)} problems" if problems else "complete and correct")
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents that would be scored: names, tokens, answers."""
+
+    path: Annotated[str | None, tyro.conf.Positional] = None
+    """Folder of UTF-8 .txt files. Default: the built-in documents."""
+    show: str | None = None
+    """Name of one document to print with its answers marked."""
+
+    def __call__(self) -> int:
+        from discreteness.documents import built_in, load
+        from speedrun.tokenizer import decode_bytes
+
+        documents = load(self.path) if self.path else built_in()
+        if self.show is None:
+            for document in documents:
+                print(f"{document.name:<32}{len(document.token_ids) - 1:>6} tokens{len(document.answers):>6} answers")
+            return 0
+        chosen = [document for document in documents if document.name == self.show]
+        if not chosen:
+            names = ", ".join(document.name for document in documents)
+            raise ValueError(f"--show {self.show!r}: no such document; there are {names}")
+        for index, token in enumerate(chosen[0].token_ids):
+            mark = "answer" if index in chosen[0].answers else ""
+            print(f"{index:>5} {token:>6} {decode_bytes(token).decode(errors='replace')!r:<24}{mark}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset in one of the two formats of the shell-loop workflow (SPEEDRUN section 9)."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    format: Literal["pt", "hdf5"]
+    output: str
+    """File to write; it must not exist."""
+
+    def __call__(self) -> int:
+        from discreteness.export import export
+
+        export(self.path, self.format, self.output)
+        print(f"written: {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """A first look at a dataset: a summary, and a picture of the learning curves."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    figure: str | None = None
+    """PNG to write. Default: the dataset's name with .png, in the current folder."""
+
+    def __call__(self) -> int:
+        from discreteness.figure import draw_overview
+
+        print(draw_overview(self.path, self.figure))
+        return 0
+
+
+COMMANDS = {
+    "run": Run,
+    "status": Status,
+    "verify": Verify,
+    "documents": Documents,
+    "export": Export,
+    "analyze": Analyze,
+}
+
+
+def main() -> None:
+    """The `discreteness` command."""
+    command = _checked(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
+    _finish(command)
+
+
+def _service(config: RunConfig) -> int:
+    from discreteness.driver import run
+
+    return run(config)
+
+
+def _checked(parse: Callable):
+    """Parses; a value that the configuration refuses is one line, as tyro's own errors are no traceback."""
+    try:
+        return parse()
+    except ValueError as error:
+        _refuse(error)
+
+
+def _finish(command: Callable[[], int]) -> None:
+    """Runs and ends the process with its code. What the user can mend is one line; our own errors keep their
+    traceback."""
+    try:
+        code = command()
+    except (ValueError, OSError) as error:
+        _refuse(error)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _refuse(error: Exception) -> None:
+    message = " ".join(str(error).split())
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,92 @@
+"""environment -> the machines there are, and a Ray connection to them."""
+
+import os
+from dataclasses import dataclass
+
+import ray
+import torch
+
+OBJECT_STORE_SHARE = 0.3
+"""Of this machine's memory, for a Ray started by us; as Ray's own default."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    cpus: float
+    gpus: float
+    gpu_type: str | None
+    object_store_bytes: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines, and whether they are just this one."""
+
+    nodes: tuple[Node, ...]
+    local: bool
+
+    @property
+    def has_gpus(self) -> bool:
+        return any(node.gpus for node in self.nodes)
+
+    def track(self, asked: str) -> str:
+        """The track's name: what was asked, or for "auto" what this hardware is for. ValueError where unclear."""
+        if asked != "auto":
+            return asked
+        if not self.has_gpus:
+            return "tiny"
+        types = {node.gpu_type for node in self.nodes if node.gpus}
+        if any(gpu_type and gpu_type.startswith(("H100", "H200", "GH200")) for gpu_type in types):
+            return "small"
+        raise ValueError(f"--track auto: GPUs are of type {sorted(map(str, types))}, not Hopper; name the track")
+
+    def describe(self) -> str:
+        """'2 nodes: 16 CPU, 8 H100 | 4 CPU', each kind once."""
+        kinds: dict[str, int] = {}
+        for node in self.nodes:
+            gpus = f", {node.gpus:g} {node.gpu_type or 'GPU'}" if node.gpus else ""
+            kind = f"{node.cpus:g} CPU{gpus}"
+            kinds[kind] = kinds.get(kind, 0) + 1
+        return " | ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
+
+
+def join_or_look() -> Cluster:
+    """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started."""
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        return Cluster(tuple(_node(entry) for entry in ray.nodes() if entry["Alive"]), local=False)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    gpus = torch.cuda.device_count()
+    gpu_type = torch.cuda.get_device_name(0).removeprefix("NVIDIA ").split()[0] if gpus else None
+    node = Node(float(os.cpu_count() or 1), float(gpus), gpu_type, int(OBJECT_STORE_SHARE * memory))
+    return Cluster((node,), local=True)
+
+
+def start_local(cluster: Cluster, num_cpus: int) -> str | None:
+    """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
+
+    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver.
+    """
+    context = ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=cluster.nodes[0].object_store_bytes,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    return context.dashboard_url
+
+
+def _node(entry: dict) -> Node:
+    resources = entry["Resources"]
+    gpu_type = next((key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")), None)
+    return Node(
+        resources.get("CPU", 0.0),
+        resources.get("GPU", 0.0),
+        gpu_type,
+        int(resources.get("object_store_memory", 0)),
+    )

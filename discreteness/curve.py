@@ -1,0 +1,49 @@
+"""losses and records of one attempt, in any order -> a committed seed."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from discreteness.dataset import Dataset
+
+RUNS = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("train_loss", pa.float64()),
+        ("lr_multiplier", pa.float64()),
+        ("momentum", pa.float64()),
+        ("batch_tokens", pa.int64()),
+        ("short_window", pa.int32()),
+        ("long_window", pa.int32()),
+        ("step_ms", pa.float64()),
+        ("train_s", pa.float64()),
+        ("val_loss", pa.float64()),
+    ]
+)
+"""One row a step; null is "not measured". train_loss: the objective of the update to `step`, in nats a token, which
+includes the further targets of multi-token prediction. step_ms: the mean since the last checkpoint."""
+
+
+class Curve:
+    """What one attempt has produced so far."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, np.ndarray] = {}
+        self.records: dict[int, dict] = {}
+
+    def add_losses(self, step: int, losses: np.ndarray) -> None:
+        """float32 losses of all documents after `step` updates."""
+        self.losses[step] = losses
+
+    def add_records(self, records: Iterable[dict]) -> None:
+        """Values of single steps, merged by their "step"."""
+        for record in records:
+            self.records.setdefault(record["step"], {}).update(record)
+
+    def commit(self, dataset: Dataset, seed: int, attempt: str) -> None:
+        """Hands everything to the dataset, which refuses what is incomplete. Errors as Dataset.commit."""
+        steps = np.array(sorted(self.losses), np.int32)
+        losses = np.stack([self.losses[step] for step in steps.tolist()])
+        rows = [self.records[step] for step in sorted(self.records)]
+        dataset.commit(seed, attempt, steps, losses, pa.Table.from_pylist(rows, schema=RUNS))

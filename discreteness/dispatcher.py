@@ -1,0 +1,316 @@
+"""leases out, references in -> committed seeds: the whole control path, one asyncio actor a job.
+
+The only holder of leases, attempts, the evaluator pool, retries and the dataset's writer. Every message of a trainer
+carries its attempt; what an attempt that is not current sends is dropped, so attempts never mix in a curve.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from discreteness.checkpoint import CheckpointHeader
+from discreteness.curve import Curve
+from discreteness.dataset import Dataset
+from discreteness.experiment import Experiment
+from discreteness.pool import CheckpointLost, CheckpointRejected, EvaluatorPool
+from discreteness.scoring import first_difference
+
+LEASE_DEADLINE_S = 900
+"""An attempt that sends nothing for so long is over; above every other bound (trainers.py lists them)."""
+LEASE_POLL_S = 20
+"""`lease` answers at least this often, far below the process group's timeout under which other ranks wait."""
+COMMIT_PATIENCE_S = 300
+"""How long a full or failing disk may hold a finished seed before its attempt counts as failed."""
+MAX_GROUP_FAILURES = 3
+"""Failures of a group in a row, without a committed seed between them, before its slot is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The answer to a group that asks for work. Plain data: dispatcher -> trainer group."""
+
+    order: Literal["train", "wait", "stop"]
+    seed: int = -1
+    attempt: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the driver shows. Plain data: dispatcher -> driver."""
+
+    committed: int
+    failed: dict[int, str]
+    """seed -> error of its last attempt."""
+    pending: int
+    training: list[tuple[int, str, int]]
+    """(seed, group, newest step) of the attempts in training."""
+    checkpoints: int
+    in_flight: int
+    in_flight_bytes: int
+    lag_steps: int
+    evaluators_ready: int
+    evaluators_lost: int
+    attempts_lost: int
+    stall_s: float
+    groups_entered: int
+    groups_ended: dict[str, str]
+    done: bool
+    events: list[str]
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """One training run of a seed, from its lease to its end."""
+
+    seed: int
+    id: str
+    group: str
+    curve: Curve = field(default_factory=Curve)
+    in_flight: dict[int, int] = field(default_factory=dict)
+    tasks: set[asyncio.Task] = field(default_factory=set)
+    newest_step: int = 0
+    heard_s: float = field(default_factory=time.monotonic)
+
+
+class Dispatcher:
+    """Leases seeds to trainer groups and turns what they publish into committed seeds."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        seeds: Sequence[int],
+        experiment: Experiment,
+        pool: EvaluatorPool,
+        max_attempts: int,
+    ):
+        self.dataset = dataset
+        self.experiment = experiment
+        self.pool = pool
+        self.pool.on_event = self._event
+        self.max_attempts = max_attempts
+        self.pending = deque(seeds)
+        self.attempts: dict[str, _Attempt] = {}
+        self.lost: dict[int, int] = {seed: 0 for seed in seeds}
+        self.failed: dict[int, str] = {}
+        self.committed: set[int] = set()
+        self.group_nodes: dict[str, str] = {}
+        self.group_failures: dict[str, int] = {}
+        self.groups_ended: dict[str, str] = {}
+        self.checkpoints = 0
+        self.attempts_lost = 0
+        self.stall_s = 0.0
+        self.events: list[str] = []
+        self._changed = asyncio.Event()
+        self._watch: asyncio.Task | None = None
+
+    # ---- trainer groups ----
+
+    async def enter(self, group: str, node_id: str) -> None:
+        """A group has (again) its place and processes. What it was training before died with them."""
+        self._watch = self._watch or asyncio.ensure_future(self._watch_leases())
+        if group in self.group_nodes:
+            self._group_failed(group, "its processes were restarted")
+        self.group_nodes[group] = node_id
+        self.groups_ended.pop(group, None)
+        self.pool.start(list(self.group_nodes.values()))
+
+    async def leave(self, group: str, reason: str) -> bool:
+        """A group's fit() has ended, with an error in `reason` or in order. True: start it again."""
+        if reason:
+            self._group_failed(group, reason)
+        entered = group in self.group_nodes  # one that never found a place would only wait again
+        again = bool(reason) and entered and not self.done() and self.group_failures[group] < MAX_GROUP_FAILURES
+        if not again:
+            self.groups_ended[group] = reason
+        return again
+
+    async def lease(self, group: str) -> Lease:
+        """The next seed for a group, or "wait" while others may still give one back, or "stop"."""
+        if self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES:
+            return Lease(order="stop", reason=f"{MAX_GROUP_FAILURES} failures in a row without a finished seed")
+        if not self.pending and not self.done():
+            try:
+                await asyncio.wait_for(self._changed.wait(), LEASE_POLL_S)
+            except TimeoutError:
+                return Lease(order="wait")
+        if self.done():
+            return Lease(order="stop")
+        if not self.pending:
+            return Lease(order="wait")
+        attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group)
+        self.attempts[attempt.id] = attempt
+        self._event(f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
+        return Lease(order="train", seed=attempt.seed, attempt=attempt.id)
+
+    async def publish(
+        self,
+        header: CheckpointHeader,
+        references: list[Any],
+        records: list[dict],
+        expected: np.ndarray | None = None,
+    ) -> str | None:
+        """Returns when the checkpoint's row is accepted (None), or why it is not wanted.
+
+        The pending call is the publisher's credit and keeps the reference alive. `references` holds the one object
+        reference in a list, so that Ray hands over the reference and not its bytes. `expected` are the publisher's
+        own losses (`--verify-every`).
+        """
+        attempt = self.attempts.get(header.attempt)
+        if attempt is None:
+            return f"attempt {header.attempt} is over"
+        attempt.heard_s = time.monotonic()
+        attempt.newest_step = max(attempt.newest_step, header.step)
+        attempt.curve.add_records(records)
+        if header.step in self.experiment.validation_steps:  # in the background: it holds the reference, but no credit
+            validated = self._task(attempt, self._validate(attempt, references[0], header))
+            self._task(attempt, self._outcome(attempt, validated))
+        if header.step not in self.experiment.plan:  # published for validation only
+            return None
+        attempt.in_flight[header.step] = header.num_bytes
+        try:
+            return await self._outcome(attempt, self._task(attempt, self._score(attempt, references[0], header, expected)))
+        finally:
+            attempt.in_flight.pop(header.step, None)
+            attempt.heard_s = time.monotonic()
+
+    async def finish(self, attempt_id: str, records: list[dict], stall_s: float) -> str | None:
+        """Every checkpoint is published and accepted: commits the seed. None, or why it was not."""
+        attempt = self.attempts.get(attempt_id)
+        if attempt is None:
+            return f"attempt {attempt_id} is over"
+        attempt.curve.add_records(records)
+        while attempt.tasks:
+            await asyncio.wait(attempt.tasks)
+        if attempt.id not in self.attempts:
+            return f"attempt {attempt_id} is over"
+        return await self._outcome(attempt, self._task(attempt, self._commit(attempt, stall_s)))
+
+    async def fail(self, attempt_id: str, error: str) -> None:
+        """The attempt ended in an error that its group survives (SeedFailed), or is about to die of."""
+        if attempt := self.attempts.get(attempt_id):
+            self._end(attempt, error)
+
+    # ---- the driver ----
+
+    async def progress(self, events_from: int) -> Progress:
+        """Counts and the events from number `events_from` on."""
+        running = list(self.attempts.values())
+        in_flight = [size for attempt in running for size in attempt.in_flight.values()]
+        lags = [attempt.newest_step - min(attempt.in_flight) for attempt in running if attempt.in_flight]
+        return Progress(
+            committed=len(self.committed),
+            failed=dict(self.failed),
+            pending=len(self.pending),
+            training=[(attempt.seed, attempt.group, attempt.newest_step) for attempt in running],
+            checkpoints=self.checkpoints,
+            in_flight=len(in_flight),
+            in_flight_bytes=sum(in_flight),
+            lag_steps=max(lags, default=0),
+            evaluators_ready=self.pool.ready(),
+            evaluators_lost=self.pool.replaced,
+            attempts_lost=self.attempts_lost,
+            stall_s=self.stall_s,
+            groups_entered=len(self.group_nodes),
+            groups_ended=dict(self.groups_ended),
+            done=self.done(),
+            events=self.events[events_from:],
+        )
+
+    def done(self) -> bool:
+        """Every seed is committed or failed for good."""
+        return not self.pending and not self.attempts
+
+    # ---- inside ----
+
+    async def _score(self, attempt: _Attempt, reference: Any, header: CheckpointHeader, expected: np.ndarray | None):
+        losses = await self.pool.score(reference, header)
+        if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
+            raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
+        attempt.curve.add_losses(header.step, losses)
+        self.checkpoints += 1
+
+    async def _validate(self, attempt: _Attempt, reference: Any, header: CheckpointHeader) -> None:
+        chunks = range(self.experiment.num_validation_chunks)
+        means = await asyncio.gather(*(self.pool.validate(reference, header, chunk) for chunk in chunks))
+        attempt.curve.add_records([{"step": header.step, "val_loss": float(np.mean(means))}])
+
+    async def _commit(self, attempt: _Attempt, stall_s: float) -> None:
+        give_up_s = time.monotonic() + COMMIT_PATIENCE_S
+        while True:
+            try:
+                await asyncio.to_thread(attempt.curve.commit, self.dataset, attempt.seed, attempt.id)
+                break
+            except OSError as error:  # a full disk or a storage that is away for a while: the seed is worth waiting for
+                if time.monotonic() > give_up_s:
+                    raise CheckpointRejected(f"seed {attempt.seed} could not be written: {error}") from None
+                self._event(f"seed {attempt.seed} cannot be written yet: {error}; trying again in 5 s")
+                await asyncio.sleep(5)
+        self.stall_s += stall_s
+        self.committed.add(attempt.seed)
+        self.group_failures[attempt.group] = 0
+        del self.attempts[attempt.id]
+        self._notify()
+        self._event(f"seed {attempt.seed} committed: {len(attempt.curve.losses)} checkpoints (attempt {attempt.id})")
+
+    def _task(self, attempt: _Attempt, work: Coroutine) -> asyncio.Task:
+        task = asyncio.ensure_future(work)
+        attempt.tasks.add(task)
+        task.add_done_callback(attempt.tasks.discard)
+        return task
+
+    async def _outcome(self, attempt: _Attempt, task: asyncio.Task) -> str | None:
+        """Waits for a piece of an attempt's work; an error of it ends the attempt and is the answer."""
+        try:
+            await asyncio.shield(task)
+        except (CheckpointRejected, CheckpointLost, ValueError) as error:
+            self._end(attempt, str(error))
+            return str(error)
+        except asyncio.CancelledError:
+            return f"attempt {attempt.id} is over"
+        return None
+
+    def _end(self, attempt: _Attempt, error: str) -> None:
+        """The one place where an attempt fails: its rows are forgotten and its seed goes back or is given up."""
+        if self.attempts.pop(attempt.id, None) is None:
+            return
+        for task in attempt.tasks:
+            task.cancel()
+        self.attempts_lost += 1
+        self.lost[attempt.seed] += 1
+        if self.lost[attempt.seed] >= self.max_attempts:
+            self.failed[attempt.seed] = error
+            self._event(f"seed {attempt.seed} failed after {self.max_attempts} attempts: {error}")
+        else:
+            self.pending.appendleft(attempt.seed)
+            self._event(f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}")
+        self.dataset.log({"event": "attempt lost", "seed": attempt.seed, "attempt": attempt.id, "error": error})
+        self._notify()
+
+    def _group_failed(self, group: str, reason: str) -> None:
+        self.group_failures[group] = self.group_failures.get(group, 0) + 1
+        self._event(f"{group} failed: {reason}")
+        for attempt in [a for a in self.attempts.values() if a.group == group]:
+            self._end(attempt, f"{group}: {reason}")
+
+    async def _watch_leases(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_DEADLINE_S / 30)
+            for attempt in list(self.attempts.values()):
+                if time.monotonic() - attempt.heard_s > LEASE_DEADLINE_S and not attempt.tasks:
+                    self._end(attempt, f"{attempt.group} sent nothing for {LEASE_DEADLINE_S} s")
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _event(self, text: str) -> None:
+        self.events.append(text)
+
+

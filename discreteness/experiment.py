@@ -1,0 +1,170 @@
+"""configuration -> the experiment: track, documents, plan, data, and the identity they make together."""
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import speedrun
+from speedrun import tokenizer
+from speedrun.data import Vocabulary, find_shards
+from speedrun.tiny_corpus import ensure_tiny_corpus
+from speedrun.tracks import Track, track
+from speedrun.validation import vocabulary_of
+
+from discreteness import documents as documents_module
+from discreteness.config import RunConfig
+from discreteness.dataset import Dataset
+from discreteness.documents import Document, documents_hash
+from discreteness.identity import data_identity, sources_hash
+from discreteness.plan import parse_plan, parse_seeds
+from discreteness.scoring import Packing
+
+SCORING_SOURCES = ("checkpoint.py", "scoring.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that decides a loss, and the seeds asked for. Plain values, ready to travel."""
+
+    track: Track
+    data_root: str
+    documents: tuple[Document, ...]
+    packing: Packing
+    score_tokens: int
+    world_size: int
+    plan: tuple[int, ...]
+    """Steps whose losses are recorded."""
+    validation_steps: frozenset[int]
+    val_tokens: int
+    kept_steps: frozenset[int]
+    seeds: tuple[int, ...]
+    identity: dict
+
+    @property
+    def published_steps(self) -> frozenset[int]:
+        """Steps at which a checkpoint leaves the trainer."""
+        return frozenset(self.plan) | self.validation_steps
+
+    @property
+    def num_validation_chunks(self) -> int:
+        return self.val_tokens // self.track.data.val_chunk_tokens
+
+    @property
+    def num_losses(self) -> int:
+        return sum(len(document.token_ids) - 1 for document in self.documents)
+
+
+def prepare(config: RunConfig, track_name: str, attention: str) -> Experiment:
+    """Reads documents and shards and checks everything against everything. ValueError names what is wrong.
+
+    `track_name` replaces the configuration's "auto"; `attention` is the backend that trainer and evaluator use.
+    """
+    recipe = track(track_name)
+    world_size = config.workers_per_trainer
+    if recipe.data.num_slots % world_size:
+        raise ValueError(
+            f"--workers-per-trainer {world_size}: track {recipe.name} has {recipe.data.num_slots} slots a step; "
+            f"use {', '.join(str(n) for n in (8, 4, 2, 1) if recipe.data.num_slots % n == 0)}"
+        )
+    documents = tuple(
+        documents_module.load(config.documents) if config.documents else documents_module.built_in()
+    )
+    data_root = str(data_folder(config.data, recipe))
+    if recipe.name == "tiny":
+        ensure_tiny_corpus(data_root)
+    shards = find_shards(data_root, recipe.data.train_glob) + find_shards(data_root, recipe.data.val_glob)
+    plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
+    val_tokens = recipe.data.val_tokens if config.val_tokens is None else config.val_tokens
+    if val_tokens % recipe.data.val_chunk_tokens:
+        raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
+    identity = {
+        "track": asdict(recipe),
+        "checkpoints": list(plan),
+        "documents": documents_hash(documents),
+        "packing": config.packing,
+        "score_tokens": config.score_tokens,
+        "data": data_identity(shards),
+        "world_size": world_size,
+        "attention": attention,
+        "fp8": False,
+        "sources": sources_hash(_identity_sources()),
+    }
+    return Experiment(
+        track=recipe,
+        data_root=data_root,
+        documents=documents,
+        packing=config.packing,
+        score_tokens=config.score_tokens,
+        world_size=world_size,
+        plan=plan,
+        validation_steps=_validation_steps(recipe) if val_tokens else frozenset(),
+        val_tokens=val_tokens,
+        kept_steps=_kept_steps(config.keep_weights, plan),
+        seeds=parse_seeds(config.seeds),
+        identity=identity,
+    )
+
+
+def open_dataset(experiment: Experiment, config: RunConfig) -> Dataset:
+    """The dataset of this experiment, made or continued. Refuses another experiment's directory by field."""
+    vocabulary = vocabulary_of(experiment.track)
+    return Dataset.create_or_open(
+        config.output,
+        experiment.identity,
+        experiment.documents,
+        token_bytes=tokenizer.decode_bytes,
+        in_vocabulary=vocabulary.contains,
+        steps=experiment.plan,
+        allow_code_change=config.allow_code_change,
+    )
+
+
+def shared_row_warning(experiment: Experiment) -> str | None:
+    """What a user should know of documents whose tokens have no row of their own in a small vocabulary."""
+    vocabulary: Vocabulary = vocabulary_of(experiment.track)
+    ids = [token for document in experiment.documents for token in document.token_ids]
+    foreign = {token for token in ids if not vocabulary.contains(token)}
+    if not foreign:
+        return None
+    count = sum(token in foreign for token in ids)
+    return (
+        f"{count} of {len(ids)} document tokens ({len(foreign)} ids) share one row of track "
+        f"{experiment.track.name}'s vocabulary: their losses mean little (in_vocabulary in documents.parquet)"
+    )
+
+
+def data_folder(data: str | None, recipe: Track) -> Path:
+    """Where the track's shards are: what was asked, DATA_PATH, or for tiny the user's cache."""
+    if data:
+        return Path(data).absolute()
+    if os.environ.get("DATA_PATH"):
+        return Path(os.environ["DATA_PATH"]).absolute()
+    if recipe.name == "tiny":
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(cache, "discreteness").absolute()
+    return Path.cwd()
+
+
+def _validation_steps(recipe: Track) -> frozenset[int]:
+    last = recipe.schedule.last_step
+    return frozenset(range(0, last + 1, recipe.validate_every)) | {last}
+
+
+def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:
+    if text == "none":
+        return frozenset()
+    if text == "last":
+        return frozenset(plan[-1:])
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
+        raise ValueError(f"--keep-weights {text!r}: use none, last, or steps such as 0,100")
+    steps = frozenset(int(part) for part in text.split(","))
+    if missing := sorted(steps - set(plan)):
+        raise ValueError(f"--keep-weights {text!r}: step {missing[0]} is not in --checkpoints")
+    return steps
+
+
+def _identity_sources() -> list[Path]:
+    trainer = sorted(Path(speedrun.__file__).parent.glob("*.py"))
+    scoring = [Path(__file__).with_name(name) for name in SCORING_SOURCES]
+    return [*trainer, *scoring]

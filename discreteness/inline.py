@@ -1,0 +1,124 @@
+"""configuration -> a finished experiment in one process a rank, scored in the training loop; no Ray.
+
+The truth that streaming is compared with, the baseline of benchmarks, and what a torchrun user gets:
+`discreteness run --inline`, or `torchrun --standalone --nproc_per_node=2 -m discreteness run --inline ...`.
+"""
+
+import os
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from speedrun.schedules import final_validation_state
+from speedrun.training import Checkpoint, SeedFailed, Trainer
+from speedrun.validation import Validator
+
+from discreteness.config import RunConfig
+from discreteness.curve import Curve
+from discreteness.dataset import Dataset
+from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.lock import DatasetLock
+from discreteness.scoring import Scorer
+
+
+def run_inline(config: RunConfig) -> int:
+    """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    config = replace(config, workers_per_trainer=world_size)
+    use_cuda = torch.cuda.is_available() and config.track != "tiny"
+    track_name = {"auto": "small" if use_cuda else "tiny"}.get(config.track, config.track)
+    experiment = prepare(config, track_name, "varlen_attn" if use_cuda else "plain")
+    group = _join(world_size, use_cuda)
+    rank = dist.get_rank() if group else 0
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        trainer = Trainer(experiment.track, experiment.data_root, device, group)
+        if rank:
+            return _follow(experiment, trainer)
+        if warning := shared_row_warning(experiment):
+            print(f"warning: {warning}")
+        with DatasetLock(config.output, take_over=config.take_over):
+            return _lead(experiment, trainer, open_dataset(experiment, config))
+    finally:
+        if group:
+            dist.destroy_process_group()
+
+
+def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset) -> int:
+    committed = dataset.committed()
+    failed = 0
+    scorer = Scorer.of(experiment, trainer.model)
+    for seed in experiment.seeds:
+        if seed in committed:
+            continue
+        _announce(trainer, seed)
+        rows = _Rows(experiment, trainer, scorer)
+        try:
+            for checkpoint in trainer.train(seed, experiment.published_steps):
+                rows.add(checkpoint)
+        except SeedFailed as failure:
+            print(f"seed {seed} FAILED: {failure}")
+            failed += 1
+            continue
+        rows.curve.commit(dataset, seed, uuid.uuid4().hex[:12])
+        print(f"seed {seed} committed: {len(rows.curve.losses)} checkpoints")
+    _announce(trainer, -1)
+    print(f"dataset: {dataset.uri}")
+    return 1 if failed else 0
+
+
+def _follow(experiment: Experiment, trainer: Trainer) -> int:
+    """The other ranks train what rank 0 announces; scoring and dataset are rank 0's."""
+    while (seed := _announce(trainer, 0)) >= 0:
+        try:
+            for _ in trainer.train(seed, experiment.published_steps):
+                pass
+        except SeedFailed:
+            continue
+    return 0
+
+
+class _Rows:
+    """checkpoints of one seed -> losses and records by step."""
+
+    def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer):
+        self.experiment = experiment
+        self.scorer = scorer
+        self.curve = Curve()
+        self.validator = None
+        if experiment.val_tokens:
+            self.validator = Validator(trainer.model, experiment.track, experiment.data_root, experiment.val_tokens)
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        self.curve.add_records(checkpoint.records)
+        if checkpoint.step in self.experiment.plan:
+            self.curve.add_losses(checkpoint.step, self.scorer.score(checkpoint.state))
+        if self.validator and checkpoint.step in self.experiment.validation_steps:
+            last = checkpoint.step == self.experiment.track.schedule.last_step
+            state = final_validation_state(self.experiment.track) if last else checkpoint.state
+            means = [self.validator.chunk_loss(i, state) for i in range(len(self.validator.chunks))]
+            self.curve.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
+
+
+def _join(world_size: int, use_cuda: bool) -> dist.ProcessGroup | None:
+    if world_size == 1:
+        return None
+    if use_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Rank 0 scores in the loop while the others wait in their next collective.
+    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(minutes=30))
+    return dist.group.WORLD
+
+
+def _announce(trainer: Trainer, seed: int) -> int:
+    """Rank 0's seed on every rank; -1 ends."""
+    if not trainer.group:
+        return seed
+    number = torch.tensor([seed], device=trainer.device)
+    dist.broadcast(number, 0, group=trainer.group)
+    return int(number.item())

@@ -1,0 +1,196 @@
+"""dataset -> one driver at a time, best effort.
+
+Local and NFS: `_lock.json`, created exclusively; a holder that died on this host is replaced without asking.
+Object stores: the same object, refreshed while its holder lives. Safety does not rest on it (a seed is one
+whole file): two drivers would waste work, not mix rows.
+"""
+
+import errno
+import json
+import logging
+import os
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from discreteness.storage import Storage, open_storage
+
+LOCK_FILE = "_lock.json"
+HEARTBEAT_S = 15.0
+FRESH_S = 60.0
+"""Age up to which a heartbeat means a living holder. Clocks of hosts may differ by far less than that."""
+
+logger = logging.getLogger(__name__)
+
+
+class LockHeld(RuntimeError):
+    """Another driver works on the dataset. `holder`: content of its lock file."""
+
+    def __init__(self, root: str, holder: dict[str, Any]):
+        self.root = root
+        self.holder = holder
+        super().__init__(
+            f"{root} is in use by {describe(holder)}; wait for it, or pass --take-over if it is gone"
+        )
+
+    def __reduce__(self):  # made from its parts again when it comes from another process
+        return LockHeld, (self.root, self.holder)
+
+
+class DatasetLock:
+    """`with DatasetLock(uri):` holds the dataset for this process. `lost`: another driver has taken it over.
+
+    LockHeld: someone else holds it. PermissionError: the place cannot be written.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str] | Storage, *, job: str = "", take_over: bool = False):
+        self.storage = open_storage(uri)
+        self.take_over = take_over
+        self.lost = False
+        self._released = threading.Event()
+        self._heart: threading.Thread | None = None
+        self._content: dict[str, Any] = {
+            "token": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid_namespace": _pid_namespace(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "job": job,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def __enter__(self) -> "DatasetLock":
+        self._released.clear()
+        try:
+            if self.storage.renames:
+                self._acquire_file()
+            else:
+                self._acquire_heartbeat()
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                where = self.storage.path(LOCK_FILE)
+                raise PermissionError(
+                    f"{where} cannot be written ({error.strerror}); give another --output"
+                ) from None
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._released.set()
+        if self._heart is not None:
+            self._heart.join()
+        with suppress(OSError):
+            if self._holder().get("token") == self._content["token"]:
+                self.storage.delete(LOCK_FILE)
+
+    def _acquire_file(self) -> None:
+        path = Path(self.storage.path(LOCK_FILE))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with suppress(FileExistsError):
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump(self._content, file)
+                return
+            holder = self._holder()
+            if not (self.take_over or self._is_dead(path, holder)):
+                raise LockHeld(self.storage.uri, holder)
+            logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
+            # Of several that saw the same dead holder one moves its file; who moved a newer one puts it back.
+            tomb = path.with_name(f"{LOCK_FILE}.{uuid.uuid4().hex}")
+            with suppress(FileNotFoundError):
+                path.rename(tomb)
+                moved = _parse(tomb.read_bytes())
+                if moved.get("token") != holder.get("token"):
+                    tomb.rename(path)
+                    raise LockHeld(self.storage.uri, moved)
+                tomb.unlink()
+
+    def _is_dead(self, path: Path, holder: dict[str, Any]) -> bool:
+        if not holder:  # killed between creating the file and writing it; or about to write it
+            with suppress(FileNotFoundError):
+                return time.time() - path.stat().st_mtime > FRESH_S
+            return True
+        here = all(holder.get(key) == self._content[key] for key in ("host", "pid_namespace"))
+        return here and process_start(holder["pid"]) != holder["process_start"]
+
+    def _acquire_heartbeat(self) -> None:
+        holder = self._holder()
+        if holder and time.time() - holder["beat_s"] < FRESH_S and not self.take_over:
+            raise LockHeld(self.storage.uri, holder)
+        if holder:
+            logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
+        self._beat()
+        holder = self._holder()
+        if holder.get("token") != self._content["token"]:
+            raise LockHeld(self.storage.uri, holder)
+        self._heart = threading.Thread(target=self._keep_beating, name="dataset-lock", daemon=True)
+        self._heart.start()
+
+    def _beat(self) -> None:
+        content = {**self._content, "beat_s": time.time()}
+        self.storage.write(LOCK_FILE, json.dumps(content).encode())
+
+    def _keep_beating(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            try:
+                holder = self._holder()
+                if holder.get("token", self._content["token"]) != self._content["token"]:
+                    self.lost = True
+                    logger.error("%s was taken over by %s", self.storage.uri, describe(holder))
+                    return
+                self._beat()
+            except OSError as error:
+                logger.warning("the lock of %s could not be refreshed: %s", self.storage.uri, error)
+
+    def _holder(self) -> dict[str, Any]:
+        """Content of the lock file; empty if it is absent or half written."""
+        try:
+            return _parse(self.storage.read(LOCK_FILE))
+        except FileNotFoundError:
+            return {}
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """'pid 7 on host a (job b) since ...'."""
+    if not holder:
+        return "a process that has not said who it is"
+    job = f" (job {holder['job']})" if holder["job"] else ""
+    return f"pid {holder['pid']} on host {holder['host']}{job} since {holder['since']}"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this host started, so that a pid used again is not mistaken for it; None if it is not
+    running.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            state, *fields = stat.read_text().rpartition(")")[2].split()  # the name before it may hold blanks
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if state in "ZX" else f"{boot}:{fields[18]}"
+    listing = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listing.stdout.strip() or None
+
+
+def _pid_namespace() -> str:
+    with suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return {}

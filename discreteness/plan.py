@@ -1,0 +1,70 @@
+"""seed and checkpoint expressions -> sorted integers."""
+
+import re
+
+import numpy as np
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """'0-299', '0,5,7', '0-9,20-29' -> ascending seeds, each once. ValueError names the part that is wrong."""
+    seeds: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part, re.ASCII)
+        if not match:
+            raise ValueError(f"--seeds {text!r}: {part!r} is neither a seed nor a range; write 0-299 or 0,5,7 or 0-9,20-29")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"--seeds {text!r}: the range {part!r} runs backwards; write {last}-{first}")
+        if last >= 2**31:
+            raise ValueError(f"--seeds {text!r}: {last} does not fit an int32")
+        if last - first >= 1_000_000:
+            raise ValueError(f"--seeds {text!r}: {last - first + 1} seeds in {part!r}; at most 1000000")
+        seeds.update(range(first, last + 1))
+    return tuple(sorted(seeds))
+
+
+def parse_plan(text: str, total_steps: int) -> tuple[int, ...]:
+    """'every:10', 'log:300', 'log:100,min-gap:5', '0,50,100' -> ascending steps with 0 and `total_steps` always in.
+
+    `log:count` has `count` steps in all where the run is long enough, evenly spaced in log(step), starting with
+    consecutive ones where the even spacing is below one step; `min-gap:g` thins steps closer than g (the last stays).
+    """
+    ways = "use every:N, log:COUNT, log:COUNT,min-gap:N or a list such as 0,50,100"
+    if match := re.fullmatch(r"every:(\d{1,9})", text, re.ASCII):
+        gap = int(match[1])
+        if gap < 1:
+            raise ValueError(f"--checkpoints {text!r}: the gap must be at least 1")
+        steps = set(range(0, total_steps + 1, gap))
+    elif match := re.fullmatch(r"log:(\d{1,9})(?:,min-gap:(\d{1,9}))?", text, re.ASCII):
+        count, min_gap = int(match[1]), int(match[2] or 1)
+        if count < 2 or min_gap < 1:
+            raise ValueError(f"--checkpoints {text!r}: at least 2 steps (0 and the last) and a gap of at least 1")
+        steps = set(_spread(_log_steps(count, total_steps), min_gap))
+    elif re.fullmatch(r"\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*", text, re.ASCII):
+        steps = {int(part) for part in text.split(",")}
+        if outside := sorted(step for step in steps if step > total_steps):
+            raise ValueError(f"--checkpoints {text!r}: step {outside[0]} is past the last step {total_steps}")
+    else:
+        raise ValueError(f"--checkpoints {text!r} is not a plan; {ways}")
+    return tuple(sorted(steps | {0, total_steps}))
+
+
+def _log_steps(count: int, total_steps: int) -> list[int]:
+    if count >= total_steps + 1:
+        return list(range(total_steps + 1))
+    points = count - 1
+    while True:  # rounding merges the first points: ask for more until enough distinct steps are left
+        steps = np.unique(np.round(np.geomspace(1, total_steps, points)).astype(int)) if points > 1 else [total_steps]
+        if len(steps) >= count - 1:
+            break
+        points += 1
+    surplus = len(steps) - (count - 1)  # at most a few: one more point can add two distinct steps
+    return [0, *(int(step) for step in np.delete(steps, range(len(steps) - 1 - surplus, len(steps) - 1)))]
+
+
+def _spread(steps: list[int], min_gap: int) -> list[int]:
+    kept: list[int] = []
+    for step in steps[:-1]:
+        if not kept or step - kept[-1] >= min_gap:
+            kept.append(step)
+    return [*kept, steps[-1]]

@@ -1,0 +1,180 @@
+"""checkpoint references -> losses, by evaluator actors that are kept alive and busy."""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from discreteness.checkpoint import CheckpointHeader
+from discreteness.evaluators import Evaluator
+from discreteness.experiment import Experiment
+
+CALL_TIMEOUT_S = 60
+"""One call of an evaluator: the innermost of the nested bounds, see trainers.py."""
+START_TIMEOUT_S = 300
+IN_FLIGHT_EACH = 2
+"""One scoring, one in the evaluator's mailbox with its bytes already on the node."""
+MAX_STRIKES = 3
+"""Evaluators that may die under one checkpoint before the checkpoint is to blame."""
+
+DOCUMENTS, VALIDATION = 0, 1  # priorities: validation only where no checkpoint waits
+
+
+class CheckpointLost(Exception):
+    """The bytes died with the worker that owned them: its attempt is over, nobody is to blame."""
+
+
+class CheckpointRejected(Exception):
+    """Evaluators cannot score this checkpoint: a deterministic error, or it killed several of them."""
+
+
+@dataclass(eq=False)
+class _Member:
+    """One evaluator actor."""
+
+    number: int
+    node_id: str
+    actor: Any
+    alive: bool = False
+    calls: list[object] = field(default_factory=list)
+    """A token a call, oldest first: only the oldest can be what the evaluator is working on."""
+
+
+class EvaluatorPool:
+    """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop."""
+
+    def __init__(self, experiment: Experiment, num_evaluators: int, num_gpus_each: float):
+        self.experiment = experiment
+        self.num_evaluators = num_evaluators
+        self.num_gpus_each = num_gpus_each
+        self.on_event: Callable[[str], None] = print
+        self.members: list[_Member] = []
+        self.replaced = 0
+        self.busy_s = 0.0
+        self._waiting: list[tuple[int, int, asyncio.Future]] = []
+        self._order = itertools.count()
+        self._starts: set[asyncio.Task] = set()
+
+    def start(self, node_ids: Sequence[str]) -> None:
+        """Creates what the pool lacks, over `node_ids` in turn.
+
+        Called once trainer groups have their places: an evaluator created earlier takes a GPU from under a group.
+        """
+        for number in range(len(self.members), self.num_evaluators):
+            self._create(number, node_ids[number % len(node_ids)])
+
+    def ready(self) -> int:
+        return sum(member.alive for member in self.members)
+
+    async def score(self, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
+        """float32 losses of all documents. Raises CheckpointLost or CheckpointRejected; a dead evaluator is replaced
+        and its checkpoints scored again without a word to the caller."""
+        return await self._call(DOCUMENTS, "score", reference, header)
+
+    async def validate(self, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
+        """Mean loss of one validation chunk, after whatever documents wait. Raises as `score` does."""
+        return await self._call(VALIDATION, "validate", reference, header, chunk)
+
+    async def _call(self, priority: int, method: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int):
+        strikes = 0
+        while True:
+            member, token = await self._acquire(priority)
+            began = time.monotonic()
+            try:
+                call = getattr(member.actor, method).remote(reference, header, *rest)
+                # Two in the mailbox: the younger waits for the older.
+                return await asyncio.wait_for(call, IN_FLIGHT_EACH * CALL_TIMEOUT_S)
+            except RayTaskError as error:
+                if isinstance(error, ObjectLostError) or isinstance(error.cause, ObjectLostError):
+                    raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
+                raise CheckpointRejected(f"step {header.step} cannot be scored: {last_line(error)}") from None
+            except ObjectLostError:
+                raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
+            except (RayActorError, TimeoutError) as error:
+                strikes += member.calls[0] is token
+                self._replace(member, error)
+            finally:
+                self.busy_s += (time.monotonic() - began) / IN_FLIGHT_EACH
+                member.calls.remove(token)
+                self._hand_out()
+            if strikes >= MAX_STRIKES:
+                raise CheckpointRejected(f"step {header.step} ended {strikes} evaluators")
+
+    async def _acquire(self, priority: int) -> tuple[_Member, object]:
+        """Waits for a place: documents before validation, then in order of arrival."""
+        place: asyncio.Future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (priority, next(self._order), place))
+        self._hand_out()
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():  # handed out in the same turn as the cancellation
+                member, token = place.result()
+                member.calls.remove(token)
+                self._hand_out()
+            raise
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            free = [m for m in self.members if m.alive and len(m.calls) < IN_FLIGHT_EACH]
+            if not free:
+                return
+            _, _, place = heapq.heappop(self._waiting)
+            if not place.done():
+                member = min(free, key=lambda m: len(m.calls))
+                token = object()
+                member.calls.append(token)
+                place.set_result((member, token))
+
+    def _create(self, number: int, node_id: str) -> None:
+        actor = (
+            ray.remote(Evaluator)
+            .options(
+                name=f"evaluator-{number}" + (f"-{self.replaced}" if self.replaced else ""),
+                num_cpus=0,
+                num_gpus=self.num_gpus_each,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=True),
+            )
+            .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")
+        )
+        member = _Member(number, node_id, actor)
+        self.members.append(member)
+        start = asyncio.ensure_future(self._greet(member))
+        self._starts.add(start)
+        start.add_done_callback(self._starts.discard)
+
+    async def _greet(self, member: _Member) -> None:
+        try:
+            pid = await asyncio.wait_for(member.actor.ready.remote(), START_TIMEOUT_S)
+        except (RayActorError, RayTaskError, TimeoutError) as error:
+            await asyncio.sleep(5)  # a start that fails at once must not become a busy loop
+            self._replace(member, error)
+            return
+        member.alive = True
+        self.on_event(f"evaluator {member.number} ready (pid {pid})")
+        self._hand_out()
+
+    def _replace(self, member: _Member, error: Exception) -> None:
+        """Ends a member and creates its successor, once however many of its calls fail."""
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        member.alive = False
+        self.replaced += 1
+        ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
+        self.on_event(f"evaluator {member.number} lost ({last_line(error)}); a new one starts")
+        self._create(member.number, member.node_id)
+
+
+def last_line(error: BaseException) -> str:
+    """The message of an error without the traceback that Ray puts before it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

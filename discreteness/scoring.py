@@ -1,0 +1,140 @@
+"""documents + a model with a checkpoint in it -> the loss of each token.
+
+One function for evaluator, inline run and `--verify-every`: the same batches in the same order, so a loss depends
+only on weights, document set and packing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from speedrun.data import Vocabulary
+from speedrun.model import GPT, PackedTokens
+from speedrun.schedules import ForwardState
+from speedrun.validation import vocabulary_of
+from torch import Tensor
+
+from discreteness.documents import Document
+
+if TYPE_CHECKING:
+    from discreteness.experiment import Experiment
+
+Packing = Literal["isolated", "reference"]
+
+
+@dataclass(frozen=True)
+class DocumentBatch:
+    """Whole documents packed into one sequence, padded to a multiple of 16 by one more document of token 0."""
+
+    packed: PackedTokens
+    num_losses: int
+    """Entries that belong to documents; what follows is padding."""
+
+
+def pack_documents(
+    documents: Sequence[Document], vocabulary: Vocabulary, packing: Packing, score_tokens: int
+) -> list[DocumentBatch]:
+    """Documents in their order, each whole, packed greedily into batches of at most `score_tokens` tokens.
+
+    "isolated": smear, key offset and positions restart at each document, so its losses do not depend on the others.
+    "reference": all documents in one sequence of any length, borders seen by attention only (SPEEDRUN section 8).
+    """
+    groups: list[list[Document]] = [[]]
+    tokens = 0
+    for document in documents:
+        length = len(document.token_ids) - 1
+        if packing == "isolated" and groups[-1] and tokens + length > score_tokens:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(document)
+        tokens += length
+    return [_pack(group, vocabulary, packing) for group in groups]
+
+
+def _pack(documents: Sequence[Document], vocabulary: Vocabulary, packing: Packing) -> DocumentBatch:
+    lengths = [len(document.token_ids) - 1 for document in documents]
+    num_losses = sum(lengths)
+    if padding := -num_losses % 16:
+        lengths.append(padding)
+    ids = np.concatenate([document.token_ids[:-1] for document in documents] + [np.zeros(padding, np.int64)])
+    targets = np.concatenate([document.token_ids[1:] for document in documents] + [np.zeros(padding, np.int64)])
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(len(ids))
+    starts = np.zeros(len(ids), bool)
+    starts[0] = True
+    if packing == "isolated":
+        starts[borders[:-1]] = True
+        positions = positions - np.repeat(borders[:-1], lengths)
+    packed = PackedTokens(
+        ids=torch.from_numpy(vocabulary.rows(ids)),
+        targets=torch.from_numpy(vocabulary.rows(targets)).long(),
+        positions=torch.from_numpy(positions),
+        starts=torch.from_numpy(starts),
+        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
+        max_seqlen=max(lengths),
+    )
+    return DocumentBatch(packed, num_losses)
+
+
+class Scorer:
+    """Scores one document set with whatever weights `model` holds at the call."""
+
+    def __init__(
+        self,
+        model: GPT,
+        documents: Sequence[Document],
+        vocabulary: Vocabulary,
+        *,
+        packing: Packing = "isolated",
+        score_tokens: int = 16_384,
+    ):
+        self.model = model
+        device = next(model.parameters()).device
+        self.batches = [
+            DocumentBatch(_to(batch.packed, device), batch.num_losses)
+            for batch in pack_documents(documents, vocabulary, packing, score_tokens)
+        ]
+        self.num_positions = max(int(batch.packed.positions.max()) + 1 for batch in self.batches)
+
+    @classmethod
+    def of(cls, experiment: "Experiment", model: GPT) -> "Scorer":
+        """The scorer of an experiment: the same everywhere, so that the same weights give the same losses."""
+        return cls(
+            model,
+            experiment.documents,
+            vocabulary_of(experiment.track),
+            packing=experiment.packing,
+            score_tokens=experiment.score_tokens,
+        )
+
+    def score(self, state: ForwardState) -> np.ndarray:
+        """float32 (sum of the documents' losses,): all documents one after another, entry i of a document is the
+        loss in nats of its token i + 1."""
+        tables = self.model.rotary_tables(state, self.num_positions)
+        losses = [self.model.token_losses(batch.packed, tables, state)[: batch.num_losses] for batch in self.batches]
+        return torch.cat(losses).float().cpu().numpy()
+
+
+def _to(packed: PackedTokens, device: torch.device) -> PackedTokens:
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(packed).items()}
+    return PackedTokens(**moved)
+
+
+def first_difference(ours: np.ndarray, theirs: np.ndarray, documents: Sequence[Document]) -> str | None:
+    """None where two loss vectors are bitwise equal; else the document, token and both values of the first
+    difference, in words. NaN equals NaN of the same bits."""
+    different = np.flatnonzero(ours.view(np.uint32) != theirs.view(np.uint32))
+    if not len(different):
+        return None
+    index = first = int(different[0])
+    for document in documents:
+        length = len(document.token_ids) - 1
+        if index < length:
+            return (
+                f"document {document.name} token {index + 1}: {ours[first]!r} != {theirs[first]!r} "
+                f"({len(different)} of {len(ours)} losses differ)"
+            )
+        index -= length
+    raise AssertionError("the losses are longer than the documents")

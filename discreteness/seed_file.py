@@ -1,0 +1,200 @@
+"""losses of one seed <-> one Parquet file whose footer says what it is.
+
+Schema 1. A row is one document at one step: `losses[i]` is the loss in nats of token i + 1 (token 0 is BOS),
+float32, bit for bit what was scored. Rows are sorted by doc_id, then step; row groups hold whole documents.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileType
+
+from discreteness.manifest import DocumentInfo, Manifest
+from discreteness.storage import Storage
+
+SEED_FILE = re.compile(r"seed=(\d{5,})\.parquet")
+FOOTER_READERS = 16
+"""Footers read at once: an object store answers each in tens of milliseconds."""
+FOOTER_KEY = b"discreteness"
+FOOTER_GUESS_BYTES = 64 * 1024
+ROW_GROUP_LOSSES = 2**18
+"""Documents share a row group up to this many losses (1 MiB before compression), so that small ones do not
+cost one each.
+"""
+
+_ELEMENT = pa.field("element", pa.float32(), nullable=False)
+LOSSES = pa.schema(
+    [
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("attempt", pa.string(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("doc_id", pa.int32(), nullable=False),
+        pa.field("losses", pa.list_(_ELEMENT), nullable=False),
+    ]
+)
+
+
+class InvalidFile(ValueError):
+    """A file in `losses/` is not a committed seed of this experiment; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommittedSeed:
+    """A seed whose file is in `losses/`, whose footer is this as JSON. Paths are relative to the dataset."""
+
+    seed: int
+    attempt: str
+    rows: int
+    identity_hash: str
+    documents_hash: str
+    runs_sha256: str
+
+    @property
+    def path(self) -> str:
+        return seed_path(self.seed)
+
+    @property
+    def runs_path(self) -> str:
+        return f"runs/seed={self.seed:05d}-{self.attempt}.parquet"
+
+
+def seed_path(seed: int) -> str:
+    return f"losses/seed={seed:05d}.parquet"
+
+
+def losses_file(
+    manifest: Manifest, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray, footer: dict[str, Any]
+) -> pa.Buffer:
+    """Parquet file of losses float32 (len(steps), losses of all documents), steps ascending."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        LOSSES,
+        compression="zstd",
+        use_dictionary=["seed", "attempt", "doc_id"],
+        use_byte_stream_split=["losses.list.element"],
+        write_page_checksum=True,
+    ) as writer:
+        for group in _row_groups(manifest.documents, len(steps)):
+            table = _losses_table(seed, attempt, steps, losses, group)
+            writer.write_table(table, row_group_size=len(table))
+        writer.add_key_value_metadata({FOOTER_KEY: json.dumps(footer)})
+    return sink.getvalue()
+
+
+def read_committed(tail: bytes, seed: int, manifest: Manifest) -> CommittedSeed:
+    """What the footer of `losses/seed=....parquet` says, from the file's last bytes.
+
+    InvalidFile: truncated, not Parquet, not ours, another experiment's, another seed's, or short of rows.
+    """
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(tail))
+        columns = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError):  # Arrow reports damaged metadata as either
+        raise InvalidFile("truncated, or not a Parquet file") from None
+    try:
+        committed = CommittedSeed(**json.loads(metadata.metadata[FOOTER_KEY]))
+    except (ValueError, KeyError, TypeError):
+        raise InvalidFile("a Parquet file without the footer of a committed seed") from None
+    if not columns.equals(LOSSES):
+        raise InvalidFile("its columns are not those of schema 1")
+    if committed.seed != seed:
+        raise InvalidFile(f"its footer says seed {committed.seed}: the file was renamed")
+    if committed.identity_hash not in manifest.identity_hashes:
+        raise InvalidFile(f"its identity is {committed.identity_hash[:12]}..., another experiment's")
+    if committed.documents_hash != manifest.documents_hash:
+        raise InvalidFile("it was scored on other documents")
+    if not metadata.num_rows == committed.rows == manifest.rows_per_seed:
+        raise InvalidFile(
+            f"it has {metadata.num_rows} rows, its footer says {committed.rows}, "
+            f"the plan needs {manifest.rows_per_seed}"
+        )
+    return committed
+
+
+def footer_bytes(tail: bytes) -> int:
+    """How many of a Parquet file's last bytes its metadata takes, by its last eight."""
+    return int.from_bytes(tail[-8:-4], "little") + 8
+
+
+def read_seed(storage: Storage, manifest: Manifest, seed: int) -> CommittedSeed:
+    """The committed seed as its footer describes it. InvalidFile: see there. OSError: not readable now."""
+    path = seed_path(seed)
+    tail = storage.read_tail(path, FOOTER_GUESS_BYTES)
+    if len(tail) == FOOTER_GUESS_BYTES < footer_bytes(tail):
+        tail = storage.read_tail(path, footer_bytes(tail))
+    return read_committed(tail, seed, manifest)
+
+
+def scan(storage: Storage, manifest: Manifest) -> tuple[dict[int, CommittedSeed], dict[str, str]]:
+    """What is in losses/: ({seed: committed}, {file name: why it is not counted})."""
+    seeds: list[int] = []
+    invalid: dict[str, str] = {}
+    for info in storage.list("losses"):
+        match = SEED_FILE.fullmatch(info.base_name)
+        if match and info.type == FileType.File and seed_path(int(match[1])) == f"losses/{info.base_name}":
+            seeds.append(int(match[1]))
+        elif info.base_name and not info.base_name.startswith((".", "_")):
+            invalid[f"losses/{info.base_name}"] = "it is not a file named like a seed"
+
+    def read(seed: int) -> CommittedSeed | str:
+        try:
+            return read_seed(storage, manifest, seed)
+        except InvalidFile as error:
+            return str(error)
+
+    committed = {}
+    with ThreadPoolExecutor(FOOTER_READERS) as pool:
+        for seed, result in zip(seeds, pool.map(read, seeds), strict=True):
+            if isinstance(result, CommittedSeed):
+                committed[seed] = result
+            else:
+                invalid[seed_path(seed)] = result
+    return dict(sorted(committed.items())), invalid
+
+
+def _row_groups(
+    documents: Sequence[DocumentInfo], num_steps: int
+) -> Iterator[list[tuple[DocumentInfo, int]]]:
+    """Documents with the index of their first loss, gathered until a row group is large enough."""
+    group: list[tuple[DocumentInfo, int]] = []
+    start, size = 0, 0
+    for document in documents:
+        group.append((document, start))
+        start += document.num_losses
+        size += document.num_losses * num_steps
+        if size >= ROW_GROUP_LOSSES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _losses_table(
+    seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray, group: list[tuple[DocumentInfo, int]]
+) -> pa.Table:
+    num_steps, num_rows = len(steps), len(steps) * len(group)
+    values = np.concatenate([losses[:, start : start + d.num_losses].reshape(-1) for d, start in group])
+    lengths = np.repeat([d.num_losses for d, _ in group], num_steps)
+    offsets = np.zeros(num_rows + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    assert offsets[-1] == len(values) < 2**31, "a row group's losses must fit 32-bit offsets"
+    return pa.Table.from_arrays(
+        [
+            pa.array(np.full(num_rows, seed, np.int32)),
+            pa.repeat(attempt, num_rows),
+            pa.array(np.tile(steps.astype(np.int32), len(group))),
+            pa.array(np.repeat(np.array([d.doc_id for d, _ in group], np.int32), num_steps)),
+            pa.ListArray.from_arrays(
+                pa.array(offsets.astype(np.int32)), pa.array(values), type=LOSSES.field("losses").type
+            ),
+        ],
+        schema=LOSSES,
+    )

@@ -1,0 +1,133 @@
+"""URI -> whole files: each appears complete or not at all.
+
+Local disk and NFS: written in `_staging`, fsync, rename, fsync of the folder. Object stores: one PUT, which
+they apply as a whole or not at all. Everything goes through `pyarrow.fs`.
+"""
+
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
+
+STAGING = "_staging"
+ABANDONED_S = 3600
+"""Age at which a file in `_staging` belongs to a process that died: no write takes that long."""
+
+
+class Storage:
+    """Files below one folder, named by their path relative to it, such as `losses/seed=00000.parquet`.
+
+    `renames`: the file system is local or NFS, where `root` is a path of the operating system and rename is
+    atomic. `uri` is how the folder is called in messages.
+    """
+
+    def __init__(self, filesystem: FileSystem, root: str, renames: bool, uri: str):
+        self.filesystem = filesystem
+        self.root = root
+        self.renames = renames
+        self.uri = uri
+
+    def path(self, name: str) -> str:
+        """The file's path within `filesystem`."""
+        return f"{self.root}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes. FileNotFoundError: no such file."""
+        with self.filesystem.open_input_file(self.path(name)) as file:
+            return file.read()
+
+    def read_tail(self, name: str, num_bytes: int) -> bytes:
+        """The last `num_bytes` bytes of a file, all of it where it is shorter."""
+        with self.filesystem.open_input_file(self.path(name)) as file:
+            size = file.size()
+            file.seek(max(0, size - num_bytes))
+            return file.read()
+
+    def exists(self, name: str) -> bool:
+        return self.filesystem.get_file_info(self.path(name)).type == FileType.File
+
+    def list(self, folder: str = "", recursive: bool = False) -> list[FileInfo]:
+        """What is in a folder, by name; empty where it does not exist."""
+        path = self.path(folder) if folder else self.root
+        return sorted(
+            self.filesystem.get_file_info(FileSelector(path, recursive=recursive, allow_not_found=True)),
+            key=lambda info: info.path,
+        )
+
+    def write(self, name: str, content: bytes | pa.Buffer, durable: bool = True) -> None:
+        """Makes a file appear whole, in place of an older one of that name.
+
+        `durable=False` skips the fsyncs, for what may be lost when the machine dies. OSError: nothing was
+        changed, or (answer lost on the way back from an object store) all of it was.
+        """
+        if not self.renames:
+            self._put(self.path(name), content)
+            return
+        final = self.path(name)
+        staged = self.path(f"{STAGING}/{uuid.uuid4().hex}-{Path(name).name}")
+        self.filesystem.create_dir(self.path(STAGING), recursive=True)
+        self.filesystem.create_dir(str(Path(final).parent), recursive=True)
+        try:
+            self._put(staged, content)
+            if durable:
+                _fsync(staged)
+            self.filesystem.move(staged, final)
+        except BaseException:
+            with suppress(OSError):
+                self.filesystem.delete_file(staged)
+            raise
+        if durable:
+            _fsync(str(Path(final).parent))
+
+    def delete(self, name: str) -> None:
+        self.filesystem.delete_file(self.path(name))
+
+    def make_folders(self, *names: str) -> None:
+        """Creates folders for good; object stores have none."""
+        if self.renames:
+            for name in names:
+                self.filesystem.create_dir(self.path(name), recursive=True)
+            _fsync(self.root)
+
+    def sweep_staging(self) -> None:
+        """Deletes what killed writers left behind."""
+        for info in self.list(STAGING):
+            if info.mtime is not None and time.time() - info.mtime.timestamp() > ABANDONED_S:
+                with suppress(FileNotFoundError):
+                    self.filesystem.delete_file(info.path)
+
+    def _put(self, path: str, content: bytes | pa.Buffer) -> None:
+        # A single write: after an error between pieces, leaving the block would complete the upload as it is.
+        with self.filesystem.open_output_stream(path) as file:
+            file.write(content)
+
+
+def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
+    """Storage at a local path (relative ones made absolute) or a URI such as s3://bucket/folder or
+    gs://bucket/folder.
+
+    A `Storage` is returned as it is. ValueError: no file system is known for the URI.
+    """
+    if isinstance(uri, Storage):
+        return uri
+    text = os.fspath(uri)
+    if not text:
+        raise ValueError("the dataset's name is empty; give a directory or a URI such as s3://bucket/folder")
+    if "://" in text:
+        filesystem, root = FileSystem.from_uri(text)
+    else:
+        filesystem, root = LocalFileSystem(), str(Path(text).expanduser().absolute())
+    local = isinstance(filesystem, LocalFileSystem)
+    return Storage(filesystem, root.rstrip("/"), renames=local, uri=root if local else text.rstrip("/"))
+
+
+def _fsync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

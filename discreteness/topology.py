@@ -1,0 +1,109 @@
+"""experiment + cluster -> how many trainers and evaluators, and what they will move, store and take."""
+
+from dataclasses import dataclass
+
+import torch
+from speedrun.model import GPT
+from speedrun.schedules import step_settings
+from speedrun.tracks import Track
+
+from discreteness.checkpoint import CheckpointLayout
+from discreteness.cluster import Cluster
+from discreteness.config import RunConfig
+from discreteness.experiment import Experiment
+
+STORE_SHARE = 0.6
+"""Most of an object store that checkpoints in flight may fill: Ray begins to spill at 0.8."""
+SETUP_S = 40
+"""From the command to the first step of a warm machine, measured on 2 cores."""
+PARQUET_RATIO = 0.75
+"""Bytes of a stored loss against its 4 in float32, measured on curves of the small track."""
+NOMINAL_STEP_MS = {"small": (33.4, 61.1, 87.5), "tiny": (170.0, 260.0, 360.0)}
+"""By batch stage, for the dry run only. small: 8 H100 (SPEEDRUN 13.1); tiny: 2 workers sharing 2 cores."""
+NOMINAL_WORKERS = {"small": 8, "tiny": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """How many of what, chosen at start and logged with its arithmetic."""
+
+    trainers: int
+    workers_per_trainer: int
+    gpus_per_worker: float
+    evaluators: int
+    gpus_per_evaluator: float
+    declared_cpus: int
+    """CPUs that a Ray started by us declares: what is asked, even where the machine has fewer cores."""
+    checkpoint_bytes: int
+    report: tuple[str, ...]
+
+    @property
+    def use_gpu(self) -> bool:
+        return self.gpus_per_worker > 0
+
+
+def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topology:
+    """ValueError names what is asked and what exists, where one object store cannot hold what may be in flight."""
+    workers = experiment.world_size
+    use_gpu = experiment.track.name != "tiny" and cluster.has_gpus
+    fits = sum(int((node.gpus if use_gpu else node.cpus) // workers) for node in cluster.nodes)
+    trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
+    evaluators = config.evaluators or (trainers * workers if use_gpu else trainers)
+    layout = CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+    checkpoint_bytes = layout.num_bytes(tied=False)
+    in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
+    store = min(node.object_store_bytes for node in cluster.nodes)
+    groups_a_node = -(-trainers // len(cluster.nodes))
+    if in_flight * groups_a_node > STORE_SHARE * store:
+        raise ValueError(
+            f"--max-in-flight {config.max_in_flight}: {groups_a_node} groups a node may hold "
+            f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
+            f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
+        )
+    seed_s, mean_gap_s, peak_gap_s = _seed_times(experiment, config, workers)
+    rows = len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
+    values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
+    rounds = -(-len(experiment.seeds) // trainers)
+    kind = "GPU" if use_gpu else "CPU"
+    report = (
+        f"track {experiment.track.name}: seeds {len(experiment.seeds)}, updates {experiment.track.schedule.last_step}, "
+        f"checkpoints a seed {len(experiment.plan)}, documents {len(experiment.documents)} "
+        f"({experiment.num_losses} losses)",
+        f"cluster: {cluster.describe()}",
+        f"trainers: {trainers} groups of {workers} workers, one {kind} each, each group on one node "
+        f"({fits} would fit now)",
+        f"evaluators: {evaluators}"
+        + (f", {config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else ", on the trainers' CPUs"),
+        f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {checkpoint_bytes / mean_gap_s / 1e6:.1f} "
+        f"MB/s on average, {checkpoint_bytes / peak_gap_s / 1e6:.1f} MB/s at its peak; at most {config.max_in_flight} "
+        f"in flight = {in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
+        f"dataset: {rows} rows, {values} losses, about {values * 4 * PARQUET_RATIO / 1e6:.0f} MB in {config.output}",
+        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, {(SETUP_S + rounds * seed_s) / 60:.0f} minutes",
+    )
+    share = config.evaluator_gpus if use_gpu else 0.0
+    return Topology(
+        trainers=trainers,
+        workers_per_trainer=workers,
+        gpus_per_worker=1 - share if use_gpu else 0.0,
+        evaluators=evaluators,
+        gpus_per_evaluator=share,
+        declared_cpus=max(int(sum(node.cpus for node in cluster.nodes)), trainers * workers),
+        checkpoint_bytes=checkpoint_bytes,
+        report=report,
+    )
+
+
+def _seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple[float, float, float]:
+    """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
+    the in-flight bound (the mean says nothing of a plan that begins with every step)."""
+    track: Track = experiment.track
+    stages = track.schedule.batch_tokens
+    factor = NOMINAL_WORKERS[track.name] / workers
+    times_s = [0.0]
+    for step in range(track.schedule.last_step):
+        stage = stages.index(step_settings(track.schedule, step).batch_tokens)
+        times_s.append(times_s[-1] + factor * NOMINAL_STEP_MS[track.name][stage] / 1000)
+    at = [times_s[step] for step in sorted(experiment.published_steps)]
+    span = min(config.max_in_flight, len(at) - 1)
+    peak = min((at[i + span] - at[i]) / span for i in range(len(at) - span))
+    return times_s[-1], times_s[-1] / (len(at) - 1), peak

@@ -1,0 +1,154 @@
+"""a trainer group -> seeds trained one after another in warm processes, streamed as they train.
+
+`train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 60 s
+(pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s (here) < lease deadline 900 s (dispatcher.py).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from speedrun.tiny_corpus import ensure_tiny_corpus
+from speedrun.training import SeedFailed, Trainer
+
+from discreteness.checkpoint import CheckpointLayout
+from discreteness.dispatcher import Lease
+from discreteness.experiment import Experiment
+from discreteness.publisher import Publisher
+from discreteness.scoring import Scorer
+
+PROCESS_GROUP_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSpec:
+    """What a group's workers are told once; plain data and the dispatcher's handle."""
+
+    name: str
+    dispatcher: Any
+    experiment: Experiment
+    max_in_flight: int
+    verify_every: int
+    use_gpu: bool
+
+
+def train_group(config: dict[str, GroupSpec]) -> None:
+    """Leases and trains seeds until there are none left. Any error ends all ranks; Ray Train starts them again.
+
+    `config["spec"]`: Train hands its loop a dict.
+    """
+    spec = config["spec"]
+    experiment = spec.experiment
+    rank = ray.train.get_context().get_world_rank()
+    group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
+    device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # bitwise: sums in one order, whatever the machine
+    if rank == 0:
+        node_id = ray.get_runtime_context().get_node_id()
+        ray.get(spec.dispatcher.enter.remote(spec.name, node_id))
+    if experiment.track.name == "tiny":
+        ensure_tiny_corpus(experiment.data_root)
+    trainer = Trainer(experiment.track, experiment.data_root, device, group)
+    while (lease := _next_lease(spec, rank, group)) is not None:
+        try:
+            _train_seed(spec, lease, trainer)
+        except SeedFailed as failure:
+            if rank == 0:
+                ray.get(spec.dispatcher.fail.remote(lease.attempt, str(failure)))
+        except Exception as error:
+            # Told before it takes the group down, so that the seed's record says more than "restarted".
+            spec.dispatcher.fail.remote(lease.attempt, f"{spec.name} rank {rank}: {type(error).__name__}: {error}")
+            raise
+
+
+def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer) -> None:
+    experiment = spec.experiment
+    verifier = Scorer.of(experiment, trainer.model) if spec.verify_every else None
+    publisher = Publisher(
+        spec.dispatcher,
+        trainer,
+        CheckpointLayout.of(trainer.model),
+        seed=lease.seed,
+        attempt=lease.attempt,
+        max_in_flight=spec.max_in_flight,
+        verifier=verifier,
+        verify_every=spec.verify_every,
+    )
+    votes = _Votes(trainer.group)
+    checkpoints = trainer.train(lease.seed, experiment.published_steps)
+    for checkpoint in checkpoints:
+        publisher.offer(checkpoint)
+        if votes.stop(publisher.rejection != ""):
+            checkpoints.close()  # all ranks at this same checkpoint
+            break
+    records = publisher.drain()
+    if votes.now(publisher.rejection != ""):
+        return  # the dispatcher said no and has ended the attempt
+    if trainer.rank == 0:
+        # The commit comes before the next seed's first checkpoint, and the other ranks wait for the next lease.
+        ray.get(spec.dispatcher.finish.remote(lease.attempt, records, publisher.stall_s))
+
+
+def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> Lease | None:
+    """The next seed for all ranks, None to stop. Rank 0 asks; what is broadcast is two numbers."""
+    while True:
+        order = torch.zeros(3, dtype=torch.int64)
+        if rank == 0:
+            lease: Lease = ray.get(spec.dispatcher.lease.remote(spec.name))
+            number = ["stop", "wait", "train"].index(lease.order)
+            order = torch.tensor([number, lease.seed, int(lease.attempt or "0", 16)])
+        if group:
+            order = order.to(_collective_device(group))
+            dist.broadcast(order, 0, group=group)
+        number, seed, attempt = order.tolist()
+        if number == 0:
+            return None
+        if number == 2:
+            return Lease(order="train", seed=seed, attempt=f"{attempt:012x}")
+
+
+class _Votes:
+    """A yes of any rank becomes a yes on every rank at the same checkpoint, without a wait in between.
+
+    The vote of one checkpoint is under way while the next steps train, and counted at the next checkpoint.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None):
+        self.group = group
+        self._vote: torch.Tensor | None = None
+        self._work: dist.Work | None = None
+
+    def stop(self, mine: bool) -> bool:
+        """Counts the vote begun at the last checkpoint and begins this one's."""
+        if not self.group:
+            return mine
+        counted = self._count()
+        if not counted:
+            self._vote = torch.tensor([float(mine)], device=_collective_device(self.group))
+            self._work = dist.all_reduce(self._vote, group=self.group, async_op=True)
+        return counted
+
+    def now(self, mine: bool) -> bool:
+        """A vote that is counted at once, together with one still under way."""
+        if not self.group:
+            return mine
+        earlier = self._count()
+        vote = torch.tensor([float(mine)], device=_collective_device(self.group))
+        dist.all_reduce(vote, group=self.group)
+        return earlier or vote.item() > 0
+
+    def _count(self) -> bool:
+        if self._work is None or self._vote is None:
+            return False
+        self._work.wait()
+        counted = self._vote.item() > 0
+        self._work = self._vote = None
+        return counted
+
+
+def _collective_device(group: dist.ProcessGroup) -> str:
+    return "cuda" if dist.get_backend(group) == "nccl" else "cpu"

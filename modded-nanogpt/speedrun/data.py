@@ -1,0 +1,307 @@
+"""token shards -> packed documents of each rank (training) and fixed chunks (validation).
+
+A shard is a header of 256 little-endian int32 (magic, version, token count, zeros) and then that many
+uint16 GPT-2 ids, each document preceded by BOS: the format of the public set `kjj0/fineweb10B-gpt2`.
+Every rank reads the same shards and works out the same assignment, so a shard that cannot be used raises on
+all ranks at once.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+BOS = 50256
+NUM_IDS = 50257
+MAGIC = 20240520
+VERSION = 1
+HEADER_INTS = 256
+HEADER_BYTES = 4 * HEADER_INTS
+
+SCAN_TOKENS = 1 << 22  # bounds the memory of one step of the search for BOS (the shards have 10^8 tokens)
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class ShardError(ValueError):
+    """A shard that is missing, malformed or too short for what was asked."""
+
+
+def find_shards(data_root: str | Path, glob: str) -> list[Path]:
+    """Sorted paths of the shards `glob` under `data_root`; ShardError when there is none."""
+    paths = sorted(Path(data_root).glob(glob))
+    if not paths:
+        raise ShardError(
+            f"no shard matches {glob!r} under {Path(data_root).resolve()}: name the right data folder or "
+            "fill it (kjj0/fineweb10B-gpt2 of Hugging Face, or your own tokens by speedrun.data.write_shard)"
+        )
+    return paths
+
+
+def open_shard(path: str | Path) -> np.ndarray:
+    """Tokens of a shard, (count,) uint16, mapped read-only; ShardError if header or file length is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise ShardError(f"{path} is not a file: expected a shard of tokens; fetch or write it again")
+    num_bytes = path.stat().st_size
+    if num_bytes < HEADER_BYTES:
+        raise _malformed(path, f"{num_bytes} bytes", f"a header of {HEADER_BYTES} bytes")
+    magic, version, count = (int(x) for x in np.fromfile(path, dtype="<i4", count=3))
+    if magic != MAGIC:
+        raise _malformed(path, f"magic {magic}", f"{MAGIC}")
+    if version != VERSION:
+        raise _malformed(path, f"version {version}", f"{VERSION}")
+    if count < 1:
+        raise _malformed(path, f"a token count of {count}", "at least 1")
+    if num_bytes != HEADER_BYTES + 2 * count:
+        expected = f"{HEADER_BYTES + 2 * count} for the {count} tokens of its header"
+        raise _malformed(path, f"{num_bytes} bytes", expected)
+    return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+
+
+def _malformed(path: Path, found: str, expected: str) -> ShardError:
+    return ShardError(f"shard {path} has {found}, expected {expected}: fetch or write it again")
+
+
+def write_shard(path: str | Path, tokens: np.ndarray) -> None:
+    """Write ids (count,) of 0..65535 as a shard; it appears whole or not at all, also with many writers."""
+    path, tokens = Path(path), np.asarray(tokens)
+    if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind not in "iu":
+        raise ShardError(
+            f"{path}: a shard needs a vector of integers, got shape {tokens.shape} of {tokens.dtype}"
+        )
+    if tokens.min() < 0 or tokens.max() > 65535:
+        raise ShardError(f"{path}: ids {tokens.min()}..{tokens.max()} do not fit into uint16, 0..65535")
+    header = np.zeros(HEADER_INTS, dtype="<i4")
+    header[:3] = MAGIC, VERSION, tokens.size
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(header.tobytes())
+            file.write(tokens.astype("<u2").tobytes())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def offsets_length(num_tokens: int) -> int:
+    """Entries of the offset vector for `num_tokens` packed tokens: a multiple of 128, one per 300 or more."""
+    return max(1, -(-(num_tokens // 300) // 128)) * 128
+
+
+def _bos_positions(path: Path, tokens: np.ndarray) -> np.ndarray:
+    found = []
+    for start in range(0, len(tokens), SCAN_TOKENS):
+        part = tokens[start : start + SCAN_TOKENS]
+        high = np.flatnonzero(part >= BOS)
+        if (part[high] > BOS).any():
+            raise ShardError(
+                f"shard {path} holds id {part.max()}, beyond GPT-2's last id {BOS}: write it again"
+            )
+        found.append(high + start)
+    return np.concatenate(found)
+
+
+class _Documents:
+    """Documents of a shard, each cut at a cap: where they begin, how many tokens the first j keep."""
+
+    def __init__(self, path: Path, max_document_tokens: int):
+        self.tokens = open_shard(path)
+        self.starts = _bos_positions(path, self.tokens)
+        lengths = np.diff(self.starts, append=len(self.tokens))
+        self.kept = np.concatenate(([0], np.cumsum(np.minimum(lengths, max_document_tokens))))
+
+    def assign(self, first: int, num_ranks: int, budget: int) -> list[int] | None:
+        """First document of each rank, then of the next call, `budget` tokens a rank; None if too few."""
+        bounds = [first]
+        for _ in range(num_ranks):
+            end = int(np.searchsorted(self.kept, self.kept[bounds[-1]] + budget))
+            if end == len(self.kept):
+                return None
+            bounds.append(end)
+        return bounds
+
+    def spans(self, first: int, end: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
+        """Starts and lengths of documents [first, end), the last cut so that lengths add up to `budget`."""
+        lengths = np.diff(self.kept[first : end + 1])
+        lengths[-1] -= lengths.sum() - budget
+        return self.starts[first:end], lengths
+
+
+class TrainingBatches:
+    """Aligned sampler: ranks take consecutive documents, spans begin with BOS, what is cut off is dropped.
+
+    `shard_index` and `document_index` say where the next call begins. The index of a shard is made once and
+    kept, so later seeds rewind without reading it again.
+    """
+
+    def __init__(
+        self, paths: list[Path], rank: int, world_size: int, num_slots: int, max_document_tokens: int
+    ):
+        """A step has `num_slots` micro-batches over all ranks; ValueError unless world_size divides them."""
+        if world_size < 1 or num_slots % world_size:
+            raise ValueError(
+                f"world size {world_size} does not divide the {num_slots} slots of a step: use a divisor"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is outside 0..{world_size - 1}: give each process its own rank")
+        if not paths:
+            raise ShardError("no training shard given: name at least one file")
+        self.paths = [Path(path) for path in paths]
+        self.rank, self.world_size = rank, world_size
+        self.num_slots, self.max_document_tokens = num_slots, max_document_tokens
+        self._documents: dict[int, _Documents] = {}
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Start again from the first document of the first shard."""
+        self.shard_index, self.document_index = 0, 0
+
+    def next(self, batch_tokens: int) -> Batch:
+        """This rank's next micro-batch of n = batch_tokens / num_slots tokens.
+
+        Returns inputs (n,) int32, targets (n,) int64, cumulative document offsets (offsets_length(n),) int32
+        with unused entries = n. ShardError, on every rank, when shards run out or the documents are too many
+        for the offsets.
+        """
+        num_tokens, rest = divmod(batch_tokens, self.num_slots)
+        if rest or num_tokens < 1:
+            raise ValueError(
+                f"{batch_tokens} batch tokens do not split into {self.num_slots} slots: use a multiple"
+            )
+        while self.shard_index < len(self.paths):
+            documents = self._open(self.shard_index)
+            bounds = documents.assign(self.document_index, self.world_size, num_tokens + 1)
+            if bounds is not None:
+                batch = self._pack(documents, bounds, num_tokens)
+                self.document_index = bounds[-1]
+                return batch
+            self.shard_index, self.document_index = self.shard_index + 1, 0
+        raise ShardError(
+            f"the {len(self.paths)} training shards from {self.paths[0]} to {self.paths[-1]} ran out: a call "
+            f"needs {self.world_size} x {num_tokens + 1} tokens in documents of one shard; add shards or use "
+            "longer ones"
+        )
+
+    def _open(self, index: int) -> _Documents:
+        if index not in self._documents:
+            self._documents[index] = _Documents(self.paths[index], self.max_document_tokens)
+        return self._documents[index]
+
+    def _pack(self, documents: _Documents, bounds: list[int], num_tokens: int) -> Batch:
+        length = offsets_length(num_tokens)
+        most = int(np.diff(bounds).max())
+        if most + 1 > length:
+            raise ShardError(
+                f"shard {self.paths[self.shard_index]} packs {most} documents into {num_tokens} tokens, but "
+                f"the offsets hold {length - 1}: use shards with longer documents, or more tokens a step"
+            )
+        starts, lengths = documents.spans(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
+        ends = starts + lengths
+        tokens = np.concatenate(
+            [documents.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+        )
+        offsets = np.full(length, num_tokens, dtype=np.int32)
+        offsets[0] = 0
+        # The last span loses a token: inputs are one shorter than the tokens taken.
+        offsets[1 : len(lengths) + 1] = np.minimum(np.cumsum(lengths), num_tokens)
+        return tokens[:-1].astype(np.int32), tokens[1:].astype(np.int64), offsets
+
+
+class ValidationChunks:
+    """Unaligned validation stream: chunk i is tokens [i n, (i + 1) n + 1) of the first shard.
+
+    Documents are cut wherever a chunk ends. Rank r of W takes chunk q W + r in its call q; the validation
+    loss is the mean over all val_tokens / n chunks.
+    """
+
+    def __init__(self, paths: list[Path], val_tokens: int, chunk_tokens: int):
+        """ShardError unless the first shard holds every chunk and its offsets can be written."""
+        if val_tokens < 1 or val_tokens % chunk_tokens:
+            raise ValueError(
+                f"{val_tokens} validation tokens do not split into chunks of {chunk_tokens}: use a multiple"
+            )
+        if not paths:
+            raise ShardError("no validation shard given: name a file")
+        path, self.chunk_tokens = Path(paths[0]), chunk_tokens
+        self._tokens = open_shard(path)
+        if len(self._tokens) < val_tokens + 1:
+            raise ShardError(
+                f"validation shard {path} has {len(self._tokens)} tokens, expected {val_tokens + 1} or more: "
+                "use a longer one or ask for fewer validation tokens"
+            )
+        self._tokens = self._tokens[: val_tokens + 1]
+        self._starts = _bos_positions(path, self._tokens)
+        self._bounds = np.searchsorted(self._starts, np.arange(0, val_tokens + 1, chunk_tokens))
+        length, most = offsets_length(chunk_tokens), int(np.diff(self._bounds).max())
+        if most + 2 > length:
+            raise ShardError(
+                f"validation shard {path} has {most} documents in a chunk of {chunk_tokens} tokens, but the "
+                f"offsets hold {length - 2}: use a shard with longer documents"
+            )
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def chunk(self, i: int) -> Batch:
+        """Inputs (n,) int32, targets (n,) int64, offsets (offsets_length(n),) int32: 0, each BOS, then n."""
+        if not 0 <= i < len(self):
+            raise ValueError(f"chunk {i} is outside 0..{len(self) - 1}")
+        n = self.chunk_tokens
+        tokens = self._tokens[i * n : (i + 1) * n + 1]
+        starts = self._starts[self._bounds[i] : self._bounds[i + 1]]
+        offsets = np.full(offsets_length(n), n, dtype=np.int32)
+        offsets[0] = 0
+        offsets[1 : len(starts) + 1] = starts - i * n
+        return tokens[:-1].astype(np.int32), tokens[1:].astype(np.int64), offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """GPT-2 id -> row of the tables. A small model has rows for listed ids only; all others share one."""
+
+    row_of_id: np.ndarray
+    """(50257,) int32"""
+    num_rows: int
+    """Rows in use; the tables may be padded beyond them."""
+    shared_row: int | None
+    """Row of every id that has none of its own; None when all have."""
+
+    @classmethod
+    def identity(cls) -> Vocabulary:
+        """Every GPT-2 id is its own row."""
+        return cls(np.arange(NUM_IDS, dtype=np.int32), NUM_IDS, shared_row=None)
+
+    @classmethod
+    def load(cls, path: str | Path | None) -> Vocabulary:
+        """Vocabulary of a file of ascending ids, one a line: BOS gets row 0, row 1 is shared, the ids follow.
+
+        A relative path starts at this package; None is the identity.
+        """
+        if path is None:
+            return cls.identity()
+        path = Path(__file__).parent / path
+        try:
+            ids = np.array(path.read_text().split(), dtype=np.int64)
+        except ValueError as error:
+            raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id a line") from None
+        if ids.size == 0 or (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= NUM_IDS:
+            raise ValueError(
+                f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one a line"
+            )
+        ids = ids[ids != BOS]
+        row_of_id = np.full(NUM_IDS, 1, dtype=np.int32)
+        row_of_id[BOS] = 0
+        row_of_id[ids] = np.arange(2, 2 + len(ids))
+        return cls(row_of_id, 2 + len(ids), shared_row=1)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of `ids`: same shape, int32."""
+        return self.row_of_id[ids]
+
+    def contains(self, ids: np.ndarray) -> bool:
+        """Whether every id has a row of its own."""
+        return self.shared_row is None or bool((self.row_of_id[ids] != self.shared_row).all())

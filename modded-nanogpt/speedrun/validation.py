@@ -1,0 +1,59 @@
+"""validation shards + a model -> the mean loss of each chunk (SPEEDRUN 6.3)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from speedrun.data import ValidationChunks, Vocabulary, find_shards
+from speedrun.model import GPT, PackedTokens
+from speedrun.schedules import ForwardState
+from speedrun.tracks import Track
+
+
+def vocabulary_of(track: Track) -> Vocabulary:
+    """GPT-2 ids -> rows of this track's tables."""
+    if track.data.vocabulary is None:
+        return Vocabulary.identity()
+    return Vocabulary.load(Path(__file__).parent / track.data.vocabulary)
+
+
+def pack_stream(
+    inputs: np.ndarray, targets: np.ndarray, cu_seqlens: np.ndarray, vocabulary: Vocabulary, device: torch.device
+) -> PackedTokens:
+    """One packed sequence of the training or validation stream, GPT-2 ids (n,) -> rows on `device`.
+
+    Smear, key offset, positions and multi-token targets ignore document borders here (SPEEDRUN 12.5).
+    """
+    starts = torch.zeros(len(inputs), dtype=torch.bool)
+    starts[0] = True
+    return PackedTokens(
+        ids=torch.from_numpy(vocabulary.rows(inputs)).to(device),
+        targets=torch.from_numpy(vocabulary.rows(targets)).long().to(device),
+        positions=torch.arange(len(inputs), device=device),
+        starts=starts.to(device),
+        cu_seqlens=torch.from_numpy(cu_seqlens).to(device),
+        max_seqlen=int(np.diff(cu_seqlens).max()),
+    )
+
+
+class Validator:
+    """Scores `val_tokens` of a track's validation stream in chunks, with whatever weights `model` holds.
+
+    The chunks are the same for every world size, so ranks or evaluators can share them. Raises ShardError where the
+    shards are missing or too short.
+    """
+
+    def __init__(self, model: GPT, track: Track, data_root: str | Path, val_tokens: int | None = None):
+        data = track.data
+        val_tokens = data.val_tokens if val_tokens is None else val_tokens
+        self.model = model
+        self.vocabulary = vocabulary_of(track)
+        self.chunks = ValidationChunks(find_shards(data_root, data.val_glob), val_tokens, data.val_chunk_tokens)
+
+    def chunk_loss(self, number: int, state: ForwardState) -> float:
+        """Mean cross-entropy in nats of chunk `number`, evaluation mode."""
+        device = next(self.model.parameters()).device
+        packed = pack_stream(*self.chunks.chunk(number), self.vocabulary, device)
+        tables = self.model.rotary_tables(state, len(packed.ids))
+        return float(self.model.token_losses(packed, tables, state).double().mean())

@@ -1,0 +1,118 @@
+"""shards -> a trained model, its log and its losses: the speedrun as a program, without Ray.
+
+    torchrun --standalone --nproc_per_node=2 train_gpt.py --track tiny --seed 0
+    python train_gpt.py --track tiny
+"""
+
+import argparse
+import os
+import sys
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from speedrun.tiny_corpus import ensure_tiny_corpus
+from speedrun.tracks import Track, track
+from speedrun.training import SeedFailed, Trainer
+
+LOG_EVERY = 10  # steps between two lines' worth of values fetched from the device
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train one seed of a speedrun track.")
+    parser.add_argument("--track", default="small", help="tiny or small (default)")
+    parser.add_argument("--seed", type=int, default=None, help="initial weights; default: drawn at random")
+    parser.add_argument("--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)")
+    parser.add_argument("--save-checkpoint", action="store_true", help="keep the last weights under logs/")
+    arguments = parser.parse_args()
+    try:
+        recipe = track(arguments.track)
+        return train(recipe, arguments.seed, data_root(arguments.data, recipe), arguments.save_checkpoint)
+    except (ValueError, SeedFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) -> int:
+    """Trains one seed on every rank; rank 0 writes the log. 0 when it has finished."""
+    group, device = join(recipe)
+    rank = dist.get_rank(group) if group else 0
+    if recipe.name == "tiny":
+        ensure_tiny_corpus(root)
+    run_id = str(uuid.uuid4()) if seed is None else f"seed{seed}_{uuid.uuid4()}"
+    log = Log(run_id if rank == 0 else None)
+    trainer = Trainer(recipe, root, device, group)
+    number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
+    if group:
+        dist.broadcast(number, 0, group=group)
+    log.write(f"seed {number.item()}" + (" (drawn at random)" if seed is None else ""))
+    last = recipe.schedule.last_step
+    began_s = time.perf_counter()
+    for checkpoint in trainer.train(int(number.item()), {*range(0, last, LOG_EVERY), last}, validate=True):
+        for record in sorted(checkpoint.records, key=lambda record: record["step"]):
+            time_ms = 1000 * record["train_s"]
+            average_ms = time_ms / max(record["step"], 1)
+            loss = "".join(f"{name}:{record[name]:.4f} " for name in ("val_loss", "train_loss") if name in record)
+            log.write(f"step:{record['step']}/{last} {loss}train_time:{time_ms:.0f}ms step_avg:{average_ms:.2f}ms")
+    log.write(f"whole run {time.perf_counter() - began_s:.1f} s")
+    if device.type == "cuda":
+        allocated, reserved = (m // 2**20 for m in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()))
+        log.write(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
+    if save_checkpoint and rank == 0:
+        path = Path("logs", run_id, f"state_step{last:06d}.pt")
+        path.parent.mkdir(parents=True)
+        torch.save({"step": last, "model": trainer.model.state_dict_reference(trainer.world_size)}, path)
+        log.write(f"weights kept in {path}")
+    return 0
+
+
+def join(recipe: Track) -> tuple[dist.ProcessGroup | None, torch.device]:
+    """torchrun's process group, and this rank's device."""
+    use_cuda = recipe.name != "tiny"
+    if use_cuda and not torch.cuda.is_available():
+        raise ValueError(f"track {recipe.name} needs a GPU and none was found; --track tiny trains on a CPU")
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu")
+    if use_cuda:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None, device
+    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(minutes=10))
+    return dist.group.WORLD, device
+
+
+def data_root(asked: str | None, recipe: Track) -> Path:
+    """The folder that holds data/."""
+    if asked or os.environ.get("DATA_PATH"):
+        return Path(asked or os.environ["DATA_PATH"])
+    if recipe.name == "tiny":
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "discreteness")
+    return Path()
+
+
+class Log:
+    """Rank 0's lines, on the terminal and in logs/<run id>.txt."""
+
+    def __init__(self, run_id: str | None):
+        self.file = None
+        if run_id:
+            Path("logs").mkdir(exist_ok=True)
+            self.file = Path("logs", f"{run_id}.txt").open("w")
+            self.write(f"Python {sys.version.split()[0]}, torch {torch.__version__}, world size {os.environ.get('WORLD_SIZE', 1)}")
+
+    def write(self, line: str) -> None:
+        if self.file:
+            print(line, flush=True)
+            print(line, file=self.file, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

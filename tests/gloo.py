@@ -1,0 +1,71 @@
+"""function -> its result on each of N gloo ranks, each a new process with one thread."""
+
+import multiprocessing
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120) -> list[Any]:
+    """[function(group, *args) of rank 0, 1, ...]: `function` importable, results tensors in plain containers.
+
+    AssertionError with the ranks' tracebacks if one raises, or with those still at work after `timeout_s`.
+    """
+    # One server imports the heavy modules once and every rank is forked from it: a spawned rank needs seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "hypothesis", "numpy", "pytest"])
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            context.Process(
+                target=_work, args=(function, rank, world_size, folder, timeout_s, args), daemon=True
+            )
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + timeout_s
+        # One dead rank leaves the others waiting for it: stop at the first failure.
+        while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        late = [rank for rank, process in enumerate(processes) if process.exitcode is None]
+        for process in processes:
+            process.kill()
+            process.join()
+        errors = [error.read_text() for error in sorted(Path(folder).glob("*.error"))]
+        codes = [process.exitcode for process in processes]
+        assert not errors, "\n".join(errors)
+        assert not any(codes), (
+            f"ranks {late} of {world_size} were at work after {timeout_s} s; exit codes {codes}"
+        )
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+def _work(
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    folder: str,
+    timeout_s: float,
+    args: tuple[Any, ...],
+) -> None:
+    try:
+        warnings.simplefilter("error")
+        torch.set_num_threads(1)
+        store = dist.FileStore(str(Path(folder) / "store"), world_size)
+        timeout = timedelta(seconds=timeout_s)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+        torch.save(function(dist.group.WORLD, *args), Path(folder) / f"{rank}.pt")
+        dist.destroy_process_group()
+    except BaseException:
+        (Path(folder) / f"{rank}.error").write_text(f"rank {rank} of {world_size}:\n{traceback.format_exc()}")
+        raise

@@ -1,0 +1,142 @@
+import dataclasses
+import math
+import pickle
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from discreteness.identity import (
+    ABSENT,
+    IdentityMismatch,
+    as_plain,
+    data_identity,
+    differing_fields,
+    identity_hash,
+    only_sources,
+    sources_hash,
+)
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+patient = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+identities = st.dictionaries(st.sampled_from(["track", "plan", "sources"]), values, max_size=3)
+
+
+@patient
+@given(identities, identities)
+def test_fields_differ_exactly_when_hashes_do(old, new):
+    assert bool(differing_fields(old, new)) == (identity_hash(old) != identity_hash(new))
+
+
+@patient
+@given(identities)
+def test_hash_survives_json_and_the_order_of_keys(identity):
+    assert identity_hash(as_plain(identity)) == identity_hash(identity)
+    assert identity_hash(dict(reversed(identity.items()))) == identity_hash(identity)
+
+
+def test_dataclasses_and_tuples_become_plain_values():
+    @dataclasses.dataclass(frozen=True)
+    class Track:
+        name: str
+        windows: tuple[int, ...]
+
+    assert as_plain({"track": Track("tiny", (3, 7)), "fp8": False}) == {
+        "track": {"name": "tiny", "windows": [3, 7]},
+        "fp8": False,
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, object(), frozenset({1})])
+def test_a_value_that_json_cannot_express_is_refused(value):
+    with pytest.raises((ValueError, TypeError)):
+        identity_hash({"track": value})
+
+
+def test_differing_fields_are_dotted_and_hold_both_values():
+    old = {"track": {"lr": 0.5, "windows": [3, 7]}, "data": [{"tokens": 1}, {"tokens": 2}], "gone": 1}
+    new = {"track": {"lr": 0.25, "windows": [3, 8]}, "data": [{"tokens": 1}, {"tokens": 3}], "come": None}
+    assert differing_fields(old, new) == [
+        ("come", ABSENT, None),
+        ("data.1.tokens", 2, 3),
+        ("gone", 1, ABSENT),
+        ("track.lr", 0.5, 0.25),
+        ("track.windows", [3, 7], [3, 8]),
+    ]
+    assert [name for name, _, _ in differing_fields({"a": 1, "b": True}, {"a": 1.0, "b": 1})] == ["a", "b"]
+
+
+def test_mismatch_names_directory_fields_values_and_ways():
+    error = IdentityMismatch("runs/x", [("packing", "isolated", "reference"), ("track.lr", 0.5, ABSENT)])
+    assert str(error) == (
+        "runs/x holds another experiment (packing: 'isolated' there, 'reference' here; "
+        "track.lr: 0.5 there, absent here); give another --output, or that experiment's settings"
+    )
+    back = pickle.loads(pickle.dumps(error))
+    assert (str(back), back.differing[0]) == (str(error), error.differing[0])
+
+
+def test_a_lone_change_of_sources_offers_allow_code_change():
+    lone = [("sources", "aa", "bb")]
+    assert only_sources(lone) and "--allow-code-change" in str(IdentityMismatch("d", lone))
+    both = [*lone, ("world_size", 8, 4)]
+    assert not only_sources(both) and "--allow-code-change" not in str(IdentityMismatch("d", both))
+    assert not only_sources([])
+
+
+def test_long_mismatches_stay_one_readable_line():
+    text = str(IdentityMismatch("d", [(f"f{i}", "x" * 500, "y") for i in range(50)]))
+    assert "and 30 more fields" in text and "\n" not in text and len(text) < 5000
+
+
+def test_sources_hash_sees_content_and_names_but_not_the_place(tmp_path):
+    for place in "one", "two":
+        (tmp_path / place / "package" / "inner").mkdir(parents=True)
+        (tmp_path / place / "package" / "__init__.py").write_text("a = 1\n")
+        (tmp_path / place / "package" / "inner" / "b.py").write_text("b = 2\n")
+        (tmp_path / place / "package" / "notes.txt").write_text(place)
+    one, two = tmp_path / "one" / "package", tmp_path / "two" / "package"
+    first = sources_hash([one])
+    assert sources_hash([two]) == first
+    (two / "inner" / "b.py").write_text("b = 3\n")
+    changed = sources_hash([two])
+    (two / "inner" / "b.py").rename(two / "inner" / "c.py")
+    assert len({first, changed, sources_hash([two]), sources_hash([one / "__init__.py"])}) == 4
+
+
+@pytest.mark.parametrize("root", ["empty", "notes.txt"])
+def test_sources_hash_refuses_a_root_without_python(tmp_path, root):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match=root):
+        sources_hash([tmp_path / root])
+
+
+def shard(path, tokens, body=b""):
+    path.write_bytes(struct.pack("<3i", 20240520, 1, tokens).ljust(1024, b"\0") + body)
+    return path
+
+
+def test_data_identity_reads_header_size_and_first_mib(tmp_path):
+    path = shard(tmp_path / "train_1.bin", 2**20, bytes(2 * 2**20))
+    (found,) = data_identity([path])
+    assert (found["name"], found["bytes"], found["tokens"]) == ("train_1.bin", 1024 + 2 * 2**20, 2**20)
+    with path.open("r+b") as file:
+        file.seek(2**20)
+        file.write(b"\1")
+    assert data_identity([path]) == [found]
+    with path.open("r+b") as file:
+        file.seek(2**20 - 1)
+        file.write(b"\1")
+    assert differing_fields(found, data_identity([path])[0])[0][0] == "first_mib"
+
+
+def test_data_identity_refuses_what_is_not_a_shard(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"hello, this is no shard")
+    with pytest.raises(ValueError, match=r"x\.bin is not a token shard"):
+        data_identity([tmp_path / "x.bin"])

@@ -1,0 +1,352 @@
+"""The network against golden losses and gradients in float64 and float32, its inventory, initialisation, packing."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from golden_case import (
+    assert_summary,
+    golden,
+    golden_config,
+    golden_tokens,
+    golden_track,
+    golden_weights,
+    pack,
+)
+from speedrun import model as model_module
+from speedrun.model import GPT, SoftcapLoss
+from speedrun.schedules import forward_state, step_settings
+from speedrun.tracks import small, tiny
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+@pytest.fixture(scope="module")
+def toys():
+    models = {}
+    for dtype in TOLERANCE:
+        models[dtype] = GPT(golden_config(), dtype)
+        golden_weights(models[dtype])
+    return models
+
+
+def state_of(stage, tied):
+    state = forward_state(golden_track(), {"A": 0, "B": 600}[stage])
+    return dataclasses.replace(state, tied=tied)
+
+
+def losses_of(model, packed, state):
+    return model.token_losses(packed, model.rotary_tables(state, 128), state).double().numpy()
+
+
+def test_the_formula_weights_are_the_golden_ones(toys):
+    rows = golden("model_small")["config"]["parameters"]
+    for row in rows:
+        weight = toys[torch.float64].get_parameter(row["name"]).detach().flatten()
+        assert weight[0].item() == row["w_first"]
+        assert weight[row["w_middle"]["flat_index"]].item() == row["w_middle"]["value"]
+        assert weight[-1].item() == row["w_last"]
+
+
+@both_dtypes
+@pytest.mark.parametrize("stage", "AB")
+@pytest.mark.parametrize("lookup", ["tied", "untied"])
+def test_token_losses_equal_golden(toys, dtype, stage, lookup):
+    expected = golden("model_small")["evaluation"][f"{stage}_{lookup}"]
+    actual = losses_of(toys[dtype], golden_tokens(0), state_of(stage, lookup == "tied"))
+    np.testing.assert_allclose(actual, expected["per_token"], rtol=TOLERANCE[dtype])
+    np.testing.assert_allclose(actual.mean(), expected["mean"], rtol=TOLERANCE[dtype])
+
+
+@both_dtypes
+def test_activations_of_every_block_equal_golden(toys, dtype, monkeypatch):
+    """What enters a normalisation, plus what the MLP behind it adds, is the stream after the block."""
+    model, state, packed = toys[dtype], state_of("A", True), golden_tokens(0)
+    normalised, after_block = [], []
+
+    def spy(x, rms_norm=model_module.rms_norm):
+        normalised.append(x)
+        return rms_norm(x)
+
+    monkeypatch.setattr(model_module, "rms_norm", spy)
+    hooks = [
+        block.mlp.register_forward_hook(lambda _, args, output: after_block.append(normalised[-1] + output))
+        for block in model.blocks
+    ]
+    with torch.no_grad():
+        hidden = model.hidden(packed, model.rotary_tables(state, 128), state)
+    for hook in hooks:
+        hook.remove()
+    actual = {"e_smeared": normalised[0], "x_final_normalised": hidden}
+    actual |= {f"x_after_block_{i}": x for i, x in enumerate(after_block)}
+    actual["x0"] = model_module.rms_norm(normalised[0])
+    actual["z_before_softcap"] = hidden @ model.lm_head.weight.T
+    expected = golden("model_small")["debug_stage_A_tied"]
+    assert actual.keys() == expected.keys()
+    for name, summary in expected.items():
+        assert_summary(actual[name], summary, summary["flat_indices"], TOLERANCE[dtype])
+
+
+@both_dtypes
+@pytest.mark.parametrize("case", ["A_tied_3w", "A_tied_2w", "A_tied_1w", "B_tied_2w", "B_untied_1w"])
+def test_training_loss_and_gradients_equal_golden(toys, dtype, case):
+    file, model = golden("model_small"), toys[dtype]
+    stage, lookup, _ = case.split("_")
+    state = state_of(stage, lookup == "tied")
+    expected = file["training_loss"][case]
+    model.zero_grad()
+    loss = model(golden_tokens(0), model.rotary_tables(state, 128), state, expected["weights"])
+    np.testing.assert_allclose(loss.item(), expected["loss_sum"], rtol=TOLERANCE[dtype])
+    if case not in file["gradients"]:
+        return
+    loss.backward()
+    indices = {row["name"]: row["test_indices"] for row in file["config"]["parameters"]}
+    for name, summary in file["gradients"][case].items():
+        gradient = model.get_parameter(name).grad
+        if summary is None:
+            assert name == "embed.weight"
+            assert gradient is None
+        else:
+            assert gradient is not None, name
+            assert_summary(gradient, summary, indices[name], TOLERANCE[dtype])
+
+
+@both_dtypes
+@pytest.mark.parametrize("case", ["stage_A_tied", "stage_B_untied"])
+@pytest.mark.parametrize("mode", ["reference", "isolated"])
+def test_packed_documents_equal_golden(toys, dtype, case, mode):
+    file = golden("packing")
+    expected = file["losses"][case][f"{mode}_mode"]
+    packed = pack(
+        torch.tensor(file["inputs"]), torch.tensor(file["targets"]), file["offsets"], mode == "isolated"
+    )
+    _, stage, lookup = case.split("_")
+    actual = losses_of(toys[dtype], packed, state_of(stage, lookup == "tied"))
+    np.testing.assert_allclose(actual[: file["unpadded"]], np.concatenate(expected), rtol=TOLERANCE[dtype])
+    if mode == "reference":
+        padding = file["losses"][case]["padding_losses_reference_mode"]
+        np.testing.assert_allclose(actual[file["unpadded"] :], padding, rtol=TOLERANCE[dtype])
+
+
+@both_dtypes
+def test_a_document_alone_and_packed_agree_when_isolated(toys, dtype):
+    file, model, state = golden("packing"), toys[dtype], state_of("B", False)
+    ids, targets = torch.tensor(file["inputs"]), torch.tensor(file["targets"])
+    together = losses_of(model, pack(ids, targets, file["offsets"], isolated=True), state)
+    for start, stop in zip(file["offsets"], file["offsets"][1:], strict=False):
+        alone = losses_of(model, pack(ids[start:stop], targets[start:stop], [0, stop - start]), state)
+        np.testing.assert_allclose(together[start:stop], alone, rtol=TOLERANCE[dtype])
+
+
+def test_head_slices_do_not_show(toys):
+    model, state = toys[torch.float64], state_of("A", True)
+    tables = model.rotary_tables(state, 128)
+    whole, sliced = (model.token_losses(golden_tokens(0), tables, state, n) for n in (128, 50))
+    torch.testing.assert_close(sliced, whole, rtol=1e-13, atol=0)
+
+
+def test_softcap_values():
+    z = torch.tensor([-30.0, -5, 0, 2.5, 5, 10, 30])
+    expected = torch.tensor([0.79224, 11.5, 15.197396, 16.814347, 18.202004, 20.258333, 22.785733])
+    torch.testing.assert_close(
+        model_module.SOFTCAP * model_module.softcap_gate(z), expected, rtol=0, atol=6e-6
+    )
+
+
+def test_written_out_loss_gradient_is_the_derivative():
+    generator = torch.Generator().manual_seed(0)
+    z = (8 * torch.randn(6, 9, dtype=torch.float64, generator=generator)).requires_grad_()
+    targets = torch.randint(0, 9, (6, 3), generator=generator)
+    targets[0] = 4  # the same target three times: its gradients add
+    weights = torch.rand(6, 3, dtype=torch.float64, generator=generator)
+    assert torch.autograd.gradcheck(lambda x: SoftcapLoss.apply(x, targets, weights), z)
+
+
+def test_small_inventory():
+    """The record's names, shapes and counts, on the meta device."""
+    model = GPT(small.model, torch.bfloat16, "meta")
+    shapes = {slot.name: slot.shape for slot in model.layout}
+    assert shapes == {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert (
+        shapes["lm_head.weight"] == shapes["value_embeds.2.weight"] == shapes["embed.weight"] == (50304, 768)
+    )
+    assert shapes["attn_gate_bank"] == (10, 6, 12)
+    assert shapes["ve_gate_bank"] == (5, 6, 12)
+    assert shapes["smear_gate.weight"] == shapes["skip_gate.weight"] == (1, 12)
+    assert shapes["x0_lambdas"] == (11,)
+    assert shapes["scalars"] == (36,)
+    assert (
+        shapes["blocks.0.attn.qkvo_w"]
+        == shapes["blocks.6.mlp.c_fc"]
+        == shapes["blocks.6.mlp.c_proj"]
+        == (3072, 768)
+    )
+    assert "blocks.6.attn.qkvo_w" not in shapes
+
+    def count(label):
+        return sum(p.numel() for p in model.parameters() if p.label == label)
+
+    assert count("lm_head") == count("embed") == 38_633_472
+    assert count("value_embed") == 115_900_416
+    assert count("attn") == 23_592_960
+    assert count("c_fc") + count("c_proj") == 51_904_512
+    assert (count("attn_gate_bank"), count("ve_gate_bank")) == (720, 360)
+    assert sum(p.numel() for p in model.parameters()) == 268_665_987 - 4
+    assert {p.label for p in model.parameters()} == {
+        group.label for group in (*small.optimizer.normuon_groups, *small.optimizer.adam_groups)
+    }
+    float32 = {name for name, p in model.named_parameters() if p.dtype == torch.float32}
+    assert float32 == {"scalars", "x0_lambdas"}
+    assert sum(p.numel() for p in model.state_dict_reference(8).values()) == 268_665_987
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_are_views_of_aligned_buffers(dtype):
+    model = GPT(tiny.model, dtype)
+    assert next(iter(model.buffers_by_dtype)) == "float32"
+    assert len(model.buffers_by_dtype) == (1 if dtype == torch.float32 else 2)
+    assert model.layout[-1].name == "embed.weight"
+    ends = dict.fromkeys(model.buffers_by_dtype, 0)
+    for slot in model.layout:
+        parameter, buffer = model.get_parameter(slot.name), model.buffers_by_dtype[slot.dtype]
+        assert slot.offset % 64 == 0
+        assert ends[slot.dtype] <= slot.offset < ends[slot.dtype] + 64
+        assert parameter.data_ptr() == buffer.data_ptr() + slot.offset * buffer.element_size()
+        assert parameter.dtype == buffer.dtype
+        assert slot.numel == math.prod(slot.shape) == parameter.numel()
+        ends[slot.dtype] = slot.offset + slot.numel
+    last = model.layout[-1]
+    model.buffers_by_dtype[last.dtype][last.offset :] = 3
+    assert (model.embed.weight == 3).all()
+    assert (model.lm_head.weight == 0).all()
+
+
+def test_reference_state_dict_pads_the_scalars():
+    model = GPT(tiny.model, torch.float32)
+    model.init_weights(0)
+    state = model.state_dict_reference(8)
+    assert state["scalars"].shape == (24,)
+    assert state["scalars"][21:].tolist() == [1, 1, 1]
+    torch.testing.assert_close(state["scalars"][:21], model.scalars.detach())
+    assert model.state_dict_reference(1)["scalars"].shape == (21,)
+
+
+def test_init_draws_in_the_record_order():
+    """The same draws from the global generator, in the order of SPEEDRUN section 7."""
+    config = tiny.model
+    model = GPT(config, torch.float32)
+    model.init_weights(17)
+    torch.manual_seed(17)
+    rows, width = config.vocab_size, config.model_dim
+    for _ in range(config.num_value_embeds):
+        torch.empty(rows, width).normal_()
+    bound = 3**0.5 * width**-0.5
+    for layer, block in enumerate(model.blocks):
+        if layer != 3:
+            qkv = torch.empty(3 * width, width).uniform_(-bound, bound)
+            torch.testing.assert_close(block.attn.qkvo_w[: 3 * width].detach(), qkv)
+            assert (block.attn.qkvo_w[3 * width :] == 0).all()
+        torch.testing.assert_close(
+            block.mlp.c_fc.detach(), torch.empty(4 * width, width).uniform_(-bound / 2, bound / 2)
+        )
+        assert (block.mlp.c_proj == 0).all()
+    torch.testing.assert_close(model.lm_head.weight.detach(), torch.empty(rows, width).normal_(std=0.005))
+    torch.testing.assert_close(model.embed.weight.detach(), torch.empty(rows, width).normal_())
+    expected = [1.1] * 6 + [0.5, 1.0] * 6 + [0.0, 0.5, -1.5]
+    np.testing.assert_allclose(model.scalars.detach().numpy(), expected, rtol=1e-7)
+    for name in ("smear_gate.weight", "skip_gate.weight", "attn_gate_bank", "ve_gate_bank", "x0_lambdas"):
+        assert (model.get_parameter(name) == 0).all(), name
+    assert all((table.weight == 0).all() for table in model.value_embeds)
+
+
+def test_init_is_in_place_and_a_function_of_the_seed():
+    model = GPT(tiny.model, torch.float32)
+    buffer = model.buffers_by_dtype["float32"]
+    model.init_weights(1)
+    first = buffer.clone()
+    model.init_weights(2)
+    assert not torch.equal(buffer, first)
+    model.init_weights(1)
+    assert torch.equal(buffer, first)
+    assert model.get_parameter("embed.weight").data_ptr() == model.embed.weight.data_ptr()
+
+
+def tiny_case(num_tokens, step):
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(0, tiny.model.vocab_size, (num_tokens + 1,), generator=generator)
+    state = forward_state(tiny, step)
+    return pack(tokens[:-1], tokens[1:], [0, 40, 40, num_tokens]), state
+
+
+def test_loss_at_init_is_that_of_a_nearly_uniform_guess():
+    """O and c_proj are zero, so z ~ N(0, 0.005^2 D) and the mean loss is ln V plus half the variance of the logits,
+    whose slope at z = 0 is 0.687416: ln 4096 + 0.000567 for `tiny`, 10.825840 + 0.00454 = 10.8304 for `small`."""
+    model = GPT(tiny.model, torch.float32)
+    model.init_weights(0)
+    packed, state = tiny_case(512, 0)
+    losses = model.token_losses(packed, model.rotary_tables(state, 512), state)
+    expected = math.log(4096) + 0.687416**2 * 0.005**2 * 96 / 2
+    assert losses.mean().item() == pytest.approx(expected, abs=5 * 0.687416 * 0.005 * 96**0.5 / 512**0.5)
+    assert losses.std().item() == pytest.approx(0.687416 * 0.005 * 96**0.5, rel=0.2)
+
+
+def test_multi_token_sum_counts_the_targets_that_exist():
+    """At init every cross-entropy is near c, so L is near c (T + 0.5 (T-1) + 0.25 (T-2))."""
+    model = GPT(tiny.model, torch.float32)
+    model.init_weights(0)
+    packed, state = tiny_case(512, 0)
+    loss = model(packed, model.rotary_tables(state, 512), state, (1.0, 0.5, 0.25))
+    assert loss.item() == pytest.approx(math.log(4096) * (512 + 0.5 * 511 + 0.25 * 510), rel=1e-3)
+
+
+@pytest.mark.parametrize("silent", ["embed.weight", None], ids=["tied", "untied"])
+def test_every_parameter_in_use_receives_a_gradient(silent):
+    model = GPT(golden_config(), torch.float32)
+    golden_weights(model)
+    state = dataclasses.replace(forward_state(golden_track(), 0), tied=silent is not None)
+    model(golden_tokens(0), model.rotary_tables(state, 128), state).backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None}
+    assert without == ({silent} if silent else set())
+
+
+def test_bfloat16_stays_near_float32():
+    """Rounding only: the same weights in both precisions give losses within what bfloat16 can hold."""
+    models = {dtype: GPT(golden_config(), dtype) for dtype in (torch.float32, torch.bfloat16)}
+    golden_weights(models[torch.bfloat16])
+    rounded = dict(models[torch.bfloat16].named_parameters())
+    with torch.no_grad():
+        for name, parameter in models[torch.float32].named_parameters():
+            parameter.copy_(rounded[name])
+    state = state_of("A", True)
+    losses = {dtype: losses_of(model, golden_tokens(0), state) for dtype, model in models.items()}
+    difference = np.abs(losses[torch.bfloat16] - losses[torch.float32])
+    assert 0 < difference.mean() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
+def test_compiled_model_equals_eager():
+    """One whole graph, in every stage of the schedule, forward and backward."""
+    compiled = GPT(tiny.model, torch.float32)
+    compiled.init_weights(3)
+    forward = torch.compile(compiled, fullgraph=True)
+    eager = GPT(tiny.model, torch.float32)
+    eager.init_weights(3)
+    for step in (0, 115, 231):
+        packed, state = tiny_case(128, step)
+        weights = torch.tensor(step_settings(tiny.schedule, step).mtp_weights)
+        tables = eager.rotary_tables(state, 128)
+        losses = []
+        for model, call in ((eager, eager), (compiled, forward)):
+            model.zero_grad()
+            losses.append(call(packed, tables, state, weights))
+            losses[-1].backward()
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+        for name, parameter in eager.named_parameters():
+            other = compiled.get_parameter(name).grad
+            assert (other is None) == (parameter.grad is None), name
+            if other is not None and parameter.grad is not None:
+                assert (other - parameter.grad).norm() <= 1e-4 * parameter.grad.norm() + 1e-6, name
