@@ -12,7 +12,7 @@ from discreteness.config import RunConfig
 
 def run_seeds() -> None:
     """`python jobs/run_seeds.py`: the service, on this machine or on the cluster that RAY_ADDRESS names."""
-    config = _checked(lambda: tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__))
+    config = tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__)
     _finish(lambda: _service(config))
 
 
@@ -41,7 +41,20 @@ class Status:
     def __call__(self) -> int:
         from discreteness.reading import status
 
-        print(status(self.path))
+        state = status(self.path)
+        identity = state.identity
+        seeds = [seed.seed for seed in state.committed]
+        print(f"track {identity['track']['name']}, world size {identity['world_size']}, packing {identity['packing']}")
+        print(f"identity {state.identity_hash}")
+        print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
+        print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
+        print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
+        for running in state.running:
+            print(f"seed {running.seed} in training: {running.steps} checkpoints (attempt {running.attempt})")
+        for event in state.failed_attempts:
+            print(f"lost attempt {event['attempt']} of seed {event.get('seed')}: {event['error']}")
+        for name, reason in state.invalid.items():
+            print(f"not counted: {name}: {reason}")
         return 0
 
 
@@ -133,22 +146,13 @@ COMMANDS = {
 
 def main() -> None:
     """The `discreteness` command."""
-    command = _checked(lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
-    _finish(command)
+    _finish(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
 
 
 def _service(config: RunConfig) -> int:
-    from discreteness.driver import run
+    from discreteness.driver import leave, run
 
-    return run(config)
-
-
-def _checked(parse: Callable):
-    """Parses; a value that the configuration refuses is one line, as tyro's own errors are no traceback."""
-    try:
-        return parse()
-    except ValueError as error:
-        _refuse(error)
+    leave(run(config))
 
 
 def _finish(command: Callable[[], int]) -> None:
@@ -157,12 +161,7 @@ def _finish(command: Callable[[], int]) -> None:
     try:
         code = command()
     except (ValueError, OSError) as error:
-        _refuse(error)
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        code = 2
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _refuse(error: Exception) -> None:
-    message = " ".join(str(error).split())
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -62,7 +62,8 @@ class RunConfig:
     dry_run: bool = False
     """Print the plan and stop."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """ValueError names the flag whose value cannot be. Apart from construction: a parser would box the line."""
         parse_seeds(self.seeds)
         if self.workers_per_trainer not in (1, 2, 4, 8):
             raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")

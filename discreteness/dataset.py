@@ -204,12 +204,6 @@ class Dataset:
         return order
 
 
-def records_table(records: Sequence[dict[str, Any]]) -> pa.Table:
-    """Per-step values as `commit` takes them; a value that a step does not have is null."""
-    names = list(dict.fromkeys(name for record in records for name in record))
-    return pa.table({name: [record.get(name) for record in records] for name in names})
-
-
 def _reconcile(storage: Storage, there: Manifest, here: Manifest, allow_code_change: bool) -> Manifest:
     """The manifest to go on with; IdentityMismatch if it cannot be the same experiment."""
     differing = differing_fields(there.identity, here.identity)

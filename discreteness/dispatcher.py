@@ -27,6 +27,7 @@ LEASE_POLL_S = 20
 """`lease` answers at least this often, far below the process group's timeout under which other ranks wait."""
 COMMIT_PATIENCE_S = 300
 """How long a full or failing disk may hold a finished seed before its attempt counts as failed."""
+COMMIT_RETRY_S = 5.0
 MAX_GROUP_FAILURES = 3
 """Failures of a group in a row, without a committed seed between them, before its slot is given up."""
 
@@ -250,8 +251,8 @@ class Dispatcher:
             except OSError as error:  # a full disk or a storage that is away for a while: the seed is worth waiting for
                 if time.monotonic() > give_up_s:
                     raise CheckpointRejected(f"seed {attempt.seed} could not be written: {error}") from None
-                self._event(f"seed {attempt.seed} cannot be written yet: {error}; trying again in 5 s")
-                await asyncio.sleep(5)
+                self._event(f"seed {attempt.seed} cannot be written yet: {error}; trying again in {COMMIT_RETRY_S:g} s")
+                await asyncio.sleep(COMMIT_RETRY_S)
         self.stall_s += stall_s
         self.committed.add(attempt.seed)
         self.group_failures[attempt.group] = 0

@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray.exceptions import RayActorError
@@ -42,9 +40,9 @@ class Interrupted(BaseException):
 
 def run(config: RunConfig) -> int:
     """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
+    config.check()  # before a cluster is joined
     cluster = join_or_look()
-    use_varlen = cluster.has_gpus and cluster.track(config.track) != "tiny"
-    experiment = prepare(config, cluster.track(config.track), "varlen_attn" if use_varlen else "plain")
+    experiment = prepare(config, cluster.track(config.track))
     topology = choose(experiment, config, cluster)
     for line in topology.report:
         print(line)
@@ -52,6 +50,7 @@ def run(config: RunConfig) -> int:
         print(f"warning: {warning}")
     if config.dry_run:
         return 0
+    _raise_on_signals()
     with DatasetLock(config.output, take_over=config.take_over):
         dataset = open_dataset(experiment, config)
         committed = dataset.committed()
@@ -62,14 +61,11 @@ def run(config: RunConfig) -> int:
         if len(todo) < len(experiment.seeds):
             print(f"{len(experiment.seeds) - len(todo)} of {len(experiment.seeds)} seeds are committed already")
         try:
-            with _signals_raise():
-                code = _run_on_ray(config, experiment, topology, cluster, dataset, todo)
+            with tempfile.TemporaryDirectory(prefix="discreteness-") as scratch:
+                return _run_on_ray(config, experiment, topology, cluster, dataset, todo, scratch)
         except Interrupted as interrupt:
             print(f"{interrupt}: stopped. Committed seeds are kept; the same command goes on from there.")
-            code = interrupt.exit_code
-        finally:
-            ray.shutdown()
-    return code
+            return interrupt.exit_code
 
 
 def _run_on_ray(
@@ -79,6 +75,7 @@ def _run_on_ray(
     cluster: Cluster,
     dataset: Dataset,
     todo: list[int],
+    scratch: str,
 ) -> int:
     reporter = Reporter(len(experiment.seeds), len(experiment.seeds) - len(todo), len(experiment.plan))
     if cluster.local:
@@ -86,7 +83,7 @@ def _run_on_ray(
         cores = int(cluster.nodes[0].cpus)
         note = f", {topology.declared_cpus} CPUs declared on {cores} cores" if topology.declared_cpus > cores else ""
         reporter.say(f"Ray started on this machine{note}; dashboard http://{address}")
-    _install_handlers()  # ray.init replaces them
+    _raise_on_signals()
     pool = EvaluatorPool(experiment, topology.evaluators, topology.gpus_per_evaluator)
     dispatcher = (
         ray.remote(Dispatcher)
@@ -94,18 +91,19 @@ def _run_on_ray(
         .remote(dataset, todo, experiment, pool, config.max_attempts)
     )
     groups = [
-        TrainerGroup(f"trainer-{number}", dispatcher, config, experiment, topology)
+        TrainerGroup(f"trainer-{number}", dispatcher, config, experiment, topology, scratch)
         for number in range(min(topology.trainers, len(todo)))
     ]
-    for group in groups:
-        group.start()
     try:
+        for group in groups:
+            group.start()
         progress = _watch(dispatcher, groups, reporter)
     except RayActorError as error:
         reporter.say(f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again.")
         return 1
     finally:
         reporter.close()
+        ray.kill(dispatcher)  # the one writer is gone before the lock is
     return _conclude(progress, experiment, dataset, reporter)
 
 
@@ -145,11 +143,12 @@ def _conclude(progress: Progress, experiment: Experiment, dataset: Dataset, repo
 class TrainerGroup(threading.Thread):
     """One slot: a Ray Train run that trains seed after seed, started again while the dispatcher says so."""
 
-    def __init__(self, name: str, dispatcher: Any, config: RunConfig, experiment: Experiment, topology: Topology):
+    def __init__(self, name: str, dispatcher: Any, config: RunConfig, experiment: Experiment, topology: Topology, scratch: str):
         super().__init__(name=name, daemon=True)
         self.dispatcher = dispatcher
         self.config = config
         self.topology = topology
+        self.scratch = scratch
         self.spec = GroupSpec(
             name=name,
             dispatcher=dispatcher,
@@ -172,7 +171,6 @@ class TrainerGroup(threading.Thread):
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self.config.start_timeout_s)
         os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-        scratch = tempfile.mkdtemp(prefix="discreteness-train-")
         topology = self.topology
         resources = {"CPU": 1.0} | ({"GPU": topology.gpus_per_worker} if topology.use_gpu else {})
         trainer = TorchTrainer(
@@ -191,7 +189,7 @@ class TrainerGroup(threading.Thread):
             run_config=TrainRunConfig(
                 # A unique name: with an old one Train would restore what it remembers of that run.
                 name=f"{self.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=scratch,
+                storage_path=self.scratch,
                 # Worker failures: Train restarts, the dispatcher counts. A group that finds no place in time is
                 # told so at once, not tried for ever.
                 failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),
@@ -203,24 +201,12 @@ class TrainerGroup(threading.Thread):
             asked = f"{topology.workers_per_trainer} x {resources} on one node"
             there = f"the cluster has {ray.cluster_resources()}" if ray.is_initialized() else "Ray is gone"
             return f"{last_line(error)} (asked: {asked}; {there})"
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return ""
 
 
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread until the block ends."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    _install_handlers()
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+def _raise_on_signals() -> None:
+    """From here on SIGINT and SIGTERM raise Interrupted in the main thread. After ray.init, which replaces them."""
 
-
-def _install_handlers() -> None:
     def interrupt(signum: int, _frame: Any) -> None:
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_IGN)  # the clean-up is not to be interrupted by impatience
@@ -230,8 +216,9 @@ def _install_handlers() -> None:
         signal.signal(signum, interrupt)
 
 
-def leave(code: int) -> None:
-    """Ends the process at once: Ray's and Train's threads may be waiting for what is gone."""
+def leave(code: int) -> NoReturn:
+    """Disconnects from Ray and ends the process at once: Train's threads may be waiting for what is gone."""
+    ray.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -55,11 +55,12 @@ class Experiment:
         return sum(len(document.token_ids) - 1 for document in self.documents)
 
 
-def prepare(config: RunConfig, track_name: str, attention: str) -> Experiment:
+def prepare(config: RunConfig, track_name: str) -> Experiment:
     """Reads documents and shards and checks everything against everything. ValueError names what is wrong.
 
-    `track_name` replaces the configuration's "auto"; `attention` is the backend that trainer and evaluator use.
+    `track_name` replaces the configuration's "auto".
     """
+    config.check()
     recipe = track(track_name)
     world_size = config.workers_per_trainer
     if recipe.data.num_slots % world_size:
@@ -71,7 +72,7 @@ def prepare(config: RunConfig, track_name: str, attention: str) -> Experiment:
         documents_module.load(config.documents) if config.documents else documents_module.built_in()
     )
     data_root = str(data_folder(config.data, recipe))
-    if recipe.name == "tiny":
+    if recipe.data.made_on_first_use:
         ensure_tiny_corpus(data_root)
     shards = find_shards(data_root, recipe.data.train_glob) + find_shards(data_root, recipe.data.val_glob)
     plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
@@ -86,7 +87,7 @@ def prepare(config: RunConfig, track_name: str, attention: str) -> Experiment:
         "score_tokens": config.score_tokens,
         "data": data_identity(shards),
         "world_size": world_size,
-        "attention": attention,
+        "attention": "varlen_attn" if recipe.needs_gpu else "plain",
         "fp8": False,
         "sources": sources_hash(_identity_sources()),
     }
@@ -140,7 +141,7 @@ def data_folder(data: str | None, recipe: Track) -> Path:
         return Path(data).absolute()
     if os.environ.get("DATA_PATH"):
         return Path(os.environ["DATA_PATH"]).absolute()
-    if recipe.name == "tiny":
+    if recipe.data.made_on_first_use:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(cache, "discreteness").absolute()
     return Path.cwd()

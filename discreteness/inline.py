@@ -28,9 +28,13 @@ def run_inline(config: RunConfig) -> int:
     """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     config = replace(config, workers_per_trainer=world_size)
-    use_cuda = torch.cuda.is_available() and config.track != "tiny"
-    track_name = {"auto": "small" if use_cuda else "tiny"}.get(config.track, config.track)
-    experiment = prepare(config, track_name, "varlen_attn" if use_cuda else "plain")
+    track_name = config.track
+    if track_name == "auto":
+        track_name = "small" if torch.cuda.is_available() else "tiny"
+    experiment = prepare(config, track_name)
+    use_cuda = experiment.track.needs_gpu
+    if use_cuda and not torch.cuda.is_available():
+        raise ValueError(f"--track {track_name}: it needs a GPU and this machine has none")
     group = _join(world_size, use_cuda)
     rank = dist.get_rank() if group else 0
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"

@@ -29,7 +29,7 @@ FRESH_S = 60.0
 logger = logging.getLogger(__name__)
 
 
-class LockHeld(RuntimeError):
+class LockHeld(OSError):
     """Another driver works on the dataset. `holder`: content of its lock file."""
 
     def __init__(self, root: str, holder: dict[str, Any]):
@@ -73,7 +73,7 @@ class DatasetLock:
             else:
                 self._acquire_heartbeat()
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
                 where = self.storage.path(LOCK_FILE)
                 raise PermissionError(
                     f"{where} cannot be written ({error.strerror}); give another --output"
@@ -150,7 +150,7 @@ class DatasetLock:
                 logger.warning("the lock of %s could not be refreshed: %s", self.storage.uri, error)
 
     def _holder(self) -> dict[str, Any]:
-        """Content of the lock file; empty if it is absent or half written."""
+        """Content of the lock file; empty if it is absent, half written or not ours."""
         try:
             return _parse(self.storage.read(LOCK_FILE))
         except FileNotFoundError:
@@ -191,6 +191,7 @@ def _pid_namespace() -> str:
 
 def _parse(content: bytes) -> dict[str, Any]:
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except ValueError:
         return {}
+    return value if isinstance(value, dict) and "token" in value else {}

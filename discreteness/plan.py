@@ -52,14 +52,23 @@ def parse_plan(text: str, total_steps: int) -> tuple[int, ...]:
 def _log_steps(count: int, total_steps: int) -> list[int]:
     if count >= total_steps + 1:
         return list(range(total_steps + 1))
-    points = count - 1
-    while True:  # rounding merges the first points: ask for more until enough distinct steps are left
-        steps = np.unique(np.round(np.geomspace(1, total_steps, points)).astype(int)) if points > 1 else [total_steps]
-        if len(steps) >= count - 1:
-            break
-        points += 1
-    surplus = len(steps) - (count - 1)  # at most a few: one more point can add two distinct steps
-    return [0, *(int(step) for step in np.delete(steps, range(len(steps) - 1 - surplus, len(steps) - 1)))]
+    if count == 2:
+        return [0, total_steps]
+
+    def distinct(points: int) -> np.ndarray:
+        return np.unique(np.round(np.geomspace(1, total_steps, points)).astype(int))
+
+    # Rounding merges the first points: the fewest points of which enough are distinct, by doubling and halving.
+    enough = count - 1
+    while len(distinct(enough)) < count - 1:
+        enough *= 2
+    too_few = count - 2
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if len(distinct(middle)) >= count - 1 else (middle, enough)
+    steps = distinct(enough).tolist()
+    surplus = len(steps) - (count - 1)  # one more point can add two distinct steps: the last but one goes
+    return [0, *steps[: len(steps) - 1 - surplus], total_steps]
 
 
 def _spread(steps: list[int], min_gap: int) -> list[int]:

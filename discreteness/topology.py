@@ -18,9 +18,9 @@ SETUP_S = 40
 """From the command to the first step of a warm machine, measured on 2 cores."""
 PARQUET_RATIO = 0.75
 """Bytes of a stored loss against its 4 in float32, measured on curves of the small track."""
-NOMINAL_STEP_MS = {"small": (33.4, 61.1, 87.5), "tiny": (170.0, 260.0, 360.0)}
-"""By batch stage, for the dry run only. small: 8 H100 (SPEEDRUN 13.1); tiny: 2 workers sharing 2 cores."""
-NOMINAL_WORKERS = {"small": 8, "tiny": 2}
+NOMINAL_WORKER_S = {"small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.36 / 3_072}
+"""Seconds of one worker a token of the batch, for estimates only. small: an H100 (SPEEDRUN 13.1, last batch stage);
+tiny: a core of a 2-core machine. A track of one's own counts as the one with its kind of hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,9 @@ class Topology:
 def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topology:
     """ValueError names what is asked and what exists, where one object store cannot hold what may be in flight."""
     workers = experiment.world_size
-    use_gpu = experiment.track.name != "tiny" and cluster.has_gpus
+    use_gpu = experiment.track.needs_gpu
+    if use_gpu and not cluster.has_gpus:
+        raise ValueError(f"--track {experiment.track.name}: it needs GPUs, and the cluster has {cluster.describe()}")
     fits = sum(int((node.gpus if use_gpu else node.cpus) // workers) for node in cluster.nodes)
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = config.evaluators or (trainers * workers if use_gpu else trainers)
@@ -97,12 +99,11 @@ def _seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tupl
     """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
     the in-flight bound (the mean says nothing of a plan that begins with every step)."""
     track: Track = experiment.track
-    stages = track.schedule.batch_tokens
-    factor = NOMINAL_WORKERS[track.name] / workers
+    worker_s = NOMINAL_WORKER_S["small" if track.needs_gpu else "tiny"]
     times_s = [0.0]
     for step in range(track.schedule.last_step):
-        stage = stages.index(step_settings(track.schedule, step).batch_tokens)
-        times_s.append(times_s[-1] + factor * NOMINAL_STEP_MS[track.name][stage] / 1000)
+        batch_tokens = step_settings(track.schedule, step).batch_tokens
+        times_s.append(times_s[-1] + worker_s * batch_tokens / workers)
     at = [times_s[step] for step in sorted(experiment.published_steps)]
     span = min(config.max_in_flight, len(at) - 1)
     peak = min((at[i + span] - at[i]) / span for i in range(len(at) - span))

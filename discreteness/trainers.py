@@ -50,7 +50,7 @@ def train_group(config: dict[str, GroupSpec]) -> None:
     if rank == 0:
         node_id = ray.get_runtime_context().get_node_id()
         ray.get(spec.dispatcher.enter.remote(spec.name, node_id))
-    if experiment.track.name == "tiny":
+    if experiment.track.data.made_on_first_use:
         ensure_tiny_corpus(experiment.data_root)
     trainer = Trainer(experiment.track, experiment.data_root, device, group)
     while (lease := _next_lease(spec, rank, group)) is not None:

@@ -44,7 +44,7 @@ def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) ->
     """Trains one seed on every rank; rank 0 writes the log. 0 when it has finished."""
     group, device = join(recipe)
     rank = dist.get_rank(group) if group else 0
-    if recipe.name == "tiny":
+    if recipe.data.made_on_first_use:
         ensure_tiny_corpus(root)
     run_id = str(uuid.uuid4()) if seed is None else f"seed{seed}_{uuid.uuid4()}"
     log = Log(run_id if rank == 0 else None)
@@ -75,7 +75,7 @@ def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) ->
 
 def join(recipe: Track) -> tuple[dist.ProcessGroup | None, torch.device]:
     """torchrun's process group, and this rank's device."""
-    use_cuda = recipe.name != "tiny"
+    use_cuda = recipe.needs_gpu
     if use_cuda and not torch.cuda.is_available():
         raise ValueError(f"track {recipe.name} needs a GPU and none was found; --track tiny trains on a CPU")
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu")
@@ -93,7 +93,7 @@ def data_root(asked: str | None, recipe: Track) -> Path:
     """The folder that holds data/."""
     if asked or os.environ.get("DATA_PATH"):
         return Path(asked or os.environ["DATA_PATH"])
-    if recipe.name == "tiny":
+    if recipe.data.made_on_first_use:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "discreteness")
     return Path()
 

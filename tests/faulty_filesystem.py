@@ -35,7 +35,7 @@ class Faults:
 
 
 class _Upload:
-    """Python file object whose bytes go to `sink` on close; writing is an operation that can fail half way."""
+    """Python file object; each write, and the close, is an operation, and a write can fail half way."""
 
     def __init__(self, faults, path, write, close):
         self.faults, self.path, self._write, self._close = faults, path, write, close

@@ -15,11 +15,11 @@ import torch.distributed as dist
 
 
 def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120) -> list[Any]:
-    """[function(group, *args) of rank 0, 1, ...]: `function` importable, results tensors in plain containers.
+    """[function(group, *args) of rank 0, 1, ...]: `function` importable, results of tensors.
 
     AssertionError with the ranks' tracebacks if one raises, or with those still at work after `timeout_s`.
     """
-    # One server imports the heavy modules once and every rank is forked from it: a spawned rank needs seconds.
+    # One server imports the heavy modules once and ranks are forked from it: spawned ones need seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "hypothesis", "numpy", "pytest"])
     with tempfile.TemporaryDirectory() as folder:

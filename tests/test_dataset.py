@@ -17,7 +17,7 @@ from dataset_case import DOCUMENTS, IDENTITY, STEPS, Text, commit, create, losse
 from faulty_filesystem import Cut, Faults, local_storage, object_storage
 
 from discreteness import reading
-from discreteness.dataset import Dataset, records_table
+from discreteness.dataset import Dataset
 from discreteness.identity import IdentityMismatch
 from discreteness.seed_file import FOOTER_KEY
 
@@ -228,11 +228,6 @@ def test_what_is_not_whole_is_not_committed(tmp_path, change, message):
     assert not names(tmp_path / "losses") and not names(tmp_path / "runs")
 
 
-def test_records_table_keeps_values_that_the_first_step_lacks():
-    table = records_table([{"step": 0}, {"step": 1, "val_loss": 4.5, "windows": (1, 3)}])
-    assert table.to_pydict() == {"step": [0, 1], "val_loss": [None, 4.5], "windows": [None, [1, 3]]}
-
-
 def attempt_all(storage, faults):
     """One create and two commits, retried after the cut; what is committed is checked after it."""
     done = set()
@@ -282,6 +277,23 @@ def test_a_cut_at_every_operation_leaves_a_seed_whole_or_absent(tmp_path, monkey
             break
         cuts += 1
     assert cuts > (40 if kind == "local" else 15), f"only {cuts} operations were cut"
+
+
+def test_a_seed_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    faults = Faults()
+    dataset = create(local_storage(tmp_path, faults))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: faults.run(f"fsync {Path(f'/proc/self/fd/{fd}').readlink()}", int)
+    )
+    faults.names.clear()
+    commit(dataset, 0)
+    words = [name.replace(str(tmp_path), "").split() for name in faults.names]
+    changes = [word for word in words if word[0] in ("write", "close", "fsync", "move")]
+    assert [word[0] for word in changes] == ["write", "close", "fsync", "move", "fsync"] * 2
+    for first, folder in (0, "/runs"), (5, "/losses"):
+        write, close, fsync, move, fsync_folder = changes[first : first + 5]
+        assert write[1] == close[1] == fsync[1] == move[1] and write[1].startswith("/_staging/")
+        assert move[2].startswith(f"{folder}/seed=00000") and fsync_folder[1] == folder
 
 
 def test_plain_arrow_sees_complete_seeds_only(tmp_path):

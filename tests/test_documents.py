@@ -122,7 +122,7 @@ def test_answers_of_counting_from_the_middle():
 
 
 def test_answers_of_induction_begin_where_the_sequence_repeats():
-    for name, copies in (("induction_words", 3), ("induction_numbers", 4)):
+    for name, copies in (("induction_words", 4), ("induction_numbers", 4)):
         d = document(name)
         words = d.text.split()
         length = len(words) // copies
@@ -235,7 +235,7 @@ def test_answers_of_spelling_and_translation():
 def test_the_hash_depends_on_names_and_tokens_only():
     documents = built_in()
     # Changes when a built-in document changes: then data sets of older documents cannot be continued.
-    assert documents_hash(documents) == "4602463d5ef925b0c900b01edf9828a120145904ffcc13ae7d088bc341690f7a"
+    assert documents_hash(documents) == "298051b7c35211f44684a1504df01ac7cc6e375c3c99dfb54aaea6b88d118501"
     first = documents[0]
 
     def hash_with(**changes):

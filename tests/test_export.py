@@ -1,10 +1,11 @@
 import math
+import sys
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from dataset_case import IDENTITY, STEPS, commit, create, losses, records
+from dataset_case import IDENTITY, STEPS, Text, commit, create, losses, records
 
 from discreteness import export as export_module
 from discreteness.export import export
@@ -135,9 +136,13 @@ def test_what_cannot_be_exported_is_said(run, tmp_path):
     assert not (tmp_path / "y").exists()
 
 
-def test_two_documents_that_become_one_file_name_are_refused(tmp_path):
-    from dataset_case import Text
+def test_hdf5_without_h5py_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"pip install 'discreteness\[hdf5\]'"):
+        export(run, "hdf5", tmp_path / "x")
 
+
+def test_two_documents_that_become_one_file_name_are_refused(tmp_path):
     same = [Text(doc_id=i, name=n, category="", token_ids=(50256, 1)) for i, n in enumerate(["c", "c.txt"])]
     dataset = create(tmp_path / "run", documents=same)
     dataset.commit(0, "one", np.array(STEPS), losses(0, STEPS, 2), records())

@@ -95,9 +95,10 @@ def test_a_lock_that_was_taken_over_is_not_deleted_by_its_old_holder(tmp_path):
     assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == "theirs"
 
 
-def test_a_half_written_lock_holds_for_a_minute(tmp_path):
+@pytest.mark.parametrize("content", ["", '{"host": "a', "[]", "{}"])
+def test_a_half_written_lock_holds_for_a_minute(tmp_path, content):
     path = tmp_path / LOCK_FILE
-    path.write_text('{"host": "a')
+    path.write_text(content)
     with pytest.raises(LockHeld, match="has not said who it is"), DatasetLock(tmp_path):
         pass
     os.utime(path, (time.time() - 100,) * 2)
@@ -128,6 +129,20 @@ def test_of_many_that_find_a_dead_holder_one_gets_the_lock(tmp_path):
         thread.join()
     assert sorted(outcomes) == ["held"] + ["refused"] * 7
     assert names(tmp_path) == []
+
+
+def test_who_moves_the_lock_of_a_newer_holder_puts_it_back(tmp_path):
+    class Late(DatasetLock):
+        def _is_dead(self, path, holder):
+            edit(tmp_path, token="newer")  # another process was faster to see that the holder is dead
+            return True
+
+    edit(tmp_path, process_start="gone")
+    with pytest.raises(LockHeld) as caught, Late(tmp_path):
+        pass
+    assert caught.value.holder["token"] == "newer"
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == "newer"
+    assert names(tmp_path) == [LOCK_FILE]
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The network against golden losses and gradients in float64 and float32, its inventory, initialisation, packing."""
+"""The network against golden losses and gradients; its inventory, initialisation, packing and compilation."""
 
 import dataclasses
 import math
@@ -282,8 +282,8 @@ def tiny_case(num_tokens, step):
 
 
 def test_loss_at_init_is_that_of_a_nearly_uniform_guess():
-    """O and c_proj are zero, so z ~ N(0, 0.005^2 D) and the mean loss is ln V plus half the variance of the logits,
-    whose slope at z = 0 is 0.687416: ln 4096 + 0.000567 for `tiny`, 10.825840 + 0.00454 = 10.8304 for `small`."""
+    """O and c_proj are zero, so z ~ N(0, 0.005^2 D) and the mean loss is ln V plus half the variance of the
+    logits, whose slope at z = 0 is 0.687416."""
     model = GPT(tiny.model, torch.float32)
     model.init_weights(0)
     packed, state = tiny_case(512, 0)
@@ -329,13 +329,13 @@ def test_bfloat16_stays_near_float32():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_compiled_model_equals_eager():
-    """One whole graph, in every stage of the schedule, forward and backward."""
+    """One whole graph, tied and untied, forward and backward; code generation would take minutes of a CPU."""
     compiled = GPT(tiny.model, torch.float32)
     compiled.init_weights(3)
-    forward = torch.compile(compiled, fullgraph=True)
+    forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
     eager = GPT(tiny.model, torch.float32)
     eager.init_weights(3)
-    for step in (0, 115, 231):
+    for step in (0, 231):
         packed, state = tiny_case(128, step)
         weights = torch.tensor(step_settings(tiny.schedule, step).mtp_weights)
         tables = eager.rotary_tables(state, 128)

@@ -182,8 +182,21 @@ def test_tiny_has_every_stage_of_small():
 def test_tracks_are_found_by_name():
     assert tracks.track("tiny") is tiny
     assert tracks.track("small") is small
-    with pytest.raises(ValueError, match="'large'; the tracks are tiny, small"):
-        tracks.track("large")
+    assert tracks.track("speedrun.tracks:small") is small
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("large", "no track is named 'large'; use tiny, small"),
+        ("no_such_module:mine", "No module named 'no_such_module'"),
+        ("speedrun.tracks:mine", "has no attribute 'mine'"),
+        ("speedrun.tracks:DataConfig", "is a type, not a speedrun.tracks.Track"),
+    ],
+)
+def test_an_unknown_track_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        tracks.track(name)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from speedrun import tokenizer
 from speedrun.tokenizer import BOS, NUM_IDS, VOCABULARY_PATH, decode_bytes, encode, read_vocabulary
 
+VOCABULARY = read_vocabulary(VOCABULARY_PATH)
+
 
 def test_known_ids():
     assert encode("Hello world") == [15496, 995]
@@ -40,8 +42,7 @@ def test_decoding_gives_the_text_back(text):
 
 @given(st.integers(0, NUM_IDS - 1))
 def test_every_id_has_bytes_of_its_own(token):
-    vocabulary = read_vocabulary(VOCABULARY_PATH)
-    assert vocabulary.get(decode_bytes(token), BOS) == token
+    assert VOCABULARY.get(decode_bytes(token), BOS) == token
 
 
 def test_a_lone_surrogate_becomes_the_replacement_character():

@@ -243,7 +243,7 @@ class GPT(nn.Module):
         """Training loss, 0-dim, at least float32: a sum over tokens and weighted targets.
 
         tables: of `rotary_tables`, longer than the largest position. mtp_weights: weights of the losses of
-        the next n tokens (arXiv 2404.19737), by default of the next alone; targets ahead cross document borders.
+        the next n tokens (arXiv 2404.19737), by default of the next alone; targets cross document borders.
         Of a compiled model they should be a tensor, since they change every step.
         """
         z = F.linear(self.hidden(packed, tables, state), self.lm_head.weight)

@@ -25,7 +25,7 @@ POLAR_COEFFICIENTS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 SQUARES_LABEL = "attn"  # stored as (4D, D), but Q, K, V and O are orthogonalised one by one
-MIXED_RANKS = 8
+MIXED_RANKS = 8  # world size of the record, whose matrices then come out even
 
 
 def polar_express(u: Tensor, dtype: torch.dtype) -> Tensor:

@@ -36,8 +36,8 @@ RECIPE = 1
 TRAIN_TOKENS = 1_600_000
 VAL_TOKENS = 64_000
 NUM_TRAIN_SHARDS = 2
-PROSE_SHARES = 2
-"""Docstrings get as many tokens as two of the 16 skills: 2 / (2 + 16) = 11 % of all."""
+PROSE_SHARE = 2
+"""Beside the shares of SKILLS, which add up to 22: 2 / (22 + 2) = 8 % of the tokens."""
 
 MIN_SENTENCES = 1000
 """Python 3.11 gives about 1,650 that the vocabulary covers."""
@@ -152,14 +152,14 @@ def make_documents(split: str, num_tokens: int, prose: Maker | None, seen: set[s
     A text of `seen` is not used again, and every text is added to it. Without `prose` only the skills' part
     is made.
     """
-    shares: list[tuple[str, Maker, int]] = [(skill.__name__, skill, 1) for skill in SKILLS]
+    shares: dict[Maker, int] = dict(SKILLS)
     if prose:
-        shares.append(("prose", prose, PROSE_SHARES))
+        shares[prose] = PROSE_SHARE
     documents = []
-    for name, maker, share in shares:
-        # a stream of its own for each skill: a change to one leaves the documents of the others
-        random = Random(f"{split} {name}")
-        missing = num_tokens * share // (len(SKILLS) + PROSE_SHARES) + 1
+    for maker, share in shares.items():
+        # a stream of its own for each maker: a change to one leaves the documents of the others
+        random = Random(f"{split} {'prose' if maker is prose else maker.__name__}")
+        missing = num_tokens * share // (sum(SKILLS.values()) + PROSE_SHARE) + 1
         while missing > 0:
             text = maker(random)
             if text not in seen:
@@ -218,7 +218,7 @@ def read_vocabulary() -> set[int]:
 
 
 def make_vocabulary(texts: Iterable[str]) -> list[int]:
-    """Return at most 4,094 ids, ascending: of `texts`, of the skills (the rarest left out), then of docstrings.
+    """Return at most 4,094 ids, ascending: of `texts`, of the skills (the rarest left out), of docstrings.
 
     ValueError: the texts alone have more.
     """

@@ -29,7 +29,17 @@ WORDS = _words(
     wing winter wolf wood world yard year
     """
 )
-WORDS_OF_LENGTH = {length: [word for word in WORDS if len(word) == length] for length in range(3, 7)}
+LINE_WORDS = WORDS + _words(
+    """
+    a across again all and at autumn before by can comes day down dry first for from has high hills homes in
+    it its knees last listen low men night of old on only rises runs sleep so sound still stop sunk tall
+    than that the their then there they this through to turns very village walk was were when while who
+    will with work
+    """
+)
+LINE_WORDS_OF_LENGTH = {
+    length: [word for word in LINE_WORDS if len(word) == length] for length in range(3, 7)
+}
 SPELLED = [word for word in WORDS if 3 <= len(word) <= 6 and word[0] in "bcfghmprstw"]
 NAMES = _words(
     """

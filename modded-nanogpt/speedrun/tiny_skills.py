@@ -14,6 +14,8 @@ from speedrun.tiny_facts import (
     DAYS,
     ELEMENTS,
     GIFTS,
+    LINE_WORDS,
+    LINE_WORDS_OF_LENGTH,
     MONTH_DAYS,
     MONTHS,
     NAMES,
@@ -27,7 +29,6 @@ from speedrun.tiny_facts import (
     TRANSLATIONS,
     UNITS,
     WORDS,
-    WORDS_OF_LENGTH,
 )
 
 Skill = Callable[[Random], str]
@@ -134,12 +135,12 @@ def elements(random: Random) -> str:
 
 
 def induction(random: Random) -> str:
-    """Random words or random numbers, the same sequence two to four times in a row."""
+    """Random words or random numbers, the same sequence again and again."""
     if random.random() < 0.75:
-        block = random.sample(WORDS, random.randint(15, 40))
+        block = random.sample(WORDS, random.randint(6, 30))
     else:
-        block = [str(random.randint(0, 99)) for _ in range(random.randint(15, 30))]
-    return " ".join(block * random.choice((2, 2, 3, 4))) + "\n"
+        block = [str(random.randint(0, 99)) for _ in range(random.randint(6, 24))]
+    return " ".join(block * (random.randint(60, 120) // len(block))) + "\n"
 
 
 def spelling(random: Random) -> str:
@@ -183,8 +184,8 @@ def _line_of_width(random: Random, width: int) -> str:
     room = width
     while True:
         if 3 <= room <= 6:
-            return " ".join([*words, random.choice(WORDS_OF_LENGTH[room])])
-        word = random.choice(WORDS)
+            return " ".join([*words, random.choice(LINE_WORDS_OF_LENGTH[room])])
+        word = random.choice(LINE_WORDS)
         if len(word) + 4 <= room:  # a space and a word of three letters or more still fit after it
             words.append(word)
             room -= len(word) + 1
@@ -221,7 +222,7 @@ def ordinal(number: int) -> str:
 def code(random: Random) -> str:
     """Short Python functions and what they print."""
     blocks = []
-    for _ in range(random.randint(2, 5)):
+    for _ in range(random.randint(3, 6)):
         a, b = random.choice((("a", "b"), ("x", "y"), ("m", "n"), ("left", "right"), ("first", "second")))
         p, q = random.randint(1, 9), random.randint(1, 9)
         item = random.choice(("book", "coin", "key", "card", "letter", "flower", "word", "page"))
@@ -290,21 +291,22 @@ def translation(random: Random) -> str:
     return _lines([f"The {name} word for {row[0]} is {row[language]}." for row in rows])
 
 
-SKILLS: tuple[Skill, ...] = (
-    arithmetic,
-    capitals,
-    calendar,
-    counting,
-    elements,
-    induction,
-    spelling,
-    ioi,
-    lengths,
-    planets,
-    presidents,
-    code,
-    brackets,
-    copying,
-    units,
-    translation,
-)
+SKILLS: dict[Skill, int] = {
+    arithmetic: 1,
+    capitals: 1,
+    calendar: 1,
+    counting: 1,
+    elements: 1,
+    induction: 4,
+    spelling: 1,
+    ioi: 2,
+    lengths: 1,
+    planets: 1,
+    presidents: 1,
+    code: 1,
+    brackets: 1,
+    copying: 3,
+    units: 1,
+    translation: 1,
+}
+"""Each skill with its share of the tokens. What needs looking back at earlier tokens is learnt last."""

@@ -4,6 +4,7 @@ A track is a value; nothing outside this file knows a recipe's literal numbers. 
 record of 2026-01-04 (GPT-2 124M scale, validation loss 3.28); `tiny` is the same algorithm at a CPU's size.
 """
 
+import importlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,6 +201,8 @@ class DataConfig:
     val_tokens: int
     val_chunk_tokens: int
     """Tokens of the validation stream that one forward pass takes."""
+    made_on_first_use: bool = False
+    """The shards are the tiny corpus, which code makes where they are missing (tiny_corpus.py)."""
     vocabulary: str | None = None
     """File beside the tokenizer that maps GPT-2 ids to table rows; None: the id is the row."""
 
@@ -215,6 +218,7 @@ class Track:
     data: DataConfig
     dtype: Literal["bfloat16", "float32"]
     """Of weights and activations; the few scalar parameters are float32 always."""
+    needs_gpu: bool = True
     validate_every: int
     """Steps between validations of the trainer's own loop; the last step is always validated."""
 
@@ -267,9 +271,11 @@ tiny = Track(
         max_document_tokens=512,
         val_tokens=16384,
         val_chunk_tokens=2048,
+        made_on_first_use=True,
         vocabulary="tiny_vocabulary.txt",
     ),
     dtype="float32",
+    needs_gpu=False,
     validate_every=60,
 )
 
@@ -316,8 +322,19 @@ small = Track(
 
 
 def track(name: str) -> Track:
-    """The track of that name. ValueError: no such track."""
+    """The track of that name, or a track of your own: "package.module:name". ValueError: no such track."""
     known = {value.name: value for value in (tiny, small)}
-    if name not in known:
-        raise ValueError(f"no track is named {name!r}; the tracks are {', '.join(known)}")
-    return known[name]
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"no track is named {name!r}; use {', '.join(known)}, or your own as package.module:name"
+        )
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"track {name!r}: {error}; use package.module:name of a module on the path") from None
+    if not isinstance(value, Track):
+        raise ValueError(f"track {name!r} is a {type(value).__name__}, not a speedrun.tracks.Track")
+    return value

@@ -1,0 +1,80 @@
+"""What tests share: one data folder, one way to run the project's programs, one Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_home(tmp_path_factory):
+    """Nothing is read from or written to the user's home: not the tiny corpus, not Ray's token."""
+    home = tmp_path_factory.mktemp("home")
+    before = dict(os.environ)
+    os.environ.update(
+        HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
+    )
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.pop("DATA_PATH", None)
+    yield home
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class Program:
+    """One of the project's programs in a process group of its own, its output in a file."""
+
+    def __init__(self, arguments, log, **environment):
+        self.log = log
+        with log.open("w") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self):
+        return self.log.read_text()
+
+    def wait(self, timeout_s=240):
+        """The exit code; what is still running after `timeout_s` is ended and fails the test."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            pytest.fail(f"not finished after {timeout_s} s:\n{self.output}")
+
+    def wait_for(self, text, timeout_s=120):
+        """Waits until the output holds `text`."""
+        deadline_s = time.monotonic() + timeout_s
+        while text not in self.output:
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                pytest.fail(f"{text!r} did not come:\n{self.output}")
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Starts programs; whatever still runs at the end of the test is ended, by process id."""
+    started = []
+
+    def start(*arguments, **environment):
+        one = Program(list(map(str, arguments)), tmp_path / f"output-{len(started)}.txt", **environment)
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait()

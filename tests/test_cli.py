@@ -1,0 +1,178 @@
+"""The programs as a user meets them: help, input that is wrong, and the commands on a real dataset."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from discreteness.reading import open as open_reader
+
+QUICK = ["--track", "tests.quick_track:quick", "--checkpoints", "every:10"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, private_home):
+    """Two seeds of the quick track, inline."""
+    from tests.conftest import Program
+
+    folder = tmp_path_factory.mktemp("cli")
+    arguments = ["-m", "discreteness", "run", "--inline", *QUICK, "--seeds", "3-4", "--output", str(folder / "set")]
+    run = Program(arguments, folder / "output.txt")
+    assert run.wait() == 0, run.output
+    return folder / "set"
+
+
+def test_help_is_instant_because_it_imports_nothing_heavy():
+    code = "import sys; sys.argv = ['x', '--help']\nfrom discreteness import cli\ntry: cli.run_seeds()\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'ray', 'pyarrow', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+    assert "--workers-per-trainer" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "way_on"),
+    [
+        (["--track", "large"], "'large'", "tiny, small"),
+        (["--track", "tests.quick_track:slow"], "slow", "package.module:name"),
+        (["--seeds", "9-3"], "'9-3'", "3-9"),
+        (["--checkpoints", "sometimes"], "'sometimes'", "every:N"),
+        (["--workers-per-trainer", "3"], "3", "8, 4, 2 or 1"),
+        (["--workers-per-trainer", "8"], "8", "4, 2, 1"),
+        (["--track", "small"], "fineweb_train", "data folder"),
+        (["--documents", "does/not/exist"], "does/not/exist", "folder"),
+        (["--max-in-flight", "0"], "0", "at least 1"),
+        (["--max-in-flight", "99999999"], "99999999", "smaller bound"),
+        (["--evaluator-gpus", "2"], "2", "at most 1"),
+        (["--val-tokens", "7"], "7", "multiple of 512"),
+        (["--keep-weights", "7"], "'7'", "not in --checkpoints"),
+        (["--output", "/proc/nowhere"], "/proc/nowhere", "output"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_value_and_the_way_on(program, tmp_path, arguments, named, way_on):
+    output = tmp_path / "set"
+    run = program("jobs/run_seeds.py", *QUICK, "--output", output, *arguments)
+    assert run.wait(60) == 2, run.output
+    (line,) = [line for line in run.output.splitlines() if "rror" in line]
+    assert line.startswith("error: ")
+    assert named in line
+    assert way_on in line
+    assert "Traceback" not in run.output
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"", "no text"), (b"\xff\xfe", "not UTF-8"), (b"word " * 2100, "2101"), (None, "no .txt file")],
+)
+def test_documents_that_cannot_be_scored_are_refused_by_name(program, tmp_path, content, named):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    if content is not None:
+        (folder / "mine.txt").write_bytes(content)
+    run = program("jobs/run_seeds.py", *QUICK, "--output", tmp_path / "set", "--documents", folder)
+    assert run.wait(60) == 2, run.output
+    assert named in run.output
+    assert str(folder) in run.output
+    assert not (tmp_path / "set").exists()
+
+
+def test_another_experiments_directory_is_refused_with_the_fields_named(program, dataset):
+    before = sorted(path.name for path in dataset.rglob("*"))
+    other = ["--track", "tests.quick_track:quick", "--checkpoints", "every:5", "--packing", "reference"]
+    run = program("jobs/run_seeds.py", *other, "--output", dataset)
+    assert run.wait(60) == 2, run.output
+    for field in ("checkpoints", "packing", "--output"):
+        assert field in run.output
+    assert sorted(path.name for path in dataset.rglob("*")) == before
+
+
+def test_a_directory_of_other_files_is_refused(program, tmp_path):
+    (tmp_path / "thesis.tex").write_text("\\documentclass{article}")
+    run = program("jobs/run_seeds.py", *QUICK, "--output", tmp_path)
+    assert run.wait(60) == 2, run.output
+    assert "thesis.tex" in run.output or str(tmp_path) in run.output
+
+
+def test_a_locked_dataset_is_refused_and_taken_over_on_request(program, dataset):
+    content = {"token": "x", "host": "elsewhere", "pid_namespace": "", "pid": 1, "process_start": "", "job": "j", "since": "2026"}
+    (dataset / "_lock.json").write_text(json.dumps(content))
+    arguments = ["jobs/run_seeds.py", *QUICK, "--seeds", "3-4", "--output", dataset]
+    refused = program(*arguments)
+    assert refused.wait(60) == 2, refused.output
+    assert "elsewhere" in refused.output
+    assert "--take-over" in refused.output
+    taken = program(*arguments, "--take-over")
+    assert taken.wait(60) == 0, taken.output
+    assert "nothing to do" in taken.output
+    assert not (dataset / "_lock.json").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_an_unwritable_output_is_refused(program, tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    run = program("jobs/run_seeds.py", *QUICK, "--output", tmp_path / "set")
+    assert run.wait(60) == 2, run.output
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(program, tmp_path):
+    run = program("jobs/run_seeds.py", *QUICK, "--seeds", "0-9", "--dry-run", "--output", tmp_path / "set")
+    assert run.wait(60) == 0, run.output
+    for word in ("trainers:", "evaluators:", "MB/s", "rows", "minutes"):
+        assert word in run.output
+    assert f"dataset: {10 * 3 * 27} rows" in run.output
+    assert not (tmp_path / "set").exists()
+
+
+def test_status_verify_and_documents_tell_what_is_there(program, dataset):
+    state = program("-m", "discreteness", "status", dataset)
+    assert state.wait(60) == 0, state.output
+    assert "committed: 2 seeds 3 4" in state.output
+    assert f"rows {2 * 3 * 27}" in state.output
+    checked = program("-m", "discreteness", "verify", dataset)
+    assert checked.wait(60) == 0, checked.output
+    assert "complete and correct" in checked.output
+    listed = program("-m", "discreteness", "documents")
+    assert listed.wait(60) == 0
+    assert len(listed.output.splitlines()) == 27
+    shown = program("-m", "discreteness", "documents", "--show", "planets_order.txt")
+    assert shown.wait(60) == 0
+    assert "answer" in shown.output
+
+
+def test_analyze_draws_a_picture(program, dataset, tmp_path):
+    run = program("-m", "discreteness", "analyze", dataset, "--figure", tmp_path / "first.png")
+    assert run.wait(60) == 0, run.output
+    assert "2 seeds x 3 checkpoints x 27 documents = 162 rows" in run.output
+    assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "first.png").stat().st_size > 30_000
+
+
+def test_export_and_the_reader_agree(program, dataset, tmp_path):
+    import torch
+
+    run = program("-m", "discreteness", "export", dataset, "--format", "pt", "--output", tmp_path / "all.pt")
+    assert run.wait(60) == 0, run.output
+    exported = torch.load(tmp_path / "all.pt", weights_only=True)
+    reader = open_reader(str(dataset))
+    assert exported["seeds"] == reader.seeds == [3, 4]
+    for number, name in enumerate(exported["doc_names"]):
+        theirs = exported["results"][4]["results"][20][number].numpy()
+        assert np.array_equal(theirs, reader.losses(name, seeds=[4], steps=[20])[0, 0].astype(np.float16))
+
+
+def test_a_dataset_that_is_not_there_is_one_line(program, tmp_path):
+    run = program("-m", "discreteness", "status", tmp_path / "none")
+    assert run.wait(60) == 2, run.output
+    assert "none" in run.output
+    assert "Traceback" not in run.output
+
+
+def test_a_failed_seed_of_an_inline_run_is_said(program, tmp_path):
+    arguments = ["run", "--inline", "--track", "tests.quick_track:poisoned", "--seeds", "0", "--checkpoints", "every:5"]
+    run = program("-m", "discreteness", *arguments, "--output", tmp_path / "set")
+    assert run.wait(120) == 1, run.output
+    assert "seed 0 FAILED: the training loss is" in run.output

@@ -1,0 +1,302 @@
+"""The control path with a real trainer and real scoring, but without Ray: attempts, fencing, retries, verification."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.config import RunConfig
+from discreteness.dispatcher import Dispatcher
+from discreteness.evaluators import Evaluator
+from discreteness.experiment import open_dataset, prepare
+from discreteness.pool import CheckpointLost, CheckpointRejected
+from discreteness.reading import open as open_reader
+from discreteness.reading import verify
+from discreteness.scoring import Scorer
+from speedrun.training import Trainer
+
+PLAN = "0,3,11,20"
+
+
+class LocalPool:
+    """The pool's contract in this process: what is a reference there is the array itself here."""
+
+    def __init__(self, experiment):
+        self.evaluator = Evaluator(experiment, "cpu")
+        self.replaced = 0
+        self.on_event = print
+        self.node_ids = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def start(self, node_ids):
+        self.node_ids = node_ids
+
+    def ready(self):
+        return 1
+
+    async def score(self, reference, header):
+        await self.gate.wait()
+        if reference is None:
+            raise CheckpointLost("the owner is gone")
+        try:
+            return self.evaluator.score(reference, header)
+        except ValueError as error:
+            raise CheckpointRejected(str(error)) from None
+
+    async def validate(self, reference, header, chunk):
+        return self.evaluator.validate(reference, header, chunk)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Every checkpoint of one real seed: [(step, bytes, state, records, the trainer's own losses)]."""
+    torch.set_num_threads(1)
+    config = RunConfig(
+        track="tests.quick_track:quick",
+        checkpoints=PLAN,
+        data=str(tmp_path_factory.getbasetemp() / "data"),
+        seeds="5-6",
+        output=str(tmp_path_factory.mktemp("unused")),
+    )
+    experiment = prepare(config, config.track)
+    trainer = Trainer(experiment.track, experiment.data_root)
+    layout, scorer = CheckpointLayout.of(trainer.model), Scorer.of(experiment, trainer.model)
+    checkpoints = []
+    for checkpoint in trainer.train(5, experiment.published_steps):
+        data = layout.pack(trainer.model, checkpoint.state.tied)
+        checkpoints.append((checkpoint.step, data, checkpoint.state, checkpoint.records, scorer.score(checkpoint.state)))
+    return config, experiment, layout, checkpoints
+
+
+@pytest.fixture
+def job(trained, tmp_path):
+    """A dispatcher on a fresh dataset, and a way to publish the n-th checkpoint for an attempt."""
+    config, experiment, layout, checkpoints = trained
+    dataset = open_dataset(experiment, RunConfig(**{**vars(config), "output": str(tmp_path / "set")}))
+    pool = LocalPool(experiment)
+    dispatcher = Dispatcher(dataset, [5, 6], experiment, pool, max_attempts=3)
+
+    def publish(lease, number, data="right", expected=None):
+        step, right, state, records, _ = checkpoints[number]
+        header = CheckpointHeader(
+            seed=lease.seed,
+            attempt=lease.attempt,
+            step=step,
+            layout=layout.fingerprint,
+            state=state,
+            num_bytes=right.nbytes,
+        )
+        return dispatcher.publish(header, [right if isinstance(data, str) else data], records, expected)
+
+    return dispatcher, publish, checkpoints, dataset
+
+
+async def finish(dispatcher, publish, checkpoints, lease):
+    for number in range(len(checkpoints)):
+        assert await publish(lease, number) is None
+    return await dispatcher.finish(lease.attempt, [], 0.0)
+
+
+def test_a_seed_is_committed_whole_and_equals_the_trainers_losses(job):
+    dispatcher, publish, checkpoints, dataset = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        for seed in (5, 6):
+            lease = await dispatcher.lease("g")
+            assert (lease.order, lease.seed) == ("train", seed)
+            assert await finish(dispatcher, publish, checkpoints, lease) is None
+        assert (await dispatcher.lease("g")).order == "stop"
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert progress.done
+    assert progress.committed == 2
+    assert progress.in_flight == 0
+    reader = open_reader(dataset.storage.uri)
+    assert reader.seeds == [5, 6]
+    assert reader.steps == [0, 3, 11, 20]
+    ours = np.concatenate([reader.losses(d.name, seeds=[5])[0] for d in reader.documents], axis=1)
+    theirs = np.stack([losses for step, *_, losses in checkpoints if step in reader.steps])
+    assert np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+    runs = reader.runs(5).to_pydict()
+    assert runs["step"] == list(range(21))
+    validated = [step for step, loss in zip(runs["step"], runs["val_loss"], strict=True) if loss is not None]
+    assert validated == [0, 10, 20]
+    assert runs["train_loss"][0] is None
+    assert all(loss > 0 for loss in runs["train_loss"][1:])
+    assert verify(dataset.storage.uri) == []
+
+
+def test_rows_of_an_attempt_that_is_over_are_dropped(job):
+    dispatcher, publish, checkpoints, dataset = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        first = await dispatcher.lease("g")
+        assert await publish(first, 0) is None
+        await dispatcher.enter("g", "node")  # the group's processes died and are back
+        second = await dispatcher.lease("g")
+        assert second.seed == first.seed
+        assert second.attempt != first.attempt
+        assert "is over" in await publish(first, 1)
+        assert "is over" in await dispatcher.finish(first.attempt, [], 0.0)
+        assert await finish(dispatcher, publish, checkpoints, second) is None
+        return second
+
+    second = asyncio.run(scenario())
+    assert dataset.committed()[5].attempt == second.attempt
+    assert verify(dataset.storage.uri) == []
+
+
+def test_a_row_under_way_when_its_attempt_ends_is_not_counted(job):
+    dispatcher, publish, _, dataset = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        dispatcher.pool.gate.clear()
+        under_way = asyncio.ensure_future(publish(lease, 1))
+        await asyncio.sleep(0)
+        await dispatcher.fail(lease.attempt, "rank 1: died")
+        dispatcher.pool.gate.set()
+        assert "is over" in await under_way
+        progress = await dispatcher.progress(0)
+        assert (progress.checkpoints, progress.in_flight, progress.pending) == (0, 0, 2)
+
+    asyncio.run(scenario())
+    assert dataset.committed() == {}
+
+
+def test_an_attempt_with_a_missing_row_is_not_committed(job):
+    dispatcher, publish, _, dataset = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert await publish(lease, 0) is None
+        reason = await dispatcher.finish(lease.attempt, [], 0.0)
+        assert reason
+        assert (await dispatcher.progress(0)).pending == 2
+
+    asyncio.run(scenario())
+    assert dataset.committed() == {}
+
+
+def test_verification_names_step_document_token_and_both_values(job):
+    dispatcher, publish, checkpoints, dataset = job
+    step, data, _, _, expected = checkpoints[-1]
+    corrupted = data.copy()
+    slot = next(slot for slot in dispatcher.pool.evaluator.model.layout if slot.name == "blocks.0.mlp.c_fc")
+    corrupted[4 * slot.offset + 3] ^= 0x04  # one exponent bit of one weight
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert await publish(lease, -1, expected=expected) is None
+        return await publish(lease, -1, data=corrupted, expected=expected)
+
+    reason = asyncio.run(scenario())
+    assert f"step {step}" in reason
+    assert "document " in reason
+    assert "token " in reason
+    assert "!=" in reason
+    assert dataset.committed() == {}
+
+
+def test_a_lost_checkpoint_ends_its_attempt_and_the_seed_is_trained_again(job):
+    dispatcher, publish, checkpoints, _ = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert "gone" in await publish(lease, 0, data=None)
+        again = await dispatcher.lease("g")
+        assert again.seed == lease.seed
+        assert await finish(dispatcher, publish, checkpoints, again) is None
+
+    asyncio.run(scenario())
+
+
+def test_three_failed_attempts_fail_the_seed_and_the_others_go_on(job):
+    dispatcher, publish, checkpoints, dataset = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        for _ in range(3):
+            lease = await dispatcher.lease("g")
+            assert lease.seed == 5
+            await dispatcher.fail(lease.attempt, "the training loss is nan in the update to step 3")
+        lease = await dispatcher.lease("g")
+        assert lease.seed == 6
+        assert await finish(dispatcher, publish, checkpoints, lease) is None
+        assert (await dispatcher.lease("g")).order == "stop"
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert progress.done
+    assert progress.failed == {5: "the training loss is nan in the update to step 3"}
+    assert list(dataset.committed()) == [6]
+
+
+def test_a_group_that_fails_three_times_in_a_row_is_given_up(job):
+    dispatcher, *_ = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        for _ in range(3):
+            assert (await dispatcher.lease("g")).order == "train"
+            await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert lease.order == "stop"
+        assert "3 failures" in lease.reason
+        assert not await dispatcher.leave("g", "out of memory")
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert "out of memory" in progress.groups_ended["g"]
+
+
+def test_a_full_disk_delays_a_commit_and_loses_nothing(job, monkeypatch):
+    dispatcher, publish, checkpoints, dataset = job
+    monkeypatch.setattr("discreteness.dispatcher.COMMIT_RETRY_S", 0.01)
+    real, failures = dataset.commit, []
+
+    def commit(*arguments):
+        if len(failures) < 3:
+            failures.append(1)
+            raise OSError(28, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(dataset, "commit", commit)
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert await finish(dispatcher, publish, checkpoints, lease) is None
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert sum("cannot be written yet" in event for event in progress.events) == 3
+    assert list(dataset.committed()) == [5]
+
+
+def test_a_second_group_waits_while_the_first_may_still_give_its_seed_back(job, monkeypatch):
+    dispatcher, *_ = job
+    monkeypatch.setattr("discreteness.dispatcher.LEASE_POLL_S", 0.05)
+
+    async def scenario():
+        for group in ("a", "b", "c"):
+            await dispatcher.enter(group, "node")
+        first, second = await dispatcher.lease("a"), await dispatcher.lease("b")
+        assert (first.seed, second.seed) == (5, 6)
+        assert (await dispatcher.lease("c")).order == "wait"
+        waiting = asyncio.ensure_future(dispatcher.lease("c"))
+        await asyncio.sleep(0)
+        await dispatcher.fail(second.attempt, "died")
+        third = await waiting
+        assert (third.order, third.seed) == ("train", 6)
+
+    asyncio.run(scenario())

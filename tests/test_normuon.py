@@ -1,0 +1,199 @@
+"""The steps of NorMuon against golden vectors and values computed by hand; who owns which matrix."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from golden_case import golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from speedrun import tracks
+from speedrun.model import GPT
+from speedrun.normuon import (
+    NorMuon,
+    cautious_update,
+    join_master,
+    polar_express,
+    scale_rows,
+    split_master,
+    stack_together,
+)
+from torch import Tensor, nn
+
+UNITS = golden("optimizer_small")["unit_vectors"]
+
+
+def float64(values) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", UNITS["polar_express"], ids=lambda case: "x".join(map(str, case["shape"])))
+def test_polar_express_golden(case):
+    stack = torch.stack([float64(case["input"]), 1000 * float64(case["input"])])
+    outputs = polar_express(stack, torch.float64)
+    torch.testing.assert_close(outputs[0], float64(case["output"]), rtol=0, atol=1e-12)
+    # Each matrix of a stack has its own norm (the 1e-6 beside it is not scaled along).
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-4)
+    singular = torch.linalg.svdvals(outputs[0]).tolist()
+    np.testing.assert_allclose(singular, case["singular_values_of_output"], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("singular", "final"), [(0.001, 0.858873), (0.01, 1.027110), (0.1, 1.059161), (0.5, 0.910611)]
+)
+def test_polar_express_of_one_singular_value(singular, final):
+    # Normalising divides by 1.02 ||U||_F: the second diagonal entry fills the norm up to 1 / 1.02.
+    rest = math.sqrt(1 / 1.02**2 - singular**2)
+    output = polar_express(float64([[[singular, 0.0], [0.0, rest]]]) * 1e6, torch.float64)[0]
+    assert output[0, 0].item() == pytest.approx(final, abs=2e-6)
+    assert abs(output[0, 1].item()) < 1e-12
+
+
+@pytest.mark.parametrize(("size", "final"), [(768, 1.052745), (1024, 0.998147)])
+def test_polar_express_of_identity(size, final):
+    output = polar_express(torch.eye(size)[None] * 1e3, torch.float32)[0]
+    torch.testing.assert_close(output, final * torch.eye(size), rtol=0, atol=2e-5)
+
+
+def test_polar_express_in_bfloat16_is_near_float32():
+    u = torch.randn(1, 768, 768, generator=torch.Generator().manual_seed(0))
+    exact, rounded = polar_express(u, torch.float32), polar_express(u, torch.bfloat16)
+    assert exact.norm().item() == pytest.approx(27.8, abs=0.15)
+    assert rounded.dtype == torch.bfloat16
+    assert 0.005 < ((rounded - exact).norm() / exact.norm()).item() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 8, 4), (2, 4, 4), (2, 4, 8)])
+def test_polar_express_of_zero_is_zero(dtype, shape):
+    assert (polar_express(torch.zeros(shape), dtype) == torch.zeros(shape, dtype=dtype)).all()
+
+
+def test_row_scaling_golden():
+    expected = UNITS["normuon_row_scaling"]
+    state = torch.zeros(1, 6, 1, dtype=torch.float64)
+    for call in ("call_1", "call_2"):
+        output = scale_rows(float64([expected[call]["input"]]), state, 0.95)
+        torch.testing.assert_close(
+            state.flatten(), float64(expected[call]["state_after"]), rtol=1e-12, atol=0
+        )
+        torch.testing.assert_close(output[0], float64(expected[call]["output"]), rtol=1e-12, atol=1e-15)
+
+
+def test_row_scaling_of_zero_and_tiny_rows():
+    expected = UNITS["normuon_row_scaling"]["zero_and_tiny_rows"]
+    state = torch.zeros(1, 4, 1, dtype=torch.float64)
+    output = scale_rows(float64([expected["input"]]), state, 0.95)
+    torch.testing.assert_close(state.flatten(), float64(expected["state_after"]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(output[0], float64(expected["output"]), rtol=1e-12, atol=0)
+    assert (scale_rows(torch.zeros(1, 4, 3), torch.zeros(1, 4, 1), 0.95) == 0).all()
+
+
+def test_row_scaling_by_hand():
+    state = torch.zeros(1, 2, 1)
+    output = scale_rows(torch.tensor([[[0.8, 0.6], [0.1, 0.2]]]), state, 0.95)
+    assert state.flatten().tolist() == pytest.approx([0.025, 0.00125])
+    assert output.flatten().tolist() == pytest.approx([0.579655, 0.434741, 0.324037, 0.648074], abs=1e-6)
+    assert output.norm().item() == pytest.approx(1.024695, abs=1e-6)
+    output = scale_rows(torch.tensor([[[0.5, 0.5], [0.5, -0.5]]]), state, 0.95)
+    assert state.flatten().tolist() == pytest.approx([0.03625, 0.0136875])
+    assert output.flatten().tolist() == pytest.approx([0.370198, 0.370198, 0.602456, -0.602456], abs=1e-6)
+    assert output.norm().item() == pytest.approx(1, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**31), st.integers(-3, 3))
+def test_row_scaling_keeps_norms(matrices, rows, columns, seed, exponent):
+    o = torch.randn(matrices, rows, columns, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent
+    norms = o.norm(dim=(-2, -1))
+    output = scale_rows(o.clone(), torch.rand(matrices, rows, 1), 0.95)
+    torch.testing.assert_close(output.norm(dim=(-2, -1)), norms, rtol=1e-4, atol=0)
+    torch.testing.assert_close(nn.functional.cosine_similarity(output, o, dim=-1), torch.ones(matrices, rows))
+
+
+def test_cautious_update_golden():
+    case = UNITS["cautious_decay_normuon"]
+    result = cautious_update(float64(case["P"]), float64(case["O"]), case["eta"], case["delta"])
+    torch.testing.assert_close(result, float64(case["result"]), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "case", UNITS["bf16_tail_split"]["cases"], ids=lambda c: f"{c['bf16_bits']}-{c['tail_bits']}"
+)
+def test_tail_split_golden_bits(case):
+    published = torch.tensor([case["bf16_bits"]], dtype=torch.uint16).view(torch.bfloat16)
+    tail = torch.tensor([case["tail_bits"]], dtype=torch.uint16)
+    o = torch.tensor([case["O_float32_bits"]], dtype=torch.uint32).view(torch.float32)
+    master = join_master(published, tail)
+    assert master.item() == case["master_before"]
+    eta, delta = UNITS["bf16_tail_split"]["eta"], UNITS["bf16_tail_split"]["delta"]
+    cautious_update(master, o, eta, delta)
+    assert f"{master.view(torch.int32).item() & 0xFFFFFFFF:08X}" == case["master_after_bits_hex"]
+    published, tail = split_master(master)
+    assert published.view(torch.uint16).item() == case["new_bf16_bits"]
+    assert published.float().item() == case["published_bf16_value"]
+    assert tail.item() == case["new_tail_bits"]
+
+
+def test_published_weight_is_cut_not_rounded():
+    master = join_master(torch.ones(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.uint16)) - 0.001
+    published, tail = split_master(master)
+    assert (published.view(torch.uint16).item(), tail.item()) == (0x3F7F, 0xBE77)
+    assert published.item() == 0.99609375
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
+def test_split_then_join_keeps_every_bit(bits):
+    master = torch.tensor(bits, dtype=torch.uint32).view(torch.float32)
+    joined = join_master(*(half.clone() for half in split_master(master.clone())))
+    assert joined.view(torch.uint32).tolist() == bits
+
+
+def test_first_normuon_step_has_the_effective_rates():
+    # 8 x 2: shape factor 2. Zero weights do not decay, so P = -eta O.
+    fc, proj = (labelled(label, torch.zeros(8, 2, dtype=torch.float64)) for label in ("c_fc", "c_proj"))
+    config = dataclasses.replace(tracks.small.optimizer, polar_dtype="float64")
+    optimizer = NorMuon([fc, proj], config)
+    gradient = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    fc.grad, proj.grad = gradient.clone(), gradient.clone()
+    optimizer.step(1.0, 0.85)
+    o = scale_rows(
+        polar_express(0.2775 * gradient[None], torch.float64), torch.zeros(1, 8, 1, dtype=torch.float64), 0.95
+    )
+    torch.testing.assert_close(fc.detach(), -0.046 * o[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(proj.detach(), -0.092 * o[0], rtol=1e-12, atol=0)
+    stack = optimizer.stacks[0]
+    np.testing.assert_allclose((stack.eta * stack.delta).flatten(), [1.2696e-3, 2.5392e-3], rtol=1e-12)
+
+
+def labelled(label: str, values: Tensor) -> nn.Parameter:
+    parameter = nn.Parameter(values)
+    parameter.label = label
+    return parameter
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_one_stack_a_kind(world_size):
+    stacks = stack_together(matrices(GPT(tracks.small.model, torch.bfloat16, "meta")), world_size)
+    assert [len(stack) for stack in stacks] == [10, 22]
+    assert [p.label for p in stacks[1][:4]] == ["c_fc", "c_proj", "c_fc", "c_proj"]
+
+
+def test_eight_ranks_share_two_even_stacks():
+    model = GPT(tracks.small.model, torch.bfloat16, "meta")
+    names = {p: name for name, p in model.named_parameters()}
+    stacks = stack_together(matrices(model), 8)
+    assert [len(stack) for stack in stacks] == [16, 16]
+    owned = [[[names[p] for p in stack[2 * r : 2 * r + 2]] for stack in stacks] for r in range(8)]
+    for rank, pair in enumerate([(0, 1), (2, 3), (4, 5), (7, 8), (9, 10)]):
+        assert owned[rank][0] == [f"blocks.{i}.attn.qkvo_w" for i in pair]
+    for rank in (5, 6, 7):
+        assert owned[rank][0] == [f"blocks.{rank - 5}.mlp.c_fc", f"blocks.{rank - 5}.mlp.c_proj"]
+    for rank in range(8):
+        assert owned[rank][1] == [f"blocks.{rank + 3}.mlp.c_fc", f"blocks.{rank + 3}.mlp.c_proj"]
+
+
+def matrices(model: GPT) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.label in ("attn", "c_fc", "c_proj")]

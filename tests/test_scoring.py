@@ -1,0 +1,124 @@
+"""The scoring function: packing, neighbours, padding, and the trainer's own arithmetic."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from discreteness import documents as documents_module
+from discreteness.scoring import Scorer, first_difference, pack_documents
+from speedrun.model import GPT
+from speedrun.schedules import forward_state
+from speedrun.tracks import tiny
+from speedrun.validation import vocabulary_of
+
+DOCUMENTS = documents_module.built_in()[:5]
+LENGTHS = [len(document.token_ids) - 1 for document in DOCUMENTS]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    model = GPT(tiny.model, torch.float32, "cpu")
+    model.init_weights(0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # trained-like: at initialisation the output projections are zero and nothing matters
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def losses(model, documents, packing="isolated", score_tokens=16_384, step=200):
+    scorer = Scorer(model, documents, vocabulary_of(tiny), packing=packing, score_tokens=score_tokens)
+    return scorer.score(forward_state(tiny, step))
+
+
+def test_documents_are_packed_whole_and_in_order():
+    vocabulary = vocabulary_of(tiny)
+    limit = max(LENGTHS) + 10
+    batches = pack_documents(DOCUMENTS, vocabulary, "isolated", limit)
+    assert sum(batch.num_losses for batch in batches) == sum(LENGTHS)
+    ids = np.concatenate([batch.packed.ids[: batch.num_losses].numpy() for batch in batches])
+    expected = np.concatenate([vocabulary.rows(np.array(document.token_ids[:-1])) for document in DOCUMENTS])
+    assert np.array_equal(ids, expected)
+    for batch in batches:
+        assert len(batch.packed.ids) % 16 == 0
+        assert batch.num_losses <= limit
+        borders = batch.packed.cu_seqlens.numpy()
+        starts = np.flatnonzero(batch.packed.starts.numpy())
+        assert np.array_equal(starts, borders[:-1])
+        assert (batch.packed.positions.numpy()[starts] == 0).all()
+        assert batch.packed.max_seqlen == np.diff(borders).max()
+
+
+def test_reference_packing_is_one_sequence_that_smear_runs_through():
+    (batch,) = pack_documents(DOCUMENTS, vocabulary_of(tiny), "reference", 16)
+    packed = batch.packed
+    assert packed.starts.sum() == 1
+    assert np.array_equal(packed.positions.numpy(), np.arange(len(packed.ids)))
+    padding = -sum(LENGTHS) % 16
+    assert np.diff(packed.cu_seqlens.numpy()).tolist() == LENGTHS + ([padding] if padding else [])
+
+
+def test_isolated_losses_do_not_depend_on_the_neighbours(model):
+    together = losses(model, DOCUMENTS)
+    reversed_order = losses(model, DOCUMENTS[::-1])
+    start = 0
+    for number, document in enumerate(DOCUMENTS):
+        alone = losses(model, [document])
+        ours = together[start : start + LENGTHS[number]]
+        behind = sum(LENGTHS[number + 1 :])
+        theirs = reversed_order[behind : behind + LENGTHS[number]]
+        np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+        start += LENGTHS[number]
+
+
+def test_reference_losses_do_depend_on_the_neighbours(model):
+    together = losses(model, DOCUMENTS, packing="reference")
+    alone = losses(model, DOCUMENTS[1:2], packing="reference")
+    second = together[LENGTHS[0] : LENGTHS[0] + LENGTHS[1]]
+    assert np.abs(second - alone).max() > 1e-4
+    first = losses(model, DOCUMENTS[:1], packing="isolated")
+    np.testing.assert_allclose(together[: LENGTHS[0]], first, rtol=0, atol=1e-5)
+
+
+def test_the_batch_size_changes_no_loss_by_more_than_rounding(model):
+    np.testing.assert_allclose(
+        losses(model, DOCUMENTS), losses(model, DOCUMENTS, score_tokens=max(LENGTHS)), rtol=0, atol=1e-5
+    )
+
+
+def test_scoring_twice_is_bitwise_equal_and_leaves_no_trace(model):
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    first = losses(model, DOCUMENTS)
+    assert first_difference(first, losses(model, DOCUMENTS), DOCUMENTS) is None
+    assert first.dtype == np.float32
+    assert first.shape == (sum(LENGTHS),)
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_schedule_state_matters(model):
+    assert np.abs(losses(model, DOCUMENTS, step=0) - losses(model, DOCUMENTS, step=360)).max() > 1e-3
+
+
+def test_the_first_difference_is_named_by_document_and_token():
+    ours = np.zeros(sum(LENGTHS), np.float32)
+    theirs = ours.copy()
+    theirs[LENGTHS[0] + 4] = 0.5
+    theirs[-1] = 1
+    text = first_difference(ours, theirs, DOCUMENTS)
+    assert f"document {DOCUMENTS[1].name} token 5" in text
+    assert "0.0" in text
+    assert "0.5" in text
+    assert "2 of" in text
+
+
+def test_ids_without_a_row_share_one():
+    vocabulary = vocabulary_of(tiny)
+    foreign = next(i for i in range(50_257) if not vocabulary.contains(np.array([i])))
+    document = dataclasses.replace(DOCUMENTS[0], token_ids=(50_256, foreign, *DOCUMENTS[0].token_ids[1:]))
+    (batch,) = pack_documents([document], vocabulary, "isolated", 16_384)
+    assert batch.packed.ids[0] == 0
+    assert batch.packed.ids[1] == vocabulary.shared_row == 1
