@@ -7,6 +7,7 @@ array travels through the object store without a copy on the reader's side; torc
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,8 +63,8 @@ class CheckpointLayout:
     def pack(self, model: FlatModel, tied: bool) -> np.ndarray:
         """The model's weights as a new uint8 array (num_bytes,) in host memory, in the dtype the forward reads."""
         data = np.empty(self.num_bytes(tied), np.uint8)
-        for part, buffer in self._parts(data, model, tied):
-            torch.from_numpy(part).copy_(buffer.view(torch.uint8))
+        for dtype, part in self.split(data, tied):
+            part.copy_(model.buffers_by_dtype[dtype][: part.numel()])
         return data
 
     def load(self, data: np.ndarray, header: CheckpointHeader, model: FlatModel) -> None:
@@ -78,24 +79,21 @@ class CheckpointLayout:
                 f"{header.layout}, this model takes uint8[{expected}] of layout {self.fingerprint}: "
                 "trainer and evaluator run different code or tracks"
             )
-        for part, buffer in self._parts(data, model, header.state.tied):
-            buffer.view(torch.uint8).copy_(_as_tensor(part))
+        for dtype, part in self.split(data, header.state.tied):
+            model.buffers_by_dtype[dtype][: part.numel()].copy_(part)
 
-    def _parts(self, data: np.ndarray, model: FlatModel, tied: bool):
+    def split(self, data: np.ndarray, tied: bool) -> Iterator[tuple[str, Tensor]]:
+        """(dtype, flat tensor over its part of the bytes) for each buffer, in order."""
+        with warnings.catch_warnings():
+            # Object-store pages are read-only, of which torch warns; they are only copied from.
+            warnings.simplefilter("ignore", UserWarning)
+            whole = torch.from_numpy(data)
         start = 0
         for dtype, counts in self.elements.items():
-            count = counts[0 if tied else 1]
-            stop = start + count * _itemsize(dtype)
-            yield data[start:stop], model.buffers_by_dtype[dtype][:count]
+            stop = start + counts[0 if tied else 1] * _itemsize(dtype)
+            yield dtype, whole[start:stop].view(getattr(torch, dtype))
             start = stop
 
 
 def _itemsize(dtype: str) -> int:
     return getattr(torch, dtype).itemsize
-
-
-def _as_tensor(part: np.ndarray) -> Tensor:
-    """A tensor over object-store pages. They are read-only and torch warns of that; here it is only copied from."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(part)

@@ -20,6 +20,7 @@ from discreteness.dataset import Dataset
 from discreteness.experiment import Experiment
 from discreteness.pool import CheckpointLost, CheckpointRejected, EvaluatorPool
 from discreteness.scoring import first_difference
+from discreteness.weights import WeightsFormat
 
 LEASE_DEADLINE_S = 900
 """An attempt that sends nothing for so long is over; above every other bound (trainers.py lists them)."""
@@ -93,6 +94,7 @@ class Dispatcher:
     ):
         self.dataset = dataset
         self.experiment = experiment
+        self.weights = WeightsFormat(experiment.track)
         self.pool = pool
         self.pool.on_event = self._event
         self.max_attempts = max_attempts
@@ -234,6 +236,9 @@ class Dispatcher:
         losses = await self.pool.score(reference, header)
         if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
             raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
+        if header.step in self.experiment.kept_steps:
+            path, content = self.weights.file(await self.pool.fetch(reference), header)
+            await asyncio.to_thread(self.dataset.storage.write, path, content)
         attempt.curve.add_losses(header.step, losses)
         self.checkpoints += 1
 
@@ -270,7 +275,7 @@ class Dispatcher:
         """Waits for a piece of an attempt's work; an error of it ends the attempt and is the answer."""
         try:
             await asyncio.shield(task)
-        except (CheckpointRejected, CheckpointLost, ValueError) as error:
+        except (CheckpointRejected, CheckpointLost, ValueError, OSError) as error:
             self._end(attempt, str(error))
             return str(error)
         except asyncio.CancelledError:

@@ -16,12 +16,14 @@ from speedrun.schedules import final_validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 from speedrun.validation import Validator
 
+from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.curve import Curve
 from discreteness.dataset import Dataset
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.lock import DatasetLock
 from discreteness.scoring import Scorer
+from discreteness.weights import WeightsFormat
 
 
 def run_inline(config: RunConfig) -> int:
@@ -61,7 +63,7 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset) -> int:
         if seed in committed:
             continue
         _announce(trainer, seed)
-        rows = _Rows(experiment, trainer, scorer)
+        rows = _Rows(experiment, trainer, scorer, dataset, seed)
         try:
             for checkpoint in trainer.train(seed, experiment.published_steps):
                 rows.add(checkpoint)
@@ -69,7 +71,7 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset) -> int:
             print(f"seed {seed} FAILED: {failure}")
             failed += 1
             continue
-        rows.curve.commit(dataset, seed, uuid.uuid4().hex[:12])
+        rows.curve.commit(dataset, seed, rows.attempt)
         print(f"seed {seed} committed: {len(rows.curve.losses)} checkpoints")
     _announce(trainer, -1)
     print(f"dataset: {dataset.uri}")
@@ -90,9 +92,13 @@ def _follow(experiment: Experiment, trainer: Trainer) -> int:
 class _Rows:
     """checkpoints of one seed -> losses and records by step."""
 
-    def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer):
+    def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer, dataset: Dataset, seed: int):
         self.experiment = experiment
+        self.model = trainer.model
         self.scorer = scorer
+        self.dataset = dataset
+        self.seed = seed
+        self.attempt = uuid.uuid4().hex[:12]
         self.curve = Curve()
         self.validator = None
         if experiment.val_tokens:
@@ -102,11 +108,26 @@ class _Rows:
         self.curve.add_records(checkpoint.records)
         if checkpoint.step in self.experiment.plan:
             self.curve.add_losses(checkpoint.step, self.scorer.score(checkpoint.state))
+        if checkpoint.step in self.experiment.kept_steps:
+            self._keep(checkpoint)
         if self.validator and checkpoint.step in self.experiment.validation_steps:
             last = checkpoint.step == self.experiment.track.schedule.last_step
             state = final_validation_state(self.experiment.track) if last else checkpoint.state
             means = [self.validator.chunk_loss(i, state) for i in range(len(self.validator.chunks))]
             self.curve.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        layout = CheckpointLayout.of(self.model)
+        data = layout.pack(self.model, checkpoint.state.tied)
+        header = CheckpointHeader(
+            seed=self.seed,
+            attempt=self.attempt,
+            step=checkpoint.step,
+            layout=layout.fingerprint,
+            state=checkpoint.state,
+            num_bytes=data.nbytes,
+        )
+        self.dataset.storage.write(*WeightsFormat(self.experiment.track).file(data, header))
 
 
 def _join(world_size: int, use_cuda: bool) -> dist.ProcessGroup | None:

@@ -79,6 +79,13 @@ class EvaluatorPool:
         and its checkpoints scored again without a word to the caller."""
         return await self._call(DOCUMENTS, "score", reference, header)
 
+    async def fetch(self, reference: ray.ObjectRef) -> np.ndarray:
+        """The bytes themselves, for who keeps them. Raises CheckpointLost."""
+        try:
+            return await reference
+        except ObjectLostError:
+            raise CheckpointLost("the worker that held a checkpoint to keep is gone") from None
+
     async def validate(self, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
         """Mean loss of one validation chunk, after whatever documents wait. Raises as `score` does."""
         return await self._call(VALIDATION, "validate", reference, header, chunk)

@@ -65,6 +65,7 @@ def _work(
         timeout = timedelta(seconds=timeout_s)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
         torch.save(function(dist.group.WORLD, *args), Path(folder) / f"{rank}.pt")
+        dist.barrier()  # a rank that leaves early breaks the connections that others still set up
         dist.destroy_process_group()
     except BaseException:
         (Path(folder) / f"{rank}.error").write_text(f"rank {rank} of {world_size}:\n{traceback.format_exc()}")

@@ -19,7 +19,8 @@ def dataset(tmp_path_factory, private_home):
     from tests.conftest import Program
 
     folder = tmp_path_factory.mktemp("cli")
-    arguments = ["-m", "discreteness", "run", "--inline", *QUICK, "--seeds", "3-4", "--output", str(folder / "set")]
+    arguments = ["-m", "discreteness", "run", "--inline", *QUICK, "--seeds", "3-4", "--keep-weights", "last"]
+    arguments += ["--output", str(folder / "set")]
     run = Program(arguments, folder / "output.txt")
     assert run.wait() == 0, run.output
     return folder / "set"

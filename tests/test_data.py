@@ -192,7 +192,7 @@ def test_too_many_documents_fail_on_every_rank(tmp_path):
     starts = [0, *range(301, 1000, 2)]
     path = shard(tmp_path / "short.bin", 1000, starts)
     for rank in range(2):
-        assert TrainingBatches([path], rank, 2, 2, 10_000).next(2 * 200)[2][-1] == 200
+        assert TrainingBatches([path], rank, 2, 2, 10_000).next(400)[2][-1] == 200
         with pytest.raises(
             ShardError, match=r"short.bin packs 130 documents into 259 tokens, but the offsets hold 127"
         ):
@@ -203,6 +203,8 @@ def test_exactly_full_offsets_are_accepted(tmp_path):
     path = shard(tmp_path / "full.bin", 400, range(0, 400, 2))
     offsets = TrainingBatches([path], 0, 1, 1, 100).next(2 * 127 - 1)[2]
     assert offsets.tolist() == [*range(0, 253, 2), 253]
+    with pytest.raises(ShardError, match="packs 128 documents into 255 tokens"):
+        TrainingBatches([path], 0, 1, 1, 100).next(255)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])

@@ -1,6 +1,8 @@
 """The control path with a real trainer and real scoring, but without Ray: attempts, fencing, retries, verification."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from discreteness.pool import CheckpointLost, CheckpointRejected
 from discreteness.reading import open as open_reader
 from discreteness.reading import verify
 from discreteness.scoring import Scorer
+from safetensors import safe_open
 from speedrun.training import Trainer
 
 PLAN = "0,3,11,20"
@@ -45,6 +48,9 @@ class LocalPool:
         except ValueError as error:
             raise CheckpointRejected(str(error)) from None
 
+    async def fetch(self, reference):
+        return reference
+
     async def validate(self, reference, header, chunk):
         return self.evaluator.validate(reference, header, chunk)
 
@@ -58,6 +64,7 @@ def trained(tmp_path_factory):
         checkpoints=PLAN,
         data=str(tmp_path_factory.getbasetemp() / "data"),
         seeds="5-6",
+        keep_weights="3,20",
         output=str(tmp_path_factory.mktemp("unused")),
     )
     experiment = prepare(config, config.track)
@@ -128,6 +135,17 @@ def test_a_seed_is_committed_whole_and_equals_the_trainers_losses(job):
     assert runs["train_loss"][0] is None
     assert all(loss > 0 for loss in runs["train_loss"][1:])
     assert verify(dataset.storage.uri) == []
+    kept = sorted(Path(dataset.storage.uri, "weights").rglob("*.safetensors"))
+    assert [path.name for path in kept] == 2 * ["step=000003.safetensors", "step=000020.safetensors"]
+    with safe_open(kept[1], "pt") as weights:
+        assert weights.metadata()["attempt"] == dataset.committed()[5].attempt
+        data, state = next((data, state) for step, data, state, *_ in checkpoints if step == 20)
+        named = {slot.name: slot for slot in dispatcher.pool.evaluator.model.layout}
+        assert set(weights.keys()) == set(named)
+        slot = named["blocks.2.attn.qkvo_w"]
+        expected = np.frombuffer(data, np.float32, slot.numel, 4 * slot.offset).reshape(slot.shape)
+        assert np.array_equal(weights.get_tensor(slot.name).numpy(), expected)
+        assert json.loads(weights.metadata()["state"])["tied"] is state.tied is False
 
 
 def test_rows_of_an_attempt_that_is_over_are_dropped(job):

@@ -168,6 +168,22 @@ def test_first_normuon_step_has_the_effective_rates():
     np.testing.assert_allclose((stack.eta * stack.delta).flatten(), [1.2696e-3, 2.5392e-3], rtol=1e-12)
 
 
+def test_bfloat16_master_moves_as_a_float32_weight():
+    """Published halves and kept tails together are bit by bit the float32 weight of the same gradients."""
+    config = dataclasses.replace(tracks.small.optimizer, polar_dtype="float32")
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(8, 4, generator=generator).bfloat16()
+    rounded, exact = labelled("c_fc", start.clone()), labelled("c_fc", start.float())
+    optimizers = [NorMuon([p], config) for p in (rounded, exact)]
+    for _ in range(6):
+        rounded.grad = torch.randn(8, 4, generator=generator).bfloat16()
+        exact.grad = rounded.grad.float()
+        for optimizer in optimizers:
+            optimizer.step(0.003, 0.9)
+    assert torch.equal(join_master(rounded.detach(), optimizers[0].stacks[0].tails[0]), exact.detach())
+    assert not torch.equal(start.float(), exact.detach())
+
+
 def labelled(label: str, values: Tensor) -> nn.Parameter:
     parameter = nn.Parameter(values)
     parameter.label = label

@@ -1,0 +1,132 @@
+"""What the project says of itself is true: the README's tree, its commands, who imports whom, no foreign addresses."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml  # noqa: F401  (Ray's own dependency; the cluster file's tests use it too)
+
+from tests.conftest import ROOT
+
+USES_RAY = {"cluster", "driver", "pool", "publisher", "trainers"}
+LISTED = ("jobs", "modded-nanogpt", "discreteness", "tests", "docs")
+
+
+def tracked():
+    done = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [Path(name) for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def arrow(path):
+    """First line of a module's docstring."""
+    return ast.get_docstring(ast.parse((ROOT / path).read_text())).splitlines()[0]
+
+
+def tree():
+    """{path: comment} of the README's file tree, folders given by lines that end in a slash."""
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"## The tree\n\n```\n(.*?)```", text, re.S)[1]
+    entries, folders = {}, []
+    for line in block.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, comment = line.strip().partition("  ")
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            entries[Path("".join(folders) + name)] = comment.strip()
+    return entries
+
+
+def test_the_readmes_tree_names_every_source_file_and_nothing_else():
+    files = {
+        path
+        for path in tracked()
+        if (path.parts[0] in LISTED and path.suffix in (".py", ".md", ".sh") and len(path.parts) > 1)
+        and "golden" not in path.parts
+    }
+    files |= {Path(name) for name in ("Makefile", "pyproject.toml", "constraints.txt", "ray_cluster.yaml", ".ci/run")}
+    listed = set(tree())
+    assert listed - files == set(), "named in the README, not there"
+    assert files - listed == set(), "there, not named in the README"
+
+
+def test_the_readmes_comments_are_the_modules_first_lines():
+    wrong = {
+        str(path): comment
+        for path, comment in tree().items()
+        if path.suffix == ".py" and comment != arrow(path).rstrip(".")
+    }
+    assert wrong == {}
+
+
+def imports(path):
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_the_trainer_knows_neither_ray_nor_the_service():
+    for path in tracked():
+        if path.parts[0] == "modded-nanogpt" and path.suffix == ".py":
+            assert not imports(path) & {"ray", "discreteness"}, path
+
+
+def test_only_the_wiring_imports_ray():
+    importing = {
+        path.stem
+        for path in tracked()
+        if path.parts[0] == "discreteness" and path.suffix == ".py" and "ray" in imports(path)
+    }
+    assert importing == USES_RAY
+
+
+def test_the_trainer_runs_where_ray_is_not_installed():
+    code = "import sys; sys.modules['ray'] = None; sys.modules['discreteness'] = None\n"
+    code += "import speedrun.training, speedrun.tiny_corpus; print('fine')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_the_inline_run_needs_no_ray():
+    code = "import sys; sys.modules['ray'] = None\nimport discreteness.inline, discreteness.reading; print('fine')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_every_module_begins_with_its_arrow():
+    for path in tracked():
+        if path.parts[0] in ("discreteness", "modded-nanogpt", "jobs") and path.suffix == ".py":
+            if path.name in ("__main__.py",):
+                continue
+            assert " -> " in arrow(path) or "<->" in arrow(path), path
+
+
+def test_nothing_is_unpickled():
+    for path in tracked():
+        if path.suffix == ".py":
+            text = (ROOT / path).read_text()
+            for call in re.findall(r"torch\.load\([^)]*\)", text):
+                assert "weights_only=True" in call, (path, call)
+            if path.parts[0] != "tests":
+                assert not re.search(r"pickle\.load|np\.load\(.*allow_pickle", text), path
+
+
+@pytest.mark.parametrize("dependency", ["kernels", "huggingface-hub"])
+def test_dependencies_are_justified_one_by_one(dependency):
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    block = re.search(r"^dependencies = \[(.*?)^\]", pyproject, re.S | re.M)[1]
+    declared = re.findall(r'"([A-Za-z0-9_\-\[\],]+)>=', block)
+    table = (ROOT / "docs/dependencies.md").read_text()
+    for name in declared:
+        assert f"| {name} |" in table, name
+    assert dependency in table
