@@ -84,8 +84,9 @@ class Documents:
     """Name of one document to print with its answers marked."""
 
     def __call__(self) -> int:
-        from discreteness.documents import built_in, load
         from speedrun.tokenizer import decode_bytes
+
+        from discreteness.documents import built_in, load
 
         documents = load(self.path) if self.path else built_in()
         if self.show is None:
@@ -134,7 +135,7 @@ class Analyze:
         return 0
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     "run": Run,
     "status": Status,
     "verify": Verify,

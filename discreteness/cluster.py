@@ -1,5 +1,6 @@
 """environment -> the machines there are, and a Ray connection to them."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Cluster:
 def join_or_look() -> Cluster:
     """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started."""
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return Cluster(tuple(_node(entry) for entry in ray.nodes() if entry["Alive"]), local=False)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
@@ -76,14 +77,16 @@ def start_local(cluster: Cluster, num_cpus: int) -> str | None:
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     return context.dashboard_url
 
 
 def _node(entry: dict) -> Node:
     resources = entry["Resources"]
-    gpu_type = next((key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")), None)
+    gpu_type = next(
+        (key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type:")), None
+    )
     return Node(
         resources.get("CPU", 0.0),
         resources.get("GPU", 0.0),

@@ -108,9 +108,7 @@ class Dataset:
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed {seed} does not fit the dataset; give one of 0 to {2**31 - 1}")
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", attempt):
-            raise ValueError(
-                f"attempt {attempt!r} cannot be part of a file name; use letters, digits, - and _"
-            )
+            raise ValueError(f"attempt {attempt!r} cannot be part of a file name; use letters, digits, - and _")
         order = self._complete(seed, steps, losses)
         path = seed_path(seed)
         if self.storage.exists(path):
@@ -175,11 +173,7 @@ class Dataset:
         """Order that sorts the steps; ValueError unless losses are whole, finite and float32."""
         total = sum(document.num_losses for document in self.manifest.documents)
         expected = (len(steps), total)
-        if (
-            losses.dtype != np.float32
-            or losses.shape != expected
-            or not np.issubdtype(steps.dtype, np.integer)
-        ):
+        if losses.dtype != np.float32 or losses.shape != expected or not np.issubdtype(steps.dtype, np.integer):
             raise ValueError(
                 f"losses of seed {seed} are {losses.dtype} {losses.shape} at {steps.dtype} steps; "
                 f"expected float32 {expected} at integer steps"
@@ -219,17 +213,13 @@ def _reconcile(storage: Storage, there: Manifest, here: Manifest, allow_code_cha
 
 def _content(manifest: Manifest) -> dict[str, Any]:
     documents = {document.name: dataclasses.asdict(document) for document in manifest.documents}
-    return as_plain(
-        {"steps": manifest.steps, "documents_table": manifest.documents_hash, "document": documents}
-    )
+    return as_plain({"steps": manifest.steps, "documents_table": manifest.documents_hash, "document": documents})
 
 
 def _refuse_foreign_files(storage: Storage) -> None:
     foreign = [info.base_name for info in storage.list() if not info.base_name.startswith((".", "_"))]
     if foreign:
-        raise FileExistsError(
-            f"{storage.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output"
-        )
+        raise FileExistsError(f"{storage.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output")
 
 
 def _runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
@@ -239,13 +229,9 @@ def _runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
         or not pa.types.is_integer(records["step"].type)
         or records["step"].null_count
     ):
-        raise ValueError(
-            f"records of seed {seed} have no integer column 'step', but {listed(records.column_names)}"
-        )
+        raise ValueError(f"records of seed {seed} have no integer column 'step', but {listed(records.column_names)}")
     if taken := {"seed", "attempt"} & set(records.column_names):
-        raise ValueError(
-            f"records of seed {seed} have a column {listed(taken)}, which the dataset adds itself"
-        )
+        raise ValueError(f"records of seed {seed} have a column {listed(taken)}, which the dataset adds itself")
     steps, counts = np.unique(records["step"].to_numpy(), return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"records of seed {seed} hold steps twice: {listed(steps[counts > 1])}")

@@ -178,7 +178,9 @@ class Dispatcher:
             return None
         attempt.in_flight[header.step] = header.num_bytes
         try:
-            return await self._outcome(attempt, self._task(attempt, self._score(attempt, references[0], header, expected)))
+            return await self._outcome(
+                attempt, self._task(attempt, self._score(attempt, references[0], header, expected))
+            )
         finally:
             attempt.in_flight.pop(header.step, None)
             attempt.heard_s = time.monotonic()
@@ -318,5 +320,3 @@ class Dispatcher:
 
     def _event(self, text: str) -> None:
         self.events.append(text)
-
-

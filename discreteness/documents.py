@@ -55,9 +55,7 @@ def load(directory: str | Path) -> list[Document]:
     directory = Path(directory)
     if not directory.is_dir():
         raise DocumentError(f"{directory} is not a folder: give a folder of .txt files")
-    paths = sorted(
-        (path for path in directory.iterdir() if path.suffix == ".txt"), key=lambda path: path.name
-    )
+    paths = sorted((path for path in directory.iterdir() if path.suffix == ".txt"), key=lambda path: path.name)
     if not paths:
         raise DocumentError(f"{directory} has no .txt file: put at least one document there")
     return [_read(doc_id, path) for doc_id, path in enumerate(paths)]
@@ -76,8 +74,7 @@ def _read(doc_id: int, path: Path) -> Document:
         marked = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-            "save it as UTF-8"
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; save it as UTF-8"
         ) from None
     except OSError as error:
         raise DocumentError(f"{path} cannot be read: {error.strerror}; make it a readable file") from None
@@ -86,9 +83,7 @@ def _read(doc_id: int, path: Path) -> Document:
     if not ids:
         raise DocumentError(f"{path} has no text: write some, or take it out of the folder")
     if len(ids) > MAX_TEXT_TOKENS:
-        raise DocumentError(
-            f"{path} has {len(ids)} tokens of text, at most {MAX_TEXT_TOKENS} fit: split it in parts"
-        )
+        raise DocumentError(f"{path} has {len(ids)} tokens of text, at most {MAX_TEXT_TOKENS} fit: split it in parts")
     return Document(
         doc_id=doc_id,
         name=path.name,

@@ -1,4 +1,4 @@
-"""configuration -> a finished experiment: starts dispatcher and trainer groups, shows progress, returns an exit code."""
+"""configuration -> a finished experiment: starts dispatcher and trainer groups, shows progress, returns a code."""
 
 import contextlib
 import os
@@ -77,7 +77,7 @@ def _run_on_ray(
     todo: list[int],
     scratch: str,
 ) -> int:
-    reporter = Reporter(len(experiment.seeds), len(experiment.seeds) - len(todo), len(experiment.plan))
+    reporter = Reporter(experiment, num_done=len(experiment.seeds) - len(todo))
     if cluster.local:
         address = start_local(cluster, topology.declared_cpus)
         cores = int(cluster.nodes[0].cpus)
@@ -85,7 +85,7 @@ def _run_on_ray(
         reporter.say(f"Ray started on this machine{note}; dashboard http://{address}")
     _raise_on_signals()
     pool = EvaluatorPool(experiment, topology.evaluators, topology.gpus_per_evaluator)
-    dispatcher = (
+    dispatcher: Any = (
         ray.remote(Dispatcher)
         .options(num_cpus=0, name="dispatcher", namespace=uuid.uuid4().hex, max_concurrency=100_000)
         .remote(dataset, todo, experiment, pool, config.max_attempts)
@@ -127,9 +127,9 @@ def _conclude(progress: Progress, experiment: Experiment, dataset: Dataset, repo
     done = [seed for seed in experiment.seeds if seed in committed]
     rows = len(done) * len(experiment.plan) * len(experiment.documents)
     reporter.say(
-        f"seeds committed {len(done)}/{len(experiment.seeds)} ({rows} rows); checkpoints scored {progress.checkpoints}; "
-        f"attempts lost {progress.attempts_lost}; evaluators lost {progress.evaluators_lost}; training waited "
-        f"{progress.stall_s:.1f} s for credits"
+        f"seeds committed {len(done)}/{len(experiment.seeds)} ({rows} rows); "
+        f"checkpoints scored {progress.checkpoints}; attempts lost {progress.attempts_lost}; "
+        f"evaluators lost {progress.evaluators_lost}; training waited {progress.stall_s:.1f} s for credits"
     )
     for seed, error in sorted(progress.failed.items()):
         reporter.say(f"seed {seed} FAILED: {error}")
@@ -143,7 +143,9 @@ def _conclude(progress: Progress, experiment: Experiment, dataset: Dataset, repo
 class TrainerGroup(threading.Thread):
     """One slot: a Ray Train run that trains seed after seed, started again while the dispatcher says so."""
 
-    def __init__(self, name: str, dispatcher: Any, config: RunConfig, experiment: Experiment, topology: Topology, scratch: str):
+    def __init__(
+        self, name: str, dispatcher: Any, config: RunConfig, experiment: Experiment, topology: Topology, scratch: str
+    ):
         super().__init__(name=name, daemon=True)
         self.dispatcher = dispatcher
         self.config = config
@@ -176,9 +178,7 @@ class TrainerGroup(threading.Thread):
         trainer = TorchTrainer(
             train_group,
             train_loop_config={"spec": self.spec},
-            torch_config=TorchConfig(
-                backend="nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S
-            ),
+            torch_config=TorchConfig(backend="nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=topology.workers_per_trainer,
                 use_gpu=topology.use_gpu,
@@ -192,7 +192,8 @@ class TrainerGroup(threading.Thread):
                 storage_path=self.scratch,
                 # Worker failures: Train restarts, the dispatcher counts. A group that finds no place in time is
                 # told so at once, not tried for ever.
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),
+                # (Types are checked against Train V1's class, which has no such limit.)
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
         try:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import speedrun
 from speedrun import tokenizer
-from speedrun.data import Vocabulary, find_shards
-from speedrun.tiny_corpus import ensure_tiny_corpus
+from speedrun.data import find_shards
+from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.validation import vocabulary_of
 
@@ -68,9 +68,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
             f"--workers-per-trainer {world_size}: track {recipe.name} has {recipe.data.num_slots} slots a step; "
             f"use {', '.join(str(n) for n in (8, 4, 2, 1) if recipe.data.num_slots % n == 0)}"
         )
-    documents = tuple(
-        documents_module.load(config.documents) if config.documents else documents_module.built_in()
-    )
+    documents = tuple(documents_module.load(config.documents) if config.documents else documents_module.built_in())
     data_root = str(data_folder(config.data, recipe))
     if recipe.data.made_on_first_use:
         ensure_tiny_corpus(data_root)
@@ -123,7 +121,7 @@ def open_dataset(experiment: Experiment, config: RunConfig) -> Dataset:
 
 def shared_row_warning(experiment: Experiment) -> str | None:
     """What a user should know of documents whose tokens have no row of their own in a small vocabulary."""
-    vocabulary: Vocabulary = vocabulary_of(experiment.track)
+    vocabulary = vocabulary_of(experiment.track)
     ids = [token for document in experiment.documents for token in document.token_ids]
     foreign = {token for token in ids if not vocabulary.contains(token)}
     if not foreign:
@@ -139,12 +137,9 @@ def data_folder(data: str | None, recipe: Track) -> Path:
     """Where the track's shards are: what was asked, DATA_PATH, or for tiny the user's cache."""
     if data:
         return Path(data).absolute()
-    if os.environ.get("DATA_PATH"):
-        return Path(os.environ["DATA_PATH"]).absolute()
     if recipe.data.made_on_first_use:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache, "discreteness").absolute()
-    return Path.cwd()
+        return default_data_root().absolute()
+    return Path(os.environ.get("DATA_PATH", ".")).absolute()
 
 
 def _validation_steps(recipe: Track) -> frozenset[int]:

@@ -59,9 +59,7 @@ def file_names(experiment: Experiment) -> list[str]:
     """Document names as file names, with .txt, in document order."""
     names = [d.name if d.name.endswith(".txt") else f"{d.name}.txt" for d in experiment.documents]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"documents share the file name {', '.join(twice)}, which the old formats cannot hold"
-        )
+        raise ValueError(f"documents share the file name {', '.join(twice)}, which the old formats cannot hold")
     return names
 
 
@@ -79,8 +77,7 @@ def _write_pt(experiment: Experiment, names: list[str], path: Path) -> None:
         rows = torch.from_numpy(losses)
         results[seed] = {
             "results": {
-                step: list(row.split(lengths))
-                for step, row in zip(experiment.steps, rows.unbind(), strict=True)
+                step: list(row.split(lengths)) for step, row in zip(experiment.steps, rows.unbind(), strict=True)
             },
             **_common(experiment, names, lengths),
         }

@@ -84,7 +84,7 @@ def _draw(
     figure = Figure(figsize=(15, 5.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     x = steps + 1  # step 0 has a place on a logarithmic axis
-    colors = matplotlib.colormaps["tab20"].colors
+    colors = [matplotlib.colormaps["tab20"](number) for number in range(20)]
     for number, (name, curves) in enumerate(means.items()):
         left.plot(x, curves.mean(axis=0), color=colors[number % 20], label=name.removesuffix(".txt"))
     left.set_title(f"Mean loss of each document ({len(experiment.seeds)} seeds)")
@@ -113,9 +113,7 @@ def _draw(
     figure.savefig(target, dpi=110)
 
 
-def _summary(
-    experiment: Experiment, means: dict[str, np.ndarray], falls: list[TokenFall], target: Path
-) -> str:
+def _summary(experiment: Experiment, means: dict[str, np.ndarray], falls: list[TokenFall], target: Path) -> str:
     num_losses = sum(document.num_losses for document in experiment.documents)
     rows = len(experiment.seeds) * len(experiment.steps) * len(experiment.documents)
     lines = [

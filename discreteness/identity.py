@@ -27,9 +27,7 @@ class IdentityMismatch(ValueError):
     def __init__(self, directory: str, differing: list[tuple[str, Any, Any]]):
         self.directory = directory
         self.differing = differing
-        shown = [
-            f"{name}: {_short(old)} there, {_short(new)} here" for name, old, new in differing[:MOST_FIELDS]
-        ]
+        shown = [f"{name}: {_short(old)} there, {_short(new)} here" for name, old, new in differing[:MOST_FIELDS]]
         more = [f"and {len(differing) - MOST_FIELDS} more fields"] if len(differing) > MOST_FIELDS else []
         fields = "; ".join(shown + more)
         ways = "give another --output, or that experiment's settings"
@@ -91,9 +89,7 @@ def sources_hash(roots: Iterable[str | Path]) -> str:
     for root in map(Path, roots):
         files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
         if not files or any(path.suffix != ".py" for path in files):
-            raise ValueError(
-                f"{root} is neither a .py file nor a folder of them, so it has no sources to hash"
-            )
+            raise ValueError(f"{root} is neither a .py file nor a folder of them, so it has no sources to hash")
         for path in files:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root.parent).as_posix()}\0{len(content)}\0".encode())
@@ -110,9 +106,7 @@ def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
         with path.open("rb") as file:
             start = file.read(MIB)
         if len(start) < 12 or struct.unpack("<i", start[:4])[0] != SHARD_MAGIC:
-            raise ValueError(
-                f"{path} is not a token shard (its first number is not {SHARD_MAGIC}); download it again"
-            )
+            raise ValueError(f"{path} is not a token shard (its first number is not {SHARD_MAGIC}); download it again")
         shards.append(
             {
                 "name": path.name,
@@ -125,9 +119,7 @@ def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_dataclass_fields
-    )
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_dataclass_fields)
 
 
 def _dataclass_fields(value: Any) -> dict[str, Any]:
@@ -139,9 +131,7 @@ def _dataclass_fields(value: Any) -> dict[str, Any]:
 def _differing(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from _differing(
-                f"{name}.{key}" if name else key, old.get(key, ABSENT), new.get(key, ABSENT)
-            )
+            yield from _differing(f"{name}.{key}" if name else key, old.get(key, ABSENT), new.get(key, ABSENT))
     elif _is_table(old) and _is_table(new) and len(old) == len(new):
         for index, (left, right) in enumerate(zip(old, new, strict=True)):
             yield from _differing(f"{name}.{index}" if name else str(index), left, right)

@@ -35,9 +35,7 @@ class LockHeld(OSError):
     def __init__(self, root: str, holder: dict[str, Any]):
         self.root = root
         self.holder = holder
-        super().__init__(
-            f"{root} is in use by {describe(holder)}; wait for it, or pass --take-over if it is gone"
-        )
+        super().__init__(f"{root} is in use by {describe(holder)}; wait for it, or pass --take-over if it is gone")
 
     def __reduce__(self):  # made from its parts again when it comes from another process
         return LockHeld, (self.root, self.holder)
@@ -75,9 +73,7 @@ class DatasetLock:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
                 where = self.storage.path(LOCK_FILE)
-                raise PermissionError(
-                    f"{where} cannot be written ({error.strerror}); give another --output"
-                ) from None
+                raise PermissionError(f"{where} cannot be written ({error.strerror}); give another --output") from None
             raise
         return self
 
@@ -177,9 +173,7 @@ def process_start(pid: int) -> str | None:
             return None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return None if state in "ZX" else f"{boot}:{fields[18]}"
-    listing = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    listing = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return listing.stdout.strip() or None
 
 

@@ -1,4 +1,4 @@
-"""experiment.json and documents.parquet: what an experiment is, and the words its losses belong to."""
+"""identity + documents + plan -> experiment.json and documents.parquet: what a dataset is, and its words."""
 
 import hashlib
 import itertools
@@ -101,18 +101,14 @@ class Manifest:
                 values["accepted_sources"] = tuple(values["accepted_sources"])
                 manifest = cls(**values)
         except (ValueError, KeyError, AttributeError, TypeError):
-            raise ValueError(
-                f"{where} does not describe an experiment; restore it, or give another --output"
-            ) from None
+            raise ValueError(f"{where} does not describe an experiment; restore it, or give another --output") from None
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"{where} has schema version {version}, this discreteness reads {SCHEMA_VERSION}; "
                 "use the release that wrote it"
             )
         if identity_hash(manifest.identity) != stated_hash:
-            raise ValueError(
-                f"{where} was edited: its identity does not have the hash {stated_hash}; restore it"
-            )
+            raise ValueError(f"{where} was edited: its identity does not have the hash {stated_hash}; restore it")
         return manifest
 
     def _hash(self, sources: Any) -> str:
@@ -163,27 +159,21 @@ def documents_table(
             values = (document.doc_id, document.name, document.category, index, token_id, content)
             text = content.decode("utf-8", errors="replace")
             known = True if in_vocabulary is None else bool(in_vocabulary(token_id))
-            for name, value in zip(
-                DOCUMENTS.names, (*values, text, index in document.answers, known), strict=True
-            ):
+            for name, value in zip(DOCUMENTS.names, (*values, text, index in document.answers, known), strict=True):
                 rows[name].append(value)
     return pa.table(rows, schema=DOCUMENTS)
 
 
 def documents_hash(table: pa.Table) -> str:
     """SHA-256, in hex, of the content of documents.parquet, whatever wrote the file."""
-    return hashlib.sha256(
-        json.dumps(table.to_pydict(), sort_keys=True, default=bytes.hex).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(table.to_pydict(), sort_keys=True, default=bytes.hex).encode()).hexdigest()
 
 
 def read_manifest(storage: Storage) -> Manifest:
     """Content of experiment.json. FileNotFoundError: no dataset there."""
     where = storage.path(EXPERIMENT_FILE)
     if not storage.exists(EXPERIMENT_FILE):
-        raise FileNotFoundError(
-            f"{storage.uri} is not a dataset: it has no {EXPERIMENT_FILE}; check the path"
-        )
+        raise FileNotFoundError(f"{storage.uri} is not a dataset: it has no {EXPERIMENT_FILE}; check the path")
     return Manifest.from_json(storage.read(EXPERIMENT_FILE), where)
 
 
@@ -196,9 +186,7 @@ def read_documents(storage: Storage, manifest: Manifest) -> pa.Table:
     except (pa.ArrowException, OSError):
         table = None
     if table is None or documents_hash(table) != manifest.documents_hash:
-        raise ValueError(
-            f"{where} does not hold the experiment's documents; delete it, the next run writes it again"
-        )
+        raise ValueError(f"{where} does not hold the experiment's documents; delete it, the next run writes it again")
     return table
 
 

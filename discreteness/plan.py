@@ -11,7 +11,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part, re.ASCII)
         if not match:
-            raise ValueError(f"--seeds {text!r}: {part!r} is neither a seed nor a range; write 0-299 or 0,5,7 or 0-9,20-29")
+            raise ValueError(
+                f"--seeds {text!r}: {part!r} is neither a seed nor a range; write 0-299 or 0,5,7 or 0-9,20-29"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"--seeds {text!r}: the range {part!r} runs backwards; write {last}-{first}")

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.status import Status
 
 from discreteness.dispatcher import Progress
+from discreteness.experiment import Experiment
 
 LOG_INTERVAL_S = 10
 
@@ -14,15 +15,17 @@ LOG_INTERVAL_S = 10
 class Reporter:
     """Prints events as they come and the state of the run. Works under `ray job logs`, where nothing is a terminal."""
 
-    def __init__(self, num_seeds: int, num_done: int, checkpoints_a_seed: int):
-        self.num_seeds = num_seeds
+    def __init__(self, experiment: Experiment, num_done: int):
+        self.num_seeds = len(experiment.seeds)
         self.num_done = num_done
-        self.checkpoints_a_seed = checkpoints_a_seed
+        self.last_step = experiment.track.schedule.last_step
         self.events_seen = 0
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.status: Status | None = None
         self.began_s = time.monotonic()
         self.shown_s = 0.0
+        self.first_trained: tuple[float, int] | None = None
+        """(seconds, updates) when the first updates were seen: start-up does not count for the time left."""
 
     def show(self, progress: Progress) -> None:
         for event in progress.events:
@@ -49,10 +52,14 @@ class Reporter:
     def _line(self, progress: Progress) -> str:
         elapsed_s = time.monotonic() - self.began_s
         training = ", ".join(f"seed {seed} at {step}" for seed, _, step in progress.training) or "none"
-        left = self.checkpoints_a_seed * (self.num_seeds - self.num_done) - progress.checkpoints
+        trained = progress.committed * self.last_step + sum(step for _, _, step in progress.training)
+        if trained and self.first_trained is None:
+            self.first_trained = (elapsed_s, trained)
         eta = ""
-        if progress.checkpoints >= 20:
-            eta = f", about {left * elapsed_s / progress.checkpoints / 60:.0f} min left"
+        if self.first_trained and trained > self.first_trained[1]:
+            left = (self.num_seeds - self.num_done - len(progress.failed)) * self.last_step - trained
+            rate = (trained - self.first_trained[1]) / (elapsed_s - self.first_trained[0])
+            eta = f", about {left / rate / 60:.0f} min left"
         return (
             f"[{elapsed_s:.0f} s] seeds committed {self.num_done + progress.committed}/{self.num_seeds}, "
             f"training {training}; checkpoints scored {progress.checkpoints}, in flight {progress.in_flight} "

@@ -42,7 +42,7 @@ class Publisher:
         self.verifier = verifier
         self.verify_every = verify_every
         self.pending: dict[Any, tuple[int, Any]] = {}
-        """call -> (step, reference): the reference lives here, with its owner, until the dispatcher accepted the row."""
+        """call -> (step, reference): the reference lives here, with its owner, until its row is accepted."""
         self.rejection = ""
         self.stall_s = 0.0
         self._number = 0
@@ -112,5 +112,3 @@ class Publisher:
             f"seed {self.seed}: no checkpoint was accepted for {CREDIT_TIMEOUT_S} s; steps in flight {steps}, "
             f"{progress.evaluators_ready} evaluators ready, {progress.evaluators_lost} lost"
         )
-
-

@@ -121,9 +121,7 @@ class Experiment:
         )
         values = pc.list_flatten(table["losses"]).to_numpy()
         lengths = pc.list_value_length(table["losses"]).to_numpy()
-        if not (
-            np.array_equal(table["step"].to_numpy(), self.steps) and (lengths == document.num_losses).all()
-        ):
+        if not (np.array_equal(table["step"].to_numpy(), self.steps) and (lengths == document.num_losses).all()):
             raise ValueError(
                 f"{path} does not hold each step of document {document.name!r} once; run: discreteness verify"
             )
@@ -176,9 +174,7 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
         losses_per_step=sum(document.num_losses for document in manifest.documents),
         committed=tuple(committed.values()),
         invalid=invalid,
-        failed_attempts=tuple(
-            event for event in events(storage) if event.get("error") and event.get("attempt")
-        ),
+        failed_attempts=tuple(event for event in events(storage) if event.get("error") and event.get("attempt")),
         running=tuple(_running(storage, set(committed))),
         rows=sum(seed.rows for seed in committed.values()),
         num_bytes=sum(info.size or 0 for info in storage.list(recursive=True)),
@@ -235,9 +231,7 @@ def _problems_of_losses(storage: Storage, manifest: Manifest, committed: Committ
         if wrong:
             yield f"(document, step) {what}: {listed(wrong)}"
             return
-    if not (
-        np.array_equal(doc_id, np.repeat(ids, len(steps))) and np.array_equal(step, np.tile(steps, len(ids)))
-    ):
+    if not (np.array_equal(doc_id, np.repeat(ids, len(steps))) and np.array_equal(step, np.tile(steps, len(ids)))):
         yield "rows are not sorted by document and step"
         return
     lengths = pc.list_value_length(table["losses"]).to_numpy()

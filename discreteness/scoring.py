@@ -5,7 +5,7 @@ only on weights, document set and packing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,7 +14,6 @@ from speedrun.data import Vocabulary
 from speedrun.model import GPT, PackedTokens
 from speedrun.schedules import ForwardState
 from speedrun.validation import vocabulary_of
-from torch import Tensor
 
 from discreteness.documents import Document
 
@@ -118,8 +117,14 @@ class Scorer:
 
 
 def _to(packed: PackedTokens, device: torch.device) -> PackedTokens:
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(packed).items()}
-    return PackedTokens(**moved)
+    return replace(
+        packed,
+        ids=packed.ids.to(device),
+        targets=packed.targets.to(device),
+        positions=packed.positions.to(device),
+        starts=packed.starts.to(device),
+        cu_seqlens=packed.cu_seqlens.to(device),
+    )
 
 
 def first_difference(ours: np.ndarray, theirs: np.ndarray, documents: Sequence[Document]) -> str | None:

@@ -160,9 +160,7 @@ def scan(storage: Storage, manifest: Manifest) -> tuple[dict[int, CommittedSeed]
     return dict(sorted(committed.items())), invalid
 
 
-def _row_groups(
-    documents: Sequence[DocumentInfo], num_steps: int
-) -> Iterator[list[tuple[DocumentInfo, int]]]:
+def _row_groups(documents: Sequence[DocumentInfo], num_steps: int) -> Iterator[list[tuple[DocumentInfo, int]]]:
     """Documents with the index of their first loss, gathered until a row group is large enough."""
     group: list[tuple[DocumentInfo, int]] = []
     start, size = 0, 0

@@ -18,7 +18,7 @@ SETUP_S = 40
 """From the command to the first step of a warm machine, measured on 2 cores."""
 PARQUET_RATIO = 0.75
 """Bytes of a stored loss against its 4 in float32, measured on curves of the small track."""
-NOMINAL_WORKER_S = {"small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.36 / 3_072}
+NOMINAL_WORKER_S = {"small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
 """Seconds of one worker a token of the batch, for estimates only. small: an H100 (SPEEDRUN 13.1, last batch stage);
 tiny: a core of a 2-core machine. A track of one's own counts as the one with its kind of hardware."""
 
@@ -66,20 +66,21 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     rows = len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
     values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
     rounds = -(-len(experiment.seeds) // trainers)
-    kind = "GPU" if use_gpu else "CPU"
+    place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
+    mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
+    updates = experiment.track.schedule.last_step
     report = (
-        f"track {experiment.track.name}: seeds {len(experiment.seeds)}, updates {experiment.track.schedule.last_step}, "
-        f"checkpoints a seed {len(experiment.plan)}, documents {len(experiment.documents)} "
-        f"({experiment.num_losses} losses)",
+        f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
+        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
+        f"{experiment.num_losses} losses each time",
         f"cluster: {cluster.describe()}",
-        f"trainers: {trainers} groups of {workers} workers, one {kind} each, each group on one node "
-        f"({fits} would fit now)",
-        f"evaluators: {evaluators}"
-        + (f", {config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else ", on the trainers' CPUs"),
-        f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {checkpoint_bytes / mean_gap_s / 1e6:.1f} "
-        f"MB/s on average, {checkpoint_bytes / peak_gap_s / 1e6:.1f} MB/s at its peak; at most {config.max_in_flight} "
-        f"in flight = {in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
-        f"dataset: {rows} rows, {values} losses, about {values * 4 * PARQUET_RATIO / 1e6:.0f} MB in {config.output}",
+        f"trainers: {trainers} groups of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each group on one "
+        f"node ({fits} would fit now)",
+        f"evaluators: {evaluators}, {place}",
+        f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
+        f"{peak_mb_s:.1f} MB/s at its peak; at most {config.max_in_flight} in flight = {in_flight / 1e6:.0f} MB of an "
+        f"object store of {store / 1e6:.0f} MB",
+        f"dataset: {rows} rows, {values} losses, about {values * 4 * PARQUET_RATIO / 1e6:.1f} MB in {config.output}",
         f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, {(SETUP_S + rounds * seed_s) / 60:.0f} minutes",
     )
     share = config.evaluator_gpus if use_gpu else 0.0

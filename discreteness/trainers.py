@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 from speedrun.tiny_corpus import ensure_tiny_corpus

@@ -1,7 +1,7 @@
 """seeds and flags -> a complete dataset: the one entry for a laptop and for a cluster.
 
-    python jobs/run_seeds.py --seeds 0-3
-    ray job submit --working-dir . -- python jobs/run_seeds.py --seeds 0-299 --track small --output s3://bucket/run
+python jobs/run_seeds.py --seeds 0-3
+ray job submit --working-dir . -- python jobs/run_seeds.py --seeds 0-299 --track small --output s3://bucket/run
 """
 
 import sys

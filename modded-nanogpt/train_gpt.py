@@ -1,7 +1,7 @@
 """shards -> a trained model, its log and its losses: the speedrun as a program, without Ray.
 
-    torchrun --standalone --nproc_per_node=2 train_gpt.py --track tiny --seed 0
-    python train_gpt.py --track tiny
+torchrun --standalone --nproc_per_node=2 train_gpt.py --track tiny --seed 0
+python train_gpt.py --track tiny
 """
 
 import argparse
@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
-from speedrun.tiny_corpus import ensure_tiny_corpus
+from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
 
@@ -26,7 +25,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train one seed of a speedrun track.")
     parser.add_argument("--track", default="small", help="tiny or small (default)")
     parser.add_argument("--seed", type=int, default=None, help="initial weights; default: drawn at random")
-    parser.add_argument("--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)")
+    parser.add_argument(
+        "--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)"
+    )
     parser.add_argument("--save-checkpoint", action="store_true", help="keep the last weights under logs/")
     arguments = parser.parse_args()
     try:
@@ -63,7 +64,9 @@ def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) ->
             log.write(f"step:{record['step']}/{last} {loss}train_time:{time_ms:.0f}ms step_avg:{average_ms:.2f}ms")
     log.write(f"whole run {time.perf_counter() - began_s:.1f} s")
     if device.type == "cuda":
-        allocated, reserved = (m // 2**20 for m in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()))
+        allocated, reserved = (
+            m // 2**20 for m in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+        )
         log.write(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
     if save_checkpoint and rank == 0:
         path = Path("logs", run_id, f"state_step{last:06d}.pt")
@@ -91,27 +94,27 @@ def join(recipe: Track) -> tuple[dist.ProcessGroup | None, torch.device]:
 
 def data_root(asked: str | None, recipe: Track) -> Path:
     """The folder that holds data/."""
-    if asked or os.environ.get("DATA_PATH"):
-        return Path(asked or os.environ["DATA_PATH"])
-    if recipe.data.made_on_first_use:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "discreteness")
-    return Path()
+    if asked:
+        return Path(asked)
+    return default_data_root() if recipe.data.made_on_first_use else Path(os.environ.get("DATA_PATH", "."))
 
 
 class Log:
     """Rank 0's lines, on the terminal and in logs/<run id>.txt."""
 
     def __init__(self, run_id: str | None):
-        self.file = None
+        self.path = None
         if run_id:
             Path("logs").mkdir(exist_ok=True)
-            self.file = Path("logs", f"{run_id}.txt").open("w")
-            self.write(f"Python {sys.version.split()[0]}, torch {torch.__version__}, world size {os.environ.get('WORLD_SIZE', 1)}")
+            self.path = Path("logs", f"{run_id}.txt")
+            world_size = os.environ.get("WORLD_SIZE", "1")
+            self.write(f"Python {sys.version.split()[0]}, torch {torch.__version__}, world size {world_size}")
 
     def write(self, line: str) -> None:
-        if self.file:
+        if self.path:
             print(line, flush=True)
-            print(line, file=self.file, flush=True)
+            with self.path.open("a") as file:
+                print(line, file=file)
 
 
 if __name__ == "__main__":

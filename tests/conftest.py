@@ -30,13 +30,13 @@ def private_home(tmp_path_factory):
 class Program:
     """One of the project's programs in a process group of its own, its output in a file."""
 
-    def __init__(self, arguments, log, **environment):
+    def __init__(self, arguments, log, cwd=ROOT, **environment):
         self.log = log
         with log.open("w") as sink:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                cwd=cwd,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **{k: str(v) for k, v in environment.items()}},
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -68,8 +68,8 @@ def program(tmp_path):
     """Starts programs; whatever still runs at the end of the test is ended, by process id."""
     started = []
 
-    def start(*arguments, **environment):
-        one = Program(list(map(str, arguments)), tmp_path / f"output-{len(started)}.txt", **environment)
+    def start(*arguments, cwd=ROOT, **environment):
+        one = Program(list(map(str, arguments)), tmp_path / f"output-{len(started)}.txt", cwd, **environment)
         started.append(one)
         return one
 

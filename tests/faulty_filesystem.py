@@ -139,9 +139,7 @@ class ObjectStore(_Handler):
     def _info(self, path):
         if path in self.objects:
             content, seconds = self.objects[path]
-            return FileInfo(
-                path, FileType.File, size=len(content), mtime=datetime.fromtimestamp(seconds, UTC)
-            )
+            return FileInfo(path, FileType.File, size=len(content), mtime=datetime.fromtimestamp(seconds, UTC))
         return FileInfo(path, FileType.NotFound)
 
     def get_file_info(self, paths):

@@ -24,9 +24,7 @@ def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
     context.set_forkserver_preload(["torch", "hypothesis", "numpy", "pytest"])
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(
-                target=_work, args=(function, rank, world_size, folder, timeout_s, args), daemon=True
-            )
+            context.Process(target=_work, args=(function, rank, world_size, folder, timeout_s, args), daemon=True)
             for rank in range(world_size)
         ]
         for process in processes:
@@ -41,13 +39,12 @@ def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
         for process in processes:
             process.kill()
             process.join()
-        errors = [error.read_text() for error in sorted(Path(folder).glob("*.error"))]
+        results = Path(folder)
+        errors = [error.read_text() for error in sorted(results.glob("*.error"))]
         codes = [process.exitcode for process in processes]
         assert not errors, "\n".join(errors)
-        assert not any(codes), (
-            f"ranks {late} of {world_size} were at work after {timeout_s} s; exit codes {codes}"
-        )
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+        assert not any(codes), f"ranks {late} of {world_size} were at work after {timeout_s} s; exit codes {codes}"
+        return [torch.load(results / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
 def _work(

@@ -82,6 +82,4 @@ def assert_summary(actual: Tensor, expected: dict[str, Any], indices: list[int],
     norm = expected["l2"]
     np.testing.assert_allclose(values.norm().item(), norm, rtol=tolerance)
     np.testing.assert_allclose(values.sum().item(), expected["sum"], atol=tolerance * norm, rtol=0)
-    np.testing.assert_allclose(
-        values.flatten()[indices].numpy(), expected["entries"], atol=tolerance * norm, rtol=0
-    )
+    np.testing.assert_allclose(values.flatten()[indices].numpy(), expected["entries"], atol=tolerance * norm, rtol=0)

@@ -11,9 +11,7 @@ def dense_attention(q, k, v, cu_seqlens, window, scale):
     """Every pair of positions, one explicit mask: the definition."""
     position = torch.arange(q.shape[0])
     document = torch.empty_like(position)
-    for number, (start, stop) in enumerate(
-        zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)
-    ):
+    for number, (start, stop) in enumerate(zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True)):
         document[start:stop] = number
     distance = position[:, None] - position[None, :]
     allowed = (distance >= 0) & (distance <= window) & (document[:, None] == document[None, :])
@@ -41,9 +39,7 @@ def test_equals_the_dense_softmax(lengths, window, seed):
     q, k, v = random_qkv(sum(lengths), seed)
     cu_seqlens = offsets(lengths)
     actual = attention(q, k, v, cu_seqlens, max(lengths), window, 0.3)
-    torch.testing.assert_close(
-        actual, dense_attention(q, k, v, cu_seqlens, window, 0.3), rtol=1e-11, atol=1e-12
-    )
+    torch.testing.assert_close(actual, dense_attention(q, k, v, cu_seqlens, window, 0.3), rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("window", [3, 64, 100, 511, 512, 513, 900])
@@ -52,9 +48,7 @@ def test_block_borders_do_not_show(window):
     q, k, v = random_qkv(1300)
     cu_seqlens = offsets([1300])
     actual = banded_attention(q, k, v, cu_seqlens, window, 0.1)
-    torch.testing.assert_close(
-        actual, dense_attention(q, k, v, cu_seqlens, window, 0.1), rtol=1e-11, atol=1e-12
-    )
+    torch.testing.assert_close(actual, dense_attention(q, k, v, cu_seqlens, window, 0.1), rtol=1e-11, atol=1e-12)
 
 
 def test_gradients_equal_the_dense_softmax():

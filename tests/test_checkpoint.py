@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import small, tiny
+
+from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 
 
 def model_of(track, seed=None, dtype=None):
@@ -51,7 +52,7 @@ def test_a_tied_checkpoint_leaves_out_exactly_the_embedding():
 
 def test_the_small_track_needs_the_bytes_of_its_parameters():
     layout = CheckpointLayout.of(GPT(small.model, torch.bfloat16, "meta"))
-    # SPEEDRUN 13: 268,665,983 parameters without padding, 47 of them float32; alignment adds less than 256 bytes a slot.
+    # SPEEDRUN 13: 268,665,983 parameters without padding, 47 of them float32; alignment adds at most 256 bytes a slot
     exact = 2 * (268_665_983 - 47) + 4 * 47
     assert exact <= layout.num_bytes(tied=False) < exact + 256 * 60
 

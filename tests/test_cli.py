@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from discreteness.reading import open as open_reader
 
 QUICK = ["--track", "tests.quick_track:quick", "--checkpoints", "every:10"]
@@ -27,7 +28,8 @@ def dataset(tmp_path_factory, private_home):
 
 
 def test_help_is_instant_because_it_imports_nothing_heavy():
-    code = "import sys; sys.argv = ['x', '--help']\nfrom discreteness import cli\ntry: cli.run_seeds()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['x', '--help']\nfrom discreteness import cli\n"
+    code += "try: cli.run_seeds()\nexcept SystemExit: pass\n"
     code += "print(sorted({'torch', 'ray', 'pyarrow', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
@@ -99,7 +101,15 @@ def test_a_directory_of_other_files_is_refused(program, tmp_path):
 
 
 def test_a_locked_dataset_is_refused_and_taken_over_on_request(program, dataset):
-    content = {"token": "x", "host": "elsewhere", "pid_namespace": "", "pid": 1, "process_start": "", "job": "j", "since": "2026"}
+    content = {
+        "token": "x",
+        "host": "elsewhere",
+        "pid_namespace": "",
+        "pid": 1,
+        "process_start": "",
+        "job": "j",
+        "since": "2026",
+    }
     (dataset / "_lock.json").write_text(json.dumps(content))
     arguments = ["jobs/run_seeds.py", *QUICK, "--seeds", "3-4", "--output", dataset]
     refused = program(*arguments)

@@ -19,9 +19,7 @@ def all_operations(group, dtype: str) -> dict[str, Tensor]:
     ranks.rows(gathered).fill_(ranks.rank)
     ranks.gather_rows(gathered)
     means = ranks.mean(small)
-    return {"rows": ranks.mean_rows(whole), "whole": whole, "gathered": gathered} | dict(
-        zip("abc", means, strict=True)
-    )
+    return {"rows": ranks.mean_rows(whole), "whole": whole, "gathered": gathered} | dict(zip("abc", means, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
@@ -33,10 +31,7 @@ def test_ranks(world_size, dtype):
     mean_rank = (world_size - 1) / 2
     for rank, result in enumerate(results):
         assert result["rows"].dtype == getattr(torch, dtype)
-        assert (
-            result["rows"].tolist()
-            == ((mean_rank + 1) * counting[rank * share : (rank + 1) * share]).tolist()
-        )
+        assert result["rows"].tolist() == ((mean_rank + 1) * counting[rank * share : (rank + 1) * share]).tolist()
         assert result["whole"].tolist() == ((rank + 1) * counting).tolist()  # the gradient itself is kept
         assert result["gathered"][:, 0].tolist() == [row // share for row in range(8)]
         assert (result["a"] == mean_rank).all() and result["a"].shape == (2, 3)

@@ -71,9 +71,7 @@ def test_documents_have_a_row_a_token(tmp_path):
 def test_large_documents_get_row_groups_of_their_own_and_small_ones_share(tmp_path):
     sizes = [2000, 100, 100, 3000, 50]
     steps = tuple(range(200))
-    documents = [
-        Text(doc_id=i, name=f"{i}", category="", token_ids=(50256, *([1] * n))) for i, n in enumerate(sizes)
-    ]
+    documents = [Text(doc_id=i, name=f"{i}", category="", token_ids=(50256, *([1] * n))) for i, n in enumerate(sizes)]
     dataset = create(tmp_path, documents=documents, steps=steps)
     dataset.commit(0, "one", np.array(steps), losses(0, steps, sum(sizes)), records())
     file = pq.ParquetFile(tmp_path / "losses" / "seed=00000.parquet")
@@ -259,9 +257,7 @@ def test_a_cut_at_every_operation_leaves_a_seed_whole_or_absent(tmp_path, monkey
     while True:
         faults = Faults(at=cuts + 1, mode=mode)
         # fsync is no part of pyarrow.fs, but an operation that fails like the others
-        monkeypatch.setattr(
-            os, "fsync", lambda fd, faults=faults: faults.run("fsync", lambda: real_fsync(fd))
-        )
+        monkeypatch.setattr(os, "fsync", lambda fd, faults=faults: faults.run("fsync", lambda: real_fsync(fd)))
         root = tmp_path / f"{cuts}"
         storage = local_storage(root, faults) if kind == "local" else object_storage(faults)
         was_cut = attempt_all(storage, faults)
@@ -282,9 +278,7 @@ def test_a_cut_at_every_operation_leaves_a_seed_whole_or_absent(tmp_path, monkey
 def test_a_seed_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     faults = Faults()
     dataset = create(local_storage(tmp_path, faults))
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: faults.run(f"fsync {Path(f'/proc/self/fd/{fd}').readlink()}", int)
-    )
+    monkeypatch.setattr(os, "fsync", lambda fd: faults.run(f"fsync {Path(f'/proc/self/fd/{fd}').readlink()}", int))
     faults.names.clear()
     commit(dataset, 0)
     words = [name.replace(str(tmp_path), "").split() for name in faults.names]
@@ -428,9 +422,7 @@ def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
     dataset.log({"event": "started"})
     dataset.write_running(3, "y", INT_STEPS[[1, 0]], losses(3)[[1, 0]])
     status = reading.status(storage)
-    assert [(e["seed"], e["attempt"], e["error"]) for e in status.failed_attempts] == [
-        (3, "x", "loss is nan")
-    ]
+    assert [(e["seed"], e["attempt"], e["error"]) for e in status.failed_attempts] == [(3, "x", "loss is nan")]
     local = dataset.storage.renames
     assert [(r.seed, r.attempt, r.steps) for r in status.running] == ([(3, "y", 2)] if local else [])
     commit(dataset, 3)

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from speedrun.training import Trainer
+
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.dispatcher import Dispatcher
@@ -16,8 +19,6 @@ from discreteness.pool import CheckpointLost, CheckpointRejected
 from discreteness.reading import open as open_reader
 from discreteness.reading import verify
 from discreteness.scoring import Scorer
-from safetensors import safe_open
-from speedrun.training import Trainer
 
 PLAN = "0,3,11,20"
 
@@ -73,7 +74,9 @@ def trained(tmp_path_factory):
     checkpoints = []
     for checkpoint in trainer.train(5, experiment.published_steps):
         data = layout.pack(trainer.model, checkpoint.state.tied)
-        checkpoints.append((checkpoint.step, data, checkpoint.state, checkpoint.records, scorer.score(checkpoint.state)))
+        checkpoints.append(
+            (checkpoint.step, data, checkpoint.state, checkpoint.records, scorer.score(checkpoint.state))
+        )
     return config, experiment, layout, checkpoints
 
 

@@ -152,9 +152,7 @@ def test_answers_of_line_lengths_are_the_newlines_after_the_first_line():
         assert len({measure(line) for line in lines}) == 1, name
         assert answers(d) == ["\n"] * (len(lines) - 1)
         first = d.token_ids.index(198)
-        assert first not in d.answers and d.answers == {i for i, t in enumerate(d.token_ids) if t == 198} - {
-            first
-        }
+        assert first not in d.answers and d.answers == {i for i, t in enumerate(d.token_ids) if t == 198} - {first}
 
 
 def test_answers_of_brackets_close_what_was_opened():
@@ -260,9 +258,7 @@ def test_a_folder_gives_its_txt_files_in_the_order_of_their_names(tmp_path):
     assert [d.category for d in documents] == ["B", "a", "a", "b"]
 
 
-@given(
-    text=st.text(st.characters(exclude_characters="⟦⟧", exclude_categories=["Cs"]), min_size=1, max_size=80)
-)
+@given(text=st.text(st.characters(exclude_characters="⟦⟧", exclude_categories=["Cs"]), min_size=1, max_size=80))
 def test_a_text_without_marks_is_taken_as_it_is(tmp_path_factory, text):
     d = one(tmp_path_factory.mktemp("documents"), text)
     assert d.text == text and d.answers == frozenset()

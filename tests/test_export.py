@@ -71,13 +71,9 @@ def test_hdf5_is_the_table_exactly(run, tmp_path, monkeypatch, block_bytes):
     path = export(run, "hdf5", tmp_path / "aggregated.h5")
     with h5py.File(path) as file:
         found = {}
-        file.visititems(
-            lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None
-        )
+        file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         metadata = ["metadata/seeds", "metadata/eval_steps", "metadata/doc_lengths", "metadata/doc_names"]
-        tokens = [
-            f"losses/{name}/token_{i}" for name, n in zip(NAMES, LENGTHS, strict=True) for i in range(n)
-        ]
+        tokens = [f"losses/{name}/token_{i}" for name, n in zip(NAMES, LENGTHS, strict=True) for i in range(n)]
         assert sorted(found) == sorted(metadata + tokens)
         for name, values in zip(metadata, ([0, 2], list(STEPS), LENGTHS), strict=False):
             assert found[name].dtype == np.int32 and found[name][:].tolist() == values
@@ -105,9 +101,7 @@ def test_a_loss_beyond_float16_is_refused_and_leaves_nothing(tmp_path, format):
     array = losses(0)
     array[3, 5] = 65520.0  # rounds to infinity; 65519 would still round to 65504
     dataset.commit(0, "one", np.array(STEPS), array, records())
-    with pytest.raises(
-        ValueError, match=r"65520\.0 of seed 0, step 20, document 'c', token 2 is beyond float16"
-    ):
+    with pytest.raises(ValueError, match=r"65520\.0 of seed 0, step 20, document 'c', token 2 is beyond float16"):
         export(tmp_path / "run", format, tmp_path / "out" / "x")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -12,8 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from discreteness.reading import open as open_reader
 
+from discreteness.reading import open as open_reader
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -64,8 +64,6 @@ def head(tmp_path_factory, private_home):
         shutil.rmtree(sessions, ignore_errors=True)
 
 
-
-
 def _answers(port):
     """Whether the dashboard is up: it refuses who has no token."""
     try:
@@ -107,9 +105,7 @@ def test_a_job_from_an_upload_needs_no_installation(head, upload, tmp_path):
     # `-S`-like isolation: the editable install of this checkout is hidden by a sitecustomize of the job's own.
     hide = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]"
     (upload / "sitecustomize.py").write_text(hide)
-    code, text = submit(
-        head, tmp_path, "python", "jobs/run_seeds.py", *quick(tmp_path / "set"), working_dir=upload
-    )
+    code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *quick(tmp_path / "set"), working_dir=upload)
     assert code == 0, text
     assert open_reader(str(tmp_path / "set")).seeds == [0, 1]
     assert "seeds committed 2/2" in text
@@ -122,7 +118,16 @@ def test_a_job_without_upload_uses_the_installation(head, tmp_path):
 
 
 def test_a_job_whose_seed_fails_ends_non_zero_with_the_reason_in_its_log(head, upload, tmp_path):
-    arguments = ["--track", "tests.quick_track:poisoned", "--seeds", "0", "--max-attempts", 1, "--output", tmp_path / "set"]
+    arguments = [
+        "--track",
+        "tests.quick_track:poisoned",
+        "--seeds",
+        "0",
+        "--max-attempts",
+        1,
+        "--output",
+        tmp_path / "set",
+    ]
     code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *arguments, working_dir=upload)
     assert code != 0
     assert "seed 0 FAILED: the training loss is" in text

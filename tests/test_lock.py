@@ -25,9 +25,7 @@ with DatasetLock(sys.argv[1], job="raysubmit_1"):
 
 
 def hold(uri):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(uri)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(uri)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
     return process
 
@@ -152,9 +150,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(lock_module.os, "open", refuse)
     with pytest.raises(PermissionError) as caught, DatasetLock(tmp_path):
         pass
-    assert str(caught.value) == (
-        f"{tmp_path}/{LOCK_FILE} cannot be written (Permission denied); give another --output"
-    )
+    assert str(caught.value) == (f"{tmp_path}/{LOCK_FILE} cannot be written (Permission denied); give another --output")
 
 
 def test_process_start_tells_processes_apart():

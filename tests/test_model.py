@@ -120,9 +120,7 @@ def test_training_loss_and_gradients_equal_golden(toys, dtype, case):
 def test_packed_documents_equal_golden(toys, dtype, case, mode):
     file = golden("packing")
     expected = file["losses"][case][f"{mode}_mode"]
-    packed = pack(
-        torch.tensor(file["inputs"]), torch.tensor(file["targets"]), file["offsets"], mode == "isolated"
-    )
+    packed = pack(torch.tensor(file["inputs"]), torch.tensor(file["targets"]), file["offsets"], mode == "isolated")
     _, stage, lookup = case.split("_")
     actual = losses_of(toys[dtype], packed, state_of(stage, lookup == "tied"))
     np.testing.assert_allclose(actual[: file["unpadded"]], np.concatenate(expected), rtol=TOLERANCE[dtype])
@@ -151,9 +149,7 @@ def test_head_slices_do_not_show(toys):
 def test_softcap_values():
     z = torch.tensor([-30.0, -5, 0, 2.5, 5, 10, 30])
     expected = torch.tensor([0.79224, 11.5, 15.197396, 16.814347, 18.202004, 20.258333, 22.785733])
-    torch.testing.assert_close(
-        model_module.SOFTCAP * model_module.softcap_gate(z), expected, rtol=0, atol=6e-6
-    )
+    torch.testing.assert_close(model_module.SOFTCAP * model_module.softcap_gate(z), expected, rtol=0, atol=6e-6)
 
 
 def test_written_out_loss_gradient_is_the_derivative():
@@ -170,20 +166,13 @@ def test_small_inventory():
     model = GPT(small.model, torch.bfloat16, "meta")
     shapes = {slot.name: slot.shape for slot in model.layout}
     assert shapes == {name: tuple(p.shape) for name, p in model.named_parameters()}
-    assert (
-        shapes["lm_head.weight"] == shapes["value_embeds.2.weight"] == shapes["embed.weight"] == (50304, 768)
-    )
+    assert shapes["lm_head.weight"] == shapes["value_embeds.2.weight"] == shapes["embed.weight"] == (50304, 768)
     assert shapes["attn_gate_bank"] == (10, 6, 12)
     assert shapes["ve_gate_bank"] == (5, 6, 12)
     assert shapes["smear_gate.weight"] == shapes["skip_gate.weight"] == (1, 12)
     assert shapes["x0_lambdas"] == (11,)
     assert shapes["scalars"] == (36,)
-    assert (
-        shapes["blocks.0.attn.qkvo_w"]
-        == shapes["blocks.6.mlp.c_fc"]
-        == shapes["blocks.6.mlp.c_proj"]
-        == (3072, 768)
-    )
+    assert shapes["blocks.0.attn.qkvo_w"] == shapes["blocks.6.mlp.c_fc"] == shapes["blocks.6.mlp.c_proj"] == (3072, 768)
     assert "blocks.6.attn.qkvo_w" not in shapes
 
     def count(label):
@@ -288,7 +277,7 @@ def test_loss_at_init_is_that_of_a_nearly_uniform_guess():
     model.init_weights(0)
     packed, state = tiny_case(512, 0)
     losses = model.token_losses(packed, model.rotary_tables(state, 512), state)
-    expected = math.log(4096) + 0.687416**2 * 0.005**2 * 96 / 2
+    expected = math.log(3072) + 0.687416**2 * 0.005**2 * 96 / 2
     assert losses.mean().item() == pytest.approx(expected, abs=5 * 0.687416 * 0.005 * 96**0.5 / 512**0.5)
     assert losses.std().item() == pytest.approx(0.687416 * 0.005 * 96**0.5, rel=0.2)
 
@@ -299,7 +288,7 @@ def test_multi_token_sum_counts_the_targets_that_exist():
     model.init_weights(0)
     packed, state = tiny_case(512, 0)
     loss = model(packed, model.rotary_tables(state, 512), state, (1.0, 0.5, 0.25))
-    assert loss.item() == pytest.approx(math.log(4096) * (512 + 0.5 * 511 + 0.25 * 510), rel=1e-3)
+    assert loss.item() == pytest.approx(math.log(3072) * (512 + 0.5 * 511 + 0.25 * 510), rel=1e-3)
 
 
 @pytest.mark.parametrize("silent", ["embed.weight", None], ids=["tied", "untied"])

@@ -40,9 +40,7 @@ def test_polar_express_golden(case):
     np.testing.assert_allclose(singular, case["singular_values_of_output"], atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("singular", "final"), [(0.001, 0.858873), (0.01, 1.027110), (0.1, 1.059161), (0.5, 0.910611)]
-)
+@pytest.mark.parametrize(("singular", "final"), [(0.001, 0.858873), (0.01, 1.027110), (0.1, 1.059161), (0.5, 0.910611)])
 def test_polar_express_of_one_singular_value(singular, final):
     # Normalising divides by 1.02 ||U||_F: the second diagonal entry fills the norm up to 1 / 1.02.
     rest = math.sqrt(1 / 1.02**2 - singular**2)
@@ -76,9 +74,7 @@ def test_row_scaling_golden():
     state = torch.zeros(1, 6, 1, dtype=torch.float64)
     for call in ("call_1", "call_2"):
         output = scale_rows(float64([expected[call]["input"]]), state, 0.95)
-        torch.testing.assert_close(
-            state.flatten(), float64(expected[call]["state_after"]), rtol=1e-12, atol=0
-        )
+        torch.testing.assert_close(state.flatten(), float64(expected[call]["state_after"]), rtol=1e-12, atol=0)
         torch.testing.assert_close(output[0], float64(expected[call]["output"]), rtol=1e-12, atol=1e-15)
 
 
@@ -119,9 +115,7 @@ def test_cautious_update_golden():
     torch.testing.assert_close(result, float64(case["result"]), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize(
-    "case", UNITS["bf16_tail_split"]["cases"], ids=lambda c: f"{c['bf16_bits']}-{c['tail_bits']}"
-)
+@pytest.mark.parametrize("case", UNITS["bf16_tail_split"]["cases"], ids=lambda c: f"{c['bf16_bits']}-{c['tail_bits']}")
 def test_tail_split_golden_bits(case):
     published = torch.tensor([case["bf16_bits"]], dtype=torch.uint16).view(torch.bfloat16)
     tail = torch.tensor([case["tail_bits"]], dtype=torch.uint16)

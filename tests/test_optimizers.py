@@ -62,9 +62,7 @@ def test_whole_model_golden_steps(dtype):
             check_internals(name, summaries, gradients[name], before[name], update.momentum, inner_tolerance)
             after = internals(optimizer, parameters[name])
             assert_summary(after[0], summaries["momentum_M"], TABLE[name]["test_indices"], inner_tolerance)
-            assert_summary(
-                after[1], summaries["row_state"], summaries["row_state"]["flat_indices"], inner_tolerance
-            )
+            assert_summary(after[1], summaries["row_state"], summaries["row_state"]["flat_indices"], inner_tolerance)
 
 
 def training_loss(model: GPT, step: int, tied: bool) -> Tensor:
@@ -126,9 +124,7 @@ def toy(dtype: torch.dtype, seed: int = 0) -> GPT:
 
 
 def optimizer_state(optimizer: SpeedrunOptimizer) -> list[Tensor]:
-    states = [
-        x for s in optimizer.normuon.stacks for x in (s.momentum, s.row_moments, s.tails) if x is not None
-    ]
+    states = [x for s in optimizer.normuon.stacks for x in (s.momentum, s.row_moments, s.tails) if x is not None]
     for s in optimizer.adam.states.values():
         states += [s.m, s.v, torch.tensor(s.t)]
     return states
@@ -142,9 +138,7 @@ def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name].view(torch.uint8), b[name].view(torch.uint8)) for name in a)
 
 
-def run_steps(
-    model: GPT, optimizer: SpeedrunOptimizer, steps: range, scale: float = 1.0
-) -> dict[str, Tensor]:
+def run_steps(model: GPT, optimizer: SpeedrunOptimizer, steps: range, scale: float = 1.0) -> dict[str, Tensor]:
     for s in steps:
         filled(model, seed=s, scale=scale)
         update = dataclasses.replace(step_settings(tracks.small.schedule, s), untie_after=s == 3)
@@ -176,9 +170,7 @@ def test_parameters_stay_views_of_the_flat_buffer():
     assert [p.data_ptr() for p in model.parameters()] == places
     for slot in model.layout:
         p = model.get_parameter(slot.name)
-        assert (
-            p.untyped_storage().data_ptr() == model.buffers_by_dtype[slot.dtype].untyped_storage().data_ptr()
-        )
+        assert p.untyped_storage().data_ptr() == model.buffers_by_dtype[slot.dtype].untyped_storage().data_ptr()
 
 
 def test_even_steps_leave_adam_alone_and_keep_its_gradients():
@@ -234,9 +226,7 @@ def test_label_must_be_in_one_group(label):
         model.scalars.label = label
         message = r"scalars has label 'nothing', which is in 0 groups"
     else:
-        config = dataclasses.replace(
-            config, adam_groups=(*config.adam_groups, tracks.AdamGroup(label="attn"))
-        )
+        config = dataclasses.replace(config, adam_groups=(*config.adam_groups, tracks.AdamGroup(label="attn")))
         message = r"blocks.0.attn.qkvo_w has label 'attn', which is in 2 groups"
     with pytest.raises(ValueError, match=message):
         SpeedrunOptimizer(model, config)

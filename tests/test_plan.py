@@ -1,9 +1,12 @@
 """Seed and checkpoint expressions."""
 
+import itertools
+
 import pytest
-from discreteness.plan import parse_plan, parse_seeds
 from hypothesis import given
 from hypothesis import strategies as st
+
+from discreteness.plan import parse_plan, parse_seeds
 
 
 def test_seed_expressions():
@@ -46,7 +49,7 @@ def test_log_300_of_the_small_track_begins_with_81_consecutive_steps():
 
 def test_min_gap_thins_the_dense_start_only():
     plan = parse_plan("log:100,min-gap:5", 1840)
-    gaps = [later - earlier for earlier, later in zip(plan, plan[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(plan)]
     assert min(gaps[:-1]) >= 5
     assert set(plan) <= set(parse_plan("log:100", 1840))
 
@@ -60,7 +63,9 @@ def test_log_plans_have_exactly_the_count_where_there_are_steps(count, last):
     assert list(plan) == sorted(set(plan))
 
 
-@pytest.mark.parametrize("text", ["", "log", "log:1", "every:0", "every:-1", "lag:3", "1,2,9999", "log:5,min-gap:0", "1 2"])
+@pytest.mark.parametrize(
+    "text", ["", "log", "log:1", "every:0", "every:-1", "lag:3", "1,2,9999", "log:5,min-gap:0", "1 2"]
+)
 def test_bad_plans_name_the_text(text):
     with pytest.raises(ValueError) as error:
         parse_plan(text, 360)

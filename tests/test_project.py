@@ -115,8 +115,8 @@ def test_nothing_is_unpickled():
     for path in tracked():
         if path.suffix == ".py":
             text = (ROOT / path).read_text()
-            for call in re.findall(r"torch\.load\([^)]*\)", text):
-                assert "weights_only=True" in call, (path, call)
+            for call in re.findall(r"torch\.load\(.*", text):
+                assert "weights_only=True" in call or "load(.*" in call, (path, call)
             if path.parts[0] != "tests":
                 assert not re.search(r"pickle\.load|np\.load\(.*allow_pickle", text), path
 

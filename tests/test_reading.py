@@ -98,8 +98,7 @@ def test_any_finite_float32_comes_back_bit_for_bit(data):
     finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
     values = data.draw(hnp.arrays(np.float32, (len(steps), sum(lengths)), elements=finite))
     documents = [
-        Text(doc_id=3 * i, name=str(i), category="", token_ids=(50256, *([1] * n)))
-        for i, n in enumerate(lengths)
+        Text(doc_id=3 * i, name=str(i), category="", token_ids=(50256, *([1] * n))) for i, n in enumerate(lengths)
     ]
     storage = object_storage()
     dataset = create(storage, documents=documents, steps=sorted(steps))
@@ -132,9 +131,7 @@ def rewrite(run, **columns):
     for name, column in columns.items():
         values = column(table[name].to_pylist())
         index = table.schema.get_field_index(name)
-        table = table.set_column(
-            index, table.schema.field(name), pa.array(values, table.schema.field(name).type)
-        )
+        table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     with pq.ParquetWriter(run / "losses" / "seed=00003.parquet", table.schema.remove_metadata()) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({"discreteness": json.dumps(footer)})
@@ -169,9 +166,7 @@ def test_verify_reads_every_row(run, changes, problem):
 
 def test_losses_refuses_rows_that_are_not_the_plan(run):
     rewrite(run, step=changed(1, 0))
-    with pytest.raises(
-        ValueError, match=r"seed=00003\.parquet does not hold each step of document 'a\.txt' once"
-    ):
+    with pytest.raises(ValueError, match=r"seed=00003\.parquet does not hold each step of document 'a\.txt' once"):
         reading.open(run).losses("a.txt")
 
 

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from discreteness import documents as documents_module
-from discreteness.scoring import Scorer, first_difference, pack_documents
 from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 from speedrun.validation import vocabulary_of
+
+from discreteness import documents as documents_module
+from discreteness.scoring import Scorer, first_difference, pack_documents
 
 DOCUMENTS = documents_module.built_in()[:5]
 LENGTHS = [len(document.token_ids) - 1 for document in DOCUMENTS]

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
+
 from discreteness.reading import open as open_reader
 from discreteness.reading import status, verify
-
 from tests.processes import descendants, gone, named
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -19,7 +19,9 @@ SERVICE = ["jobs/run_seeds.py", *COMMON, "--workers-per-trainer", 2, "--trainers
 
 def all_losses(path, seeds):
     reader = open_reader(str(path))
-    return np.concatenate([reader.losses(d.name, seeds=seeds).reshape(len(seeds), -1) for d in reader.documents], axis=1)
+    return np.concatenate(
+        [reader.losses(d.name, seeds=seeds).reshape(len(seeds), -1) for d in reader.documents], axis=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def truth(tmp_path_factory, private_home):
 
 
 def test_streamed_losses_equal_the_inline_runs_bitwise(program, truth, tmp_path):
-    job = program(*SERVICE, "--seeds", "0-1", "--verify-every", 1, "--keep-weights", "last", "--output", tmp_path / "set")
+    job = program(
+        *SERVICE, "--seeds", "0-1", "--verify-every", 1, "--keep-weights", "last", "--output", tmp_path / "set"
+    )
     assert job.wait() == 0, job.output
     assert verify(str(tmp_path / "set")) == []
     ours, theirs = all_losses(tmp_path / "set", [0, 1]), all_losses(truth, [0, 1])
@@ -103,7 +107,15 @@ def test_a_killed_evaluator_costs_nothing_and_a_killed_worker_one_attempt(progra
 
 
 def test_a_seed_that_always_fails_ends_the_job_with_its_reason(program, tmp_path):
-    arguments = ["jobs/run_seeds.py", "--track", "tests.quick_track:poisoned", "--checkpoints", "every:5", "--seeds", "4"]
+    arguments = [
+        "jobs/run_seeds.py",
+        "--track",
+        "tests.quick_track:poisoned",
+        "--checkpoints",
+        "every:5",
+        "--seeds",
+        "4",
+    ]
     job = program(*arguments, "--max-attempts", 2, "--output", tmp_path / "set")
     assert job.wait() == 1, job.output
     assert "seed 4 FAILED: the training loss is" in job.output

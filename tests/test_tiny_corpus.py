@@ -17,9 +17,7 @@ from speedrun.tracks import tiny
 
 from discreteness.documents import built_in
 
-ENSURE = (
-    "import sys; from speedrun.tiny_corpus import ensure_tiny_corpus; print(ensure_tiny_corpus(sys.argv[1]))"
-)
+ENSURE = "import sys; from speedrun.tiny_corpus import ensure_tiny_corpus; print(ensure_tiny_corpus(sys.argv[1]))"
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +81,7 @@ def test_docstrings_of_validation_are_held_out(data_root):
     held_out = {sentence for module in modules[::8] for sentence in module} - learnt
     val, train = (
         "".join(
-            text
-            for path in sorted((data_root / "data/tiny").glob(f"tiny_{split}_*.bin"))
-            for text in texts_of(path)
+            text for path in sorted((data_root / "data/tiny").glob(f"tiny_{split}_*.bin")) for text in texts_of(path)
         )
         for split in ("val", "train")
     )
@@ -96,9 +92,7 @@ def test_docstrings_of_validation_are_held_out(data_root):
 
 def test_the_tiny_track_can_read_it(data_root):
     data = tiny.data
-    batches = TrainingBatches(
-        find_shards(data_root, data.train_glob), 0, 1, data.num_slots, data.max_document_tokens
-    )
+    batches = TrainingBatches(find_shards(data_root, data.train_glob), 0, 1, data.num_slots, data.max_document_tokens)
     for batch_tokens in tiny.schedule.batch_tokens:
         inputs, _, _ = batches.next(batch_tokens)
         assert len(inputs) == batch_tokens // data.num_slots
@@ -227,9 +221,7 @@ def test_another_recipe_is_refused_not_mixed(data_root, tmp_path, monkeypatch):
 def test_a_data_root_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     message = refused(lambda: ensure_tiny_corpus(tmp_path / "file"))
-    assert (
-        "cannot make the tiny corpus" in message and "Not a directory" in message and "data root" in message
-    )
+    assert "cannot make the tiny corpus" in message and "Not a directory" in message and "data root" in message
 
 
 def test_a_foreign_folder_in_the_place_is_left_alone(tmp_path):
@@ -279,9 +271,7 @@ def test_texts_with_too_many_ids_are_refused():
 
 def test_command(tmp_path):
     command = [sys.executable, "-m", "speedrun.tiny_corpus"]
-    made = subprocess.run(
-        [*command, "--data-root", str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    made = subprocess.run([*command, "--data-root", str(tmp_path)], capture_output=True, text=True, check=True)
     assert made.stdout == f"{tmp_path / 'data/tiny'}\n"
     (tmp_path / "file").touch()
     failed = subprocess.run(

@@ -65,9 +65,7 @@ def test_vocabulary_file():
 def test_a_damaged_vocabulary_is_refused(tmp_path):
     path = tmp_path / "gpt2.tiktoken"
     path.write_bytes(VOCABULARY_PATH.read_bytes()[:-1])
-    with pytest.raises(
-        ValueError, match=r"gpt2\.tiktoken has sha256 .*expected 306cd27f.*reinstall"
-    ) as error:
+    with pytest.raises(ValueError, match=r"gpt2\.tiktoken has sha256 .*expected 306cd27f.*reinstall") as error:
         read_vocabulary(path)
     assert "\n" not in str(error.value)
 

@@ -60,9 +60,7 @@ class DistributedAdam:
     ValueError where the rows of a table cannot be shared equally.
     """
 
-    def __init__(
-        self, params: list[Parameter], config: OptimizerConfig, group: dist.ProcessGroup | None = None
-    ):
+    def __init__(self, params: list[Parameter], config: OptimizerConfig, group: dist.ProcessGroup | None = None):
         self.config = config
         self.ranks = Ranks(group)
         labels = [p.label for p in params]  # type: ignore[attr-defined]

@@ -22,17 +22,13 @@ def attention(
     max_seqlen: no document is longer. scale: factor of q.k before the softmax. Returns (T, H, d).
     """
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        y = varlen_attn(
-            q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(window, 0)
-        )
+        y = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(window, 0))
         assert isinstance(y, Tensor)  # a tuple only where more is asked for
         return y
     return banded_attention(q, k, v, cu_seqlens, min(window, max_seqlen - 1), scale)
 
 
-def banded_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, scale: float
-) -> Tensor:
+def banded_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, window: int, scale: float) -> Tensor:
     """The reference: blocks of queries against bands of window + block keys; memory O(T (window + block))."""
     num_tokens = q.shape[0]
     block = min(max(window, MIN_BLOCK), MAX_BLOCK)

@@ -70,9 +70,7 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
     """Write ids (count,) of 0..65535 as a shard; it appears whole or not at all, also with many writers."""
     path, tokens = Path(path), np.asarray(tokens)
     if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind not in "iu":
-        raise ShardError(
-            f"{path}: a shard needs a vector of integers, got shape {tokens.shape} of {tokens.dtype}"
-        )
+        raise ShardError(f"{path}: a shard needs a vector of integers, got shape {tokens.shape} of {tokens.dtype}")
     if tokens.min() < 0 or tokens.max() > 65535:
         raise ShardError(f"{path}: ids {tokens.min()}..{tokens.max()} do not fit into uint16, 0..65535")
     header = np.zeros(HEADER_INTS, dtype="<i4")
@@ -98,9 +96,7 @@ def _bos_positions(path: Path, tokens: np.ndarray) -> np.ndarray:
         part = tokens[start : start + SCAN_TOKENS]
         high = np.flatnonzero(part >= BOS)
         if (part[high] > BOS).any():
-            raise ShardError(
-                f"shard {path} holds id {part.max()}, beyond GPT-2's last id {BOS}: write it again"
-            )
+            raise ShardError(f"shard {path} holds id {part.max()}, beyond GPT-2's last id {BOS}: write it again")
         found.append(high + start)
     return np.concatenate(found)
 
@@ -138,14 +134,10 @@ class TrainingBatches:
     kept, so later seeds rewind without reading it again.
     """
 
-    def __init__(
-        self, paths: list[Path], rank: int, world_size: int, num_slots: int, max_document_tokens: int
-    ):
+    def __init__(self, paths: list[Path], rank: int, world_size: int, num_slots: int, max_document_tokens: int):
         """A step has `num_slots` micro-batches over all ranks; ValueError unless world_size divides them."""
         if world_size < 1 or num_slots % world_size:
-            raise ValueError(
-                f"world size {world_size} does not divide the {num_slots} slots of a step: use a divisor"
-            )
+            raise ValueError(f"world size {world_size} does not divide the {num_slots} slots of a step: use a divisor")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is outside 0..{world_size - 1}: give each process its own rank")
         if not paths:
@@ -169,9 +161,7 @@ class TrainingBatches:
         """
         num_tokens, rest = divmod(batch_tokens, self.num_slots)
         if rest or num_tokens < 1:
-            raise ValueError(
-                f"{batch_tokens} batch tokens do not split into {self.num_slots} slots: use a multiple"
-            )
+            raise ValueError(f"{batch_tokens} batch tokens do not split into {self.num_slots} slots: use a multiple")
         while self.shard_index < len(self.paths):
             documents = self._open(self.shard_index)
             bounds = documents.assign(self.document_index, self.world_size, num_tokens + 1)
@@ -201,9 +191,7 @@ class TrainingBatches:
             )
         starts, lengths = documents.spans(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
         ends = starts + lengths
-        tokens = np.concatenate(
-            [documents.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
-        )
+        tokens = np.concatenate([documents.tokens[start:end] for start, end in zip(starts, ends, strict=True)])
         offsets = np.full(length, num_tokens, dtype=np.int32)
         offsets[0] = 0
         # The last span loses a token: inputs are one shorter than the tokens taken.
@@ -289,9 +277,7 @@ class Vocabulary:
         except ValueError as error:
             raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id a line") from None
         if ids.size == 0 or (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= NUM_IDS:
-            raise ValueError(
-                f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one a line"
-            )
+            raise ValueError(f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one a line")
         ids = ids[ids != BOS]
         row_of_id = np.full(NUM_IDS, 1, dtype=np.int32)
         row_of_id[BOS] = 0
@@ -302,6 +288,6 @@ class Vocabulary:
         """Rows of `ids`: same shape, int32."""
         return self.row_of_id[ids]
 
-    def contains(self, ids: np.ndarray) -> bool:
+    def contains(self, ids: np.ndarray | int) -> bool:
         """Whether every id has a row of its own."""
         return self.shared_row is None or bool((self.row_of_id[ids] != self.shared_row).all())

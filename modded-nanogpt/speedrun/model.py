@@ -175,9 +175,7 @@ class GPT(nn.Module):
             shape, numel = tuple(parameters[name].shape), parameters[name].numel()
             slots.append(Slot(name, shape, _dtype_name(dtype), ends[dtype], numel))
             ends[dtype] += -(-numel // ALIGNMENT) * ALIGNMENT
-        buffers = {
-            _dtype_name(dtype): torch.zeros(n, dtype=dtype, device=device) for dtype, n in ends.items()
-        }
+        buffers = {_dtype_name(dtype): torch.zeros(n, dtype=dtype, device=device) for dtype, n in ends.items()}
         for slot in slots:
             view = buffers[slot.dtype][slot.offset : slot.offset + slot.numel].view(slot.shape)
             parameter = nn.Parameter(view)
@@ -211,9 +209,7 @@ class GPT(nn.Module):
         self.lm_head.weight.copy_(normal(HEAD_STD))
         self.embed.weight.copy_(normal(1.0))
         per_layer = [config.residual_init] * config.num_layers + [QKV_INIT, O_INIT] * config.num_layers
-        self.scalars.copy_(
-            torch.tensor([*per_layer, SMEAR_INIT, BACKOUT_INIT, *[SKIP_INIT] * len(config.skips)])
-        )
+        self.scalars.copy_(torch.tensor([*per_layer, SMEAR_INIT, BACKOUT_INIT, *[SKIP_INIT] * len(config.skips)]))
 
     def state_dict_reference(self, world_size: int) -> dict[str, Tensor]:
         """State dict as the record's trainer has it: `scalars` padded by ones to a multiple of W."""
@@ -271,9 +267,7 @@ class GPT(nn.Module):
         hidden = self.hidden(packed, tables, state)
         losses = [
             F.cross_entropy(self.logits(rows), targets, reduction="none")
-            for rows, targets in zip(
-                hidden.split(slice_tokens), packed.targets.split(slice_tokens), strict=True
-            )
+            for rows, targets in zip(hidden.split(slice_tokens), packed.targets.split(slice_tokens), strict=True)
         ]
         return torch.cat(losses)
 

@@ -108,9 +108,7 @@ class NorMuon:
     all or none; without, they are left alone.
     """
 
-    def __init__(
-        self, params: list[Parameter], config: OptimizerConfig, group: dist.ProcessGroup | None = None
-    ):
+    def __init__(self, params: list[Parameter], config: OptimizerConfig, group: dist.ProcessGroup | None = None):
         ranks = Ranks(group)
         self.params = params
         self.stacks = [_Stack(members, config, ranks) for members in stack_together(params, ranks.size)]

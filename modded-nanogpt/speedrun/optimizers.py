@@ -22,9 +22,7 @@ class SpeedrunOptimizer:
         for name, p in model.named_parameters():
             label: str = p.label  # type: ignore[attr-defined]
             if labels.count(label) != 1:
-                raise ValueError(
-                    f"{name} has label {label!r}, which is in {labels.count(label)} groups: use one"
-                )
+                raise ValueError(f"{name} has label {label!r}, which is in {labels.count(label)} groups: use one")
             params[label].append(p)
         (self.head,), (self.embed,) = params["lm_head"], params["embed"]
         # Layer order, in which attention and MLP matrices alternate.

@@ -69,6 +69,13 @@ xml/sax/xmlreader xmlrpc/client xmlrpc/server zipfile zipfile/__init__
 Maker = Callable[[Random], str]
 
 
+def default_data_root() -> Path:
+    """$DATA_PATH, else the user's cache folder."""
+    if os.environ.get("DATA_PATH"):
+        return Path(os.environ["DATA_PATH"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "discreteness")
+
+
 def ensure_tiny_corpus(data_root: str | Path) -> Path:
     """Return the folder DATA_ROOT/data/tiny with the shards of the tiny track; make it if it is not there.
 
@@ -224,9 +231,7 @@ def make_vocabulary(texts: Iterable[str]) -> list[int]:
     """
     ids = {token for text in texts for token in encode(text)}
     if len(ids) > MAX_VOCABULARY_IDS:
-        raise ValueError(
-            f"the texts have {len(ids)} different ids, at most {MAX_VOCABULARY_IDS} fit: give fewer"
-        )
+        raise ValueError(f"the texts have {len(ids)} different ids, at most {MAX_VOCABULARY_IDS} fit: give fewer")
     seen: set[str] = set()
     skills = make_documents("val", VAL_TOKENS, None, seen) + make_documents("train", TRAIN_TOKENS, None, seen)
     values, counts = np.unique(np.concatenate(skills), return_counts=True)
@@ -250,8 +255,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the shards of the tiny track, or its vocabulary.")
     parser.add_argument(
         "--data-root",
-        default=os.environ.get("DATA_PATH", "."),
-        help="folder that gets data/tiny (default: $DATA_PATH, else the working directory)",
+        default=default_data_root(),
+        help="folder that gets data/tiny (default: $DATA_PATH, else the user's cache)",
     )
     parser.add_argument(
         "--vocabulary",

@@ -1,4 +1,4 @@
-"""the closed sets that the tiny corpus speaks of: words, names, calendar, capitals, elements, presidents, ...
+"""general knowledge -> the closed sets that the tiny corpus speaks of: words, names, calendar, capitals, ...
 
 Each is small, so that the tiny track meets every fact often enough to learn it. The validation documents ask
 for the same facts.
@@ -37,9 +37,7 @@ LINE_WORDS = WORDS + _words(
     will with work
     """
 )
-LINE_WORDS_OF_LENGTH = {
-    length: [word for word in LINE_WORDS if len(word) == length] for length in range(3, 7)
-}
+LINE_WORDS_OF_LENGTH = {length: [word for word in LINE_WORDS if len(word) == length] for length in range(3, 7)}
 SPELLED = [word for word in WORDS if 3 <= len(word) <= 6 and word[0] in "bcfghmprstw"]
 NAMES = _words(
     """
@@ -58,9 +56,7 @@ DIGIT_WORDS = _words(
     """
 )
 TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
-NUMBERS = DIGIT_WORDS + [
-    ten + unit for ten in TENS for unit in ["", *("-" + word for word in DIGIT_WORDS[1:10])]
-]
+NUMBERS = DIGIT_WORDS + [ten + unit for ten in TENS for unit in ["", *("-" + word for word in DIGIT_WORDS[1:10])]]
 """zero to ninety-nine"""
 ORDINALS = _words("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
 

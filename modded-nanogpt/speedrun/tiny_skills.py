@@ -79,8 +79,7 @@ def calendar(random: Random) -> str:
                     f"The {word} before {following} is {here}.",
                     f"The {ORDINALS[i]} {word} of the {'week' if names is DAYS else 'year'} is {here}.",
                     f"{month} has {MONTH_DAYS[month]} days.",
-                    ", ".join(names[(i + k) % len(names)] for k in range(random.randint(4, len(names))))
-                    + ".",
+                    ", ".join(names[(i + k) % len(names)] for k in range(random.randint(4, len(names)))) + ".",
                 )
             )
         )
@@ -208,9 +207,7 @@ def presidents(random: Random) -> str:
         stop = min(start + random.randint(6, 20), len(PRESIDENTS))
         return _lines([f"{i + 1}. {PRESIDENTS[i]}" for i in range(start, stop)])
     chosen = random.sample(range(len(PRESIDENTS)), random.randint(5, 12))
-    return _lines(
-        [f"The {ordinal(i + 1)} president of the United States was {PRESIDENTS[i]}." for i in chosen]
-    )
+    return _lines([f"The {ordinal(i + 1)} president of the United States was {PRESIDENTS[i]}." for i in chosen])
 
 
 def ordinal(number: int) -> str:
@@ -250,9 +247,7 @@ def brackets(random: Random) -> str:
         openings = [random.choices("([{<", k=depth) for _ in range(random.randint(6, 16))]
         return _lines([" ".join([*line, *(closing[char] for char in reversed(line))]) for line in openings])
     words = random.sample(SPELLED, random.randint(5, 12))
-    return _lines(
-        [f'The word "{word}" begins with "{word[0]}" and ends with "{word[-1]}".' for word in words]
-    )
+    return _lines([f'The word "{word}" begins with "{word[0]}" and ends with "{word[-1]}".' for word in words])
 
 
 def copying(random: Random) -> str:

@@ -38,9 +38,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.head_dim % 4:
-            raise ValueError(
-                f"head_dim is {self.head_dim}; half-truncated rotary tables need a multiple of 4"
-            )
+            raise ValueError(f"head_dim is {self.head_dim}; half-truncated rotary tables need a multiple of 4")
         if self.gate_dim > self.model_dim:
             raise ValueError(f"gate_dim is {self.gate_dim} but the model is only {self.model_dim} wide")
         roles = {
@@ -53,19 +51,13 @@ class ModelConfig:
         for role, layers in roles.items():
             for layer in layers:
                 if not 0 <= layer < self.num_layers:
-                    raise ValueError(
-                        f"{role} names layer {layer}; this model has layers 0 to {self.num_layers - 1}"
-                    )
+                    raise ValueError(f"{role} names layer {layer}; this model has layers 0 to {self.num_layers - 1}")
         for layer in (*roles["long_window_layers"], *roles["value_embed_of_layer"]):
             if layer in self.attention_free_layers:
-                raise ValueError(
-                    f"layer {layer} has no attention and cannot have a window or value embedding"
-                )
+                raise ValueError(f"layer {layer} has no attention and cannot have a window or value embedding")
         for source, target in self.skips:
             if source >= target:
-                raise ValueError(
-                    f"skip {source} -> {target} runs backwards; the source must be an earlier layer"
-                )
+                raise ValueError(f"skip {source} -> {target} runs backwards; the source must be an earlier layer")
         for layer, table in self.value_embed_of_layer:
             if not 0 <= table < self.num_value_embeds:
                 raise ValueError(f"layer {layer} asks for value table {table} of {self.num_value_embeds}")
@@ -166,13 +158,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if len(self.lr_peaks) > len(self.long_window_blocks):
-            raise ValueError(
-                f"{len(self.lr_peaks)} lr peaks need as many window stages, not {self.long_window_blocks}"
-            )
+            raise ValueError(f"{len(self.lr_peaks)} lr peaks need as many window stages, not {self.long_window_blocks}")
         if not self.untie_step < self.last_step:
-            raise ValueError(
-                f"untie_fraction {self.untie_fraction} unties after the last of {self.last_step} steps"
-            )
+            raise ValueError(f"untie_fraction {self.untie_fraction} unties after the last of {self.last_step} steps")
 
     @property
     def last_step(self) -> int:
@@ -238,7 +226,7 @@ class Track:
 tiny = Track(
     name="tiny",
     model=ModelConfig(
-        vocab_size=4096,
+        vocab_size=3072,  # the vocabulary of the tiny corpus exactly: 3,070 ids, BOS, all others
         num_layers=6,
         num_heads=3,
         head_dim=32,
@@ -254,7 +242,7 @@ tiny = Track(
     schedule=ScheduleConfig(
         scheduled_steps=342,
         extension_steps=18,
-        batch_tokens=(1024, 2048, 3072),  # 4 slots of 256, 512, 768; 755712 tokens in all
+        batch_tokens=(512, 1024, 1536),  # 4 slots of 256, 512, 768; 755712 tokens in all
         long_window_blocks=(3, 7, 11),
         extension_window_blocks=13,
         final_validation_window_blocks=20,
@@ -269,7 +257,7 @@ tiny = Track(
         val_glob="data/tiny/tiny_val_*.bin",
         num_slots=4,
         max_document_tokens=512,
-        val_tokens=16384,
+        val_tokens=8192,
         val_chunk_tokens=2048,
         made_on_first_use=True,
         vocabulary="tiny_vocabulary.txt",
@@ -328,9 +316,7 @@ def track(name: str) -> Track:
         return known[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(
-            f"no track is named {name!r}; use {', '.join(known)}, or your own as package.module:name"
-        )
+        raise ValueError(f"no track is named {name!r}; use {', '.join(known)}, or your own as package.module:name")
     try:
         value = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -6,7 +6,7 @@ after another in place; a step is: schedules, validation, checkpoint, update.
 
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Trainer:
         self.optimizer = SpeedrunOptimizer(self.model, track.optimizer, group)
         self.validator = Validator(self.model, track, data_root)
 
-    def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Iterator[Checkpoint]:
+    def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Generator[Checkpoint]:
         """Yields a Checkpoint at each step of `plan` (0 = before the first update, `last_step` = after the last).
 
         Raises SeedFailed on every rank together where the loss is not finite. Closing the generator on every rank at
@@ -201,5 +201,3 @@ class _Meter:
         self.train_s += self.interval_s
         self.interval_s = 0.0
         return records
-
-
