@@ -1,3 +1,5 @@
+"""Creating and committing: the layout on disk, and every write cut short."""
+
 import json
 import os
 import pickle

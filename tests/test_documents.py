@@ -1,3 +1,5 @@
+"""The built-in documents, folders of one's own, answers, and what is refused."""
+
 import dataclasses
 import re
 

@@ -1,3 +1,5 @@
+"""The two legacy formats, field for field."""
+
 import math
 import sys
 

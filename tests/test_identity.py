@@ -1,3 +1,5 @@
+"""What must match to continue an experiment, and how a difference is named."""
+
 import dataclasses
 import math
 import pickle

@@ -1,3 +1,5 @@
+"""One driver at a time: files, heartbeats, dead holders."""
+
 import json
 import os
 import pickle

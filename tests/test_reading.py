@@ -1,3 +1,5 @@
+"""Losses as arrays, status, and the check of every row."""
+
 import dataclasses
 import json
 

@@ -1,3 +1,5 @@
+"""The tiny corpus: determinism, coverage, concurrent first use, bad folders."""
+
 import functools
 import hashlib
 import json

@@ -1,3 +1,5 @@
+"""The texts of the tiny corpus: each skill says what is true."""
+
 from collections import Counter
 from datetime import date, timedelta
 from random import Random

@@ -1,3 +1,5 @@
+"""GPT-2 ids and bytes, there and back."""
+
 import hashlib
 
 import pytest

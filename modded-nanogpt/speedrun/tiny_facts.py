@@ -1,4 +1,4 @@
-"""general knowledge -> the closed sets that the tiny corpus speaks of: words, names, calendar, capitals, ...
+"""general knowledge -> the closed sets that the tiny corpus speaks of: words, calendar, capitals, elements.
 
 Each is small, so that the tiny track meets every fact often enough to learn it. The validation documents ask
 for the same facts.
