@@ -19,7 +19,7 @@ run: install
 	$(VENV)/bin/discreteness analyze $(OUTPUT)
 
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -140,11 +140,16 @@ def test_a_job_whose_seed_fails_ends_non_zero_with_the_reason_in_its_log(head, u
     assert "FAILED" in {job["status"] for job in jobs}
 
 
-def test_more_than_the_cluster_has_ends_within_the_start_timeout_and_says_what_was_asked(head, tmp_path):
-    arguments = [*quick(tmp_path / "set"), "--workers-per-trainer", 4, "--trainers", 1, "--start-timeout-s", 5]
-    # 4 CPUs exist and one group of 4 fits; a second experiment on two groups does not.
-    code, text = submit(
-        head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *arguments[:-4], "--trainers", 2, "--start-timeout-s", 5
-    )
-    assert "4 x {'CPU': 1.0} on one node" in text
-    assert code in (0, 1)
+def test_a_group_that_finds_no_place_in_time_is_given_up_and_says_what_was_asked(head, tmp_path):
+    # 4 CPUs: of two groups of 4 workers one fits. The other ends, the experiment does not.
+    crowded = ["--workers-per-trainer", 4, "--trainers", 2, "--start-timeout-s", 5]
+    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *crowded)
+    assert code == 0, text
+    assert "was given up: " in text
+    assert "asked: 4 x {'CPU': 1.0} on one node; the cluster has {" in text
+    # No node has such a GPU: nothing can be trained, which takes as long as the user gave it.
+    nowhere = ["--gpu-type", "H100", "--start-timeout-s", 5]
+    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "other"), *nowhere)
+    assert code != 0
+    assert "seeds committed 0/2" in text
+    assert "was given up: " in text

@@ -11,7 +11,7 @@ import yaml  # noqa: F401  (Ray's own dependency; the cluster file's tests use i
 
 from tests.conftest import ROOT
 
-USES_RAY = {"cluster", "driver", "pool", "publisher", "trainers"}
+USES_RAY = {"cluster", "driver", "groups", "pool", "publisher", "trainers"}
 LISTED = ("jobs", "modded-nanogpt", "discreteness", "tests", "docs")
 
 

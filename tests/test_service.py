@@ -74,7 +74,9 @@ def test_whatever_ends_the_driver_the_same_command_completes_the_experiment(prog
         os.kill(job.process.pid, signum)
         code = job.wait(60)
         assert code == (-9 if signum == signal.SIGKILL else 128 + signum), job.output
-        assert gone(children) == [], {pid: children[pid] for pid in gone(children, 0)}
+        # After SIGKILL two of Ray's own agents notice within about a minute that their node is gone.
+        left = gone(children, timeout_s=120 if signum == signal.SIGKILL else 30)
+        assert left == [], {pid: children[pid] for pid in left}
         if signum != signal.SIGKILL:
             assert "the same command goes on from there" in job.output
         for seed, committed in {s.seed: s.attempt for s in status(str(tmp_path / "set")).committed}.items():

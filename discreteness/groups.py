@@ -1,0 +1,106 @@
+"""trainer slots -> Ray Train runs, each started again while the dispatcher says so."""
+
+import uuid
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from discreteness.config import RunConfig as ExperimentConfig
+from discreteness.experiment import Experiment
+from discreteness.pool import last_line
+from discreteness.topology import Topology
+from discreteness.trainers import PROCESS_GROUP_TIMEOUT_S, GroupSpec, train_group
+
+
+class TrainerGroups:
+    """Runs any number of groups, a thread each: one process for all of them, beside the driver.
+
+    Not in the driver itself: its threads would still be inside Ray when a signal makes the main thread shut Ray down,
+    which ends the process with code 1 and leaves others behind.
+    """
+
+    def __init__(
+        self, dispatcher: Any, config: ExperimentConfig, experiment: Experiment, topology: Topology, scratch: str
+    ):
+        self.dispatcher = dispatcher
+        self.config = config
+        self.experiment = experiment
+        self.topology = topology
+        self.scratch = scratch
+
+    def run(self, name: str) -> None:
+        """One slot, until there is nothing left to train or the dispatcher gives the slot up."""
+        while ray.get(self.dispatcher.leave.remote(name, self._fit(name))):
+            pass
+
+    def _fit(self, name: str) -> str:
+        """One fit(); what ended it, "" when there was nothing left to train."""
+        topology = self.topology
+        resources = {"CPU": 1.0} | ({"GPU": topology.gpus_per_worker} if topology.use_gpu else {})
+        spec = GroupSpec(
+            name=name,
+            dispatcher=self.dispatcher,
+            experiment=self.experiment,
+            max_in_flight=self.config.max_in_flight,
+            verify_every=self.config.verify_every,
+            use_gpu=topology.use_gpu,
+        )
+        trainer = TorchTrainer(
+            train_group,
+            train_loop_config={"spec": spec},
+            torch_config=TorchConfig(backend="nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+            scaling_config=ScalingConfig(
+                num_workers=topology.workers_per_trainer,
+                use_gpu=topology.use_gpu,
+                resources_per_worker=resources,
+                placement_strategy="STRICT_PACK",
+                accelerator_type=self.config.gpu_type,
+            ),
+            run_config=RunConfig(
+                # A unique name: with an old one Train would restore what it remembers of that run.
+                name=f"{name}-{uuid.uuid4().hex[:8]}",
+                storage_path=self.scratch,
+                # Worker failures: Train restarts, the dispatcher counts. A group that finds no place in time is
+                # told so at once, not tried for ever. (mypy sees Train V1's class, which has no such limit.)
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg]
+            ),
+        )
+        try:
+            trainer.fit()
+        except (TrainingFailedError, RayActorError) as error:
+            asked = f"{topology.workers_per_trainer} x {resources} on one node"
+            return f"{last_line(error)} (asked: {asked}; the cluster has {ray.cluster_resources()})"
+        return ""
+
+
+def start_groups(
+    dispatcher: Any,
+    config: ExperimentConfig,
+    experiment: Experiment,
+    topology: Topology,
+    scratch: str,
+    num_groups: int,
+) -> tuple[Any, list[ray.ObjectRef]]:
+    """Starts the groups. Returns the actor, which lives as long as it is held, and for each group a reference that is
+    ready when the group has ended for good."""
+    environment = {
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.start_timeout_s),
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    }
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    groups: Any = (
+        ray.remote(TrainerGroups)
+        .options(
+            num_cpus=0,
+            max_concurrency=num_groups,
+            scheduling_strategy=here,
+            runtime_env={"env_vars": environment},
+        )
+        .remote(dispatcher, config, experiment, topology, scratch)
+    )
+    return groups, [groups.run.remote(f"trainer-{number}") for number in range(num_groups)]
