@@ -19,7 +19,7 @@ run: install
 	$(VENV)/bin/discreteness analyze $(OUTPUT)
 
 test: install
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(VENV)/bin/ruff check .

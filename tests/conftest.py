@@ -78,3 +78,8 @@ def program(tmp_path):
         if one.process.poll() is None:
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that start Ray wait more than they work: they come first, beside each other and then beside the others."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)

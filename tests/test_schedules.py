@@ -173,7 +173,7 @@ def test_tiny_has_every_stage_of_small():
     states = [forward_state(tiny, step) for step in range(schedule.last_step + 1)]
     settings = [step_settings(schedule, step) for step in range(schedule.last_step + 1)]
     assert sorted({s.long_window for s in states}) == [48, 112, 176, 208]
-    assert sorted({s.batch_tokens for s in settings}) == [1024, 2048, 3072]
+    assert sorted({s.batch_tokens for s in settings}) == [512, 1024, 1536]
     assert {len(s.mtp_weights) for s in settings} == {1, 2, 3}
     assert [s.step for s in settings if s.untie_after] == [229]
     assert sum(s.batch_tokens for s in settings[:-1]) == 755_712
