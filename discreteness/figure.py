@@ -72,8 +72,8 @@ def draw_overview(path: str, figure_path: str | None = None, num_tokens: int = 8
                         spread=float(spread),
                     )
                 )
-    # Sharp and large: a fall of many nats within a few checkpoints.
-    falls.sort(key=lambda entry: -entry.sharpness * entry.fall)
+    # Sharp and large. A share above all of the fall (the loss had risen before) counts no more than all of it.
+    falls.sort(key=lambda entry: -min(entry.sharpness, 1) * entry.fall)
     _draw(experiment, steps, means, falls[:num_tokens], target)
     return _summary(experiment, means, falls[:num_tokens], target)
 
@@ -97,12 +97,12 @@ def _draw(
     handles = [Line2D([], [], color=colors[number % 20]) for number in range(len(falls))]
     names = [f"{entry.text!r} in {entry.document.removesuffix('.txt')}:{entry.token}" for entry in falls]
     middle.legend(handles, [name.replace("$", r"\$") for name in names], fontsize=7)
-    for seed in experiment.seeds:
-        runs = experiment.runs(seed).to_pydict()
-        right.plot(np.array(runs["step"]) + 1, runs["train_loss"], linewidth=0.8, alpha=0.7)
-        if "val_loss" in runs:
-            points = [(s + 1, v) for s, v in zip(runs["step"], runs["val_loss"], strict=True) if v is not None]
-            right.plot(*zip(*points, strict=True), "o-", markersize=4, label=f"validation, seed {seed}")
+    for number, seed in enumerate(experiment.seeds):
+        runs, color = experiment.runs(seed).to_pydict(), colors[number % 20]
+        right.plot(np.array(runs["step"]) + 1, runs["train_loss"], color=color, linewidth=0.8, alpha=0.7)
+        points = [(s + 1, v) for s, v in zip(runs["step"], runs["val_loss"], strict=True) if v is not None]
+        if points:
+            right.plot(*zip(*points, strict=True), "o-", color=color, markersize=4, label=f"validation, seed {seed}")
     right.set_title("Training objective (thin) and validation loss")
     right.legend(fontsize=7)
     for axes in (left, middle, right):

@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from speedrun.data import Vocabulary
 from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
+from discreteness.documents import Document
 from discreteness.scoring import Scorer, first_difference, pack_documents
+from tests.golden_case import golden, golden_config, golden_track, golden_weights
 
 DOCUMENTS = documents_module.built_in()[:5]
 LENGTHS = [len(document.token_ids) - 1 for document in DOCUMENTS]
@@ -123,3 +126,23 @@ def test_ids_without_a_row_share_one():
     (batch,) = pack_documents([document], vocabulary, "isolated", 16_384)
     assert batch.packed.ids[0] == 0
     assert batch.packed.ids[1] == vocabulary.shared_row == 1
+
+
+@pytest.mark.parametrize("packing", ["reference", "isolated"])
+def test_golden_packing_and_losses(packing):
+    """The arrays of SPEEDRUN's tracker, and its losses document by document, through our own packing and scorer."""
+    file = golden("packing")
+    documents = [
+        Document(doc_id=i, name=f"{i}.txt", category="", text="", token_ids=tuple(ids), answers=frozenset())
+        for i, ids in enumerate(file["documents"])
+    ]
+    (batch,) = pack_documents(documents, Vocabulary.identity(), packing, 16_384)
+    assert batch.packed.ids.tolist() == file["inputs"]
+    assert batch.packed.targets.tolist() == file["targets"]
+    assert batch.packed.cu_seqlens.tolist() == file["offsets"]
+    assert batch.num_losses == file["unpadded"]
+    toy = GPT(golden_config(), torch.float64, "cpu")
+    golden_weights(toy)
+    scorer = Scorer(toy, documents, Vocabulary.identity(), packing=packing)
+    expected = np.concatenate(file["losses"]["stage_A_tied"][f"{packing}_mode"])
+    np.testing.assert_allclose(scorer.score(forward_state(golden_track(), 0)), expected, rtol=1e-6)
