@@ -8,7 +8,7 @@ import ray
 import torch
 
 OBJECT_STORE_SHARE = 0.3
-"""Of this machine's memory, for a Ray started by us; as Ray's own default."""
+"""Of this machine's memory, for a Ray started by us."""
 
 
 @dataclass(frozen=True)

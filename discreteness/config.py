@@ -39,7 +39,7 @@ class RunConfig:
     gpu_type: str | None = None
     """Accelerator type that trainers need, by Ray's name, such as H100. Default: any."""
     evaluators: int | None = None
-    """Evaluators in the pool. Default: one a trainer group."""
+    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer group."""
     evaluator_gpus: float = 0.1
     """Share of a GPU that an evaluator reserves; trainers that share their node's GPUs leave it free."""
     max_in_flight: int = 8
@@ -80,5 +80,5 @@ class RunConfig:
         for name, (value, least) in bounds.items():
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        if not 0 < self.evaluator_gpus <= 1:
-            raise ValueError(f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and at most 1")
+        if not 0 < self.evaluator_gpus < 1:
+            raise ValueError(f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and below 1")

@@ -41,9 +41,13 @@ class Curve:
         for record in records:
             self.records.setdefault(record["step"], {}).update(record)
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 steps (S,), ascending, and float32 losses (S, losses of all documents)."""
+        steps = np.array(sorted(self.losses), np.int32)
+        return steps, np.array([self.losses[step] for step in steps.tolist()], np.float32)
+
     def commit(self, dataset: Dataset, seed: int, attempt: str) -> None:
         """Hands everything to the dataset, which refuses what is incomplete. Errors as Dataset.commit."""
-        steps = np.array(sorted(self.losses), np.int32)
-        losses = np.stack([self.losses[step] for step in steps.tolist()])
+        steps, losses = self.arrays()
         rows = [self.records[step] for step in sorted(self.records)]
         dataset.commit(seed, attempt, steps, losses, pa.Table.from_pylist(rows, schema=RUNS))

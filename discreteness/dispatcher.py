@@ -8,7 +8,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,7 +40,6 @@ class Lease:
     order: Literal["train", "wait", "stop"]
     seed: int = -1
     attempt: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,6 @@ class Progress:
     evaluators_lost: int
     attempts_lost: int
     stall_s: float
-    groups_entered: int
     groups_ended: dict[str, str]
     done: bool
     events: list[str]
@@ -77,6 +75,8 @@ class _Attempt:
     curve: Curve = field(default_factory=Curve)
     in_flight: dict[int, int] = field(default_factory=dict)
     tasks: set[asyncio.Task] = field(default_factory=set)
+    committing: bool = False
+    """Its file is being written: what happens to its group no longer matters."""
     newest_step: int = 0
     heard_s: float = field(default_factory=time.monotonic)
 
@@ -103,8 +103,11 @@ class Dispatcher:
         self.lost: dict[int, int] = {seed: 0 for seed in seeds}
         self.failed: dict[int, str] = {}
         self.committed: set[int] = set()
-        self.group_nodes: dict[str, str] = {}
+        self.groups: set[str] = set()
+        self.entries: dict[str, int] = {}
+        self.group_errors: dict[str, str] = {}
         self.group_failures: dict[str, int] = {}
+        self.last_failure: dict[str, str] = {}
         self.groups_ended: dict[str, str] = {}
         self.checkpoints = 0
         self.attempts_lost = 0
@@ -115,35 +118,44 @@ class Dispatcher:
 
     # ---- trainer groups ----
 
-    async def enter(self, group: str, node_id: str) -> None:
-        """A group has (again) its place and processes. What it was training before died with them."""
-        self._watch = self._watch or asyncio.ensure_future(self._watch_leases())
-        if group in self.group_nodes:
-            self._group_failed(group, "its processes were restarted")
-        self.group_nodes[group] = node_id
-        self.groups_ended.pop(group, None)
-        self.pool.start(list(self.group_nodes.values()))
+    async def enter(self, group: str, node_id: str) -> bool:
+        """A group has (again) its place and processes; what it was training before died with them. False: leave."""
+        self._watch = self._watch or asyncio.ensure_future(self._watch_attempts())
+        self.entries[group] = self.entries.get(group, 0) + 1
+        if group in self.groups:
+            self._group_failed(group, self.group_errors.pop(group, "its processes were restarted"))
+        self.groups.add(group)
+        self.pool.place(group, node_id)
+        return not self._given_up(group)
+
+    async def trouble(self, group: str, error: str) -> None:
+        """A group is about to die of this error, before it has a lease."""
+        self.group_errors[group] = error
 
     async def leave(self, group: str, reason: str) -> bool:
         """A group's fit() has ended, with an error in `reason` or in order. True: start it again."""
+        entered = group in self.groups  # one that never found a place would only wait again
         if reason:
             self._group_failed(group, reason)
-        entered = group in self.group_nodes  # one that never found a place would only wait again
-        again = bool(reason) and entered and not self.done() and self.group_failures[group] < MAX_GROUP_FAILURES
+            self.groups.discard(group)  # counted here, not once more when it enters
+        elif self._given_up(group):
+            reason = self.last_failure[group]
+        again = bool(reason) and entered and not self.done() and not self._given_up(group)
         if not again:
             self.groups_ended[group] = reason
         return again
 
     async def lease(self, group: str) -> Lease:
         """The next seed for a group, or "wait" while others may still give one back, or "stop"."""
-        if self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES:
-            return Lease(order="stop", reason=f"{MAX_GROUP_FAILURES} failures in a row without a finished seed")
+        if self._given_up(group):
+            return Lease(order="stop")
+        entry = self.entries.get(group)
         if not self.pending and not self.done():
             try:
                 await asyncio.wait_for(self._changed.wait(), LEASE_POLL_S)
             except TimeoutError:
                 return Lease(order="wait")
-        if self.done():
+        if self.done() or entry != self.entries.get(group):  # the asker died while it waited, and its group is back
             return Lease(order="stop")
         if not self.pending:
             return Lease(order="wait")
@@ -185,6 +197,13 @@ class Dispatcher:
             attempt.in_flight.pop(header.step, None)
             attempt.heard_s = time.monotonic()
 
+    async def hear(self, attempt_id: str, step: int, records: list[dict]) -> None:
+        """A sign of life between checkpoints that lie far apart, with the values of the steps since the last."""
+        if attempt := self.attempts.get(attempt_id):
+            attempt.heard_s = time.monotonic()
+            attempt.newest_step = max(attempt.newest_step, step)
+            attempt.curve.add_records(records)
+
     async def finish(self, attempt_id: str, records: list[dict], stall_s: float) -> str | None:
         """Every checkpoint is published and accepted: commits the seed. None, or why it was not."""
         attempt = self.attempts.get(attempt_id)
@@ -222,7 +241,6 @@ class Dispatcher:
             evaluators_lost=self.pool.replaced,
             attempts_lost=self.attempts_lost,
             stall_s=self.stall_s,
-            groups_entered=len(self.group_nodes),
             groups_ended=dict(self.groups_ended),
             done=self.done(),
             events=self.events[events_from:],
@@ -239,33 +257,49 @@ class Dispatcher:
         if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
             raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
         if header.step in self.experiment.kept_steps:
-            path, content = self.weights.file(await self.pool.fetch(reference), header)
-            await asyncio.to_thread(self.dataset.storage.write, path, content)
+            data = await self.pool.fetch(reference)
+            await self._write(f"weights of seed {attempt.seed}", self._keep, data, header)
         attempt.curve.add_losses(header.step, losses)
         self.checkpoints += 1
 
     async def _validate(self, attempt: _Attempt, reference: Any, header: CheckpointHeader) -> None:
         chunks = range(self.experiment.num_validation_chunks)
-        means = await asyncio.gather(*(self.pool.validate(reference, header, chunk) for chunk in chunks))
+        calls = [asyncio.ensure_future(self.pool.validate(reference, header, chunk)) for chunk in chunks]
+        try:
+            means = await asyncio.gather(*calls)
+        finally:
+            for call in calls:
+                call.cancel()
         attempt.curve.add_records([{"step": header.step, "val_loss": float(np.mean(means))}])
 
+    def _keep(self, data: np.ndarray, header: CheckpointHeader) -> None:
+        self.dataset.storage.write(*self.weights.file(data, header))
+
     async def _commit(self, attempt: _Attempt, stall_s: float) -> None:
-        give_up_s = time.monotonic() + COMMIT_PATIENCE_S
-        while True:
-            try:
-                await asyncio.to_thread(attempt.curve.commit, self.dataset, attempt.seed, attempt.id)
-                break
-            except OSError as error:  # a full disk or a storage that is away for a while: the seed is worth waiting for
-                if time.monotonic() > give_up_s:
-                    raise CheckpointRejected(f"seed {attempt.seed} could not be written: {error}") from None
-                self._event(f"seed {attempt.seed} cannot be written yet: {error}; trying again in {COMMIT_RETRY_S:g} s")
-                await asyncio.sleep(COMMIT_RETRY_S)
+        attempt.committing = True
+        try:
+            await self._write(f"seed {attempt.seed}", attempt.curve.commit, self.dataset, attempt.seed, attempt.id)
+        finally:
+            attempt.committing = False
         self.stall_s += stall_s
         self.committed.add(attempt.seed)
         self.group_failures[attempt.group] = 0
         del self.attempts[attempt.id]
         self._notify()
         self._event(f"seed {attempt.seed} committed: {len(attempt.curve.losses)} checkpoints (attempt {attempt.id})")
+
+    async def _write(self, what: str, write: Callable, *arguments: Any) -> None:
+        """Writes in a thread; a full disk, or a storage that is away for a while, is waited for."""
+        give_up_s = time.monotonic() + COMMIT_PATIENCE_S
+        while True:
+            try:
+                await asyncio.to_thread(write, *arguments)
+                return
+            except OSError as error:
+                if time.monotonic() > give_up_s:
+                    raise CheckpointRejected(f"{what} could not be written: {error}") from None
+                self._event(f"{what} cannot be written yet: {error}; trying again in {COMMIT_RETRY_S:g} s")
+                await asyncio.sleep(COMMIT_RETRY_S)
 
     def _task(self, attempt: _Attempt, work: Coroutine) -> asyncio.Task:
         task = asyncio.ensure_future(work)
@@ -277,7 +311,7 @@ class Dispatcher:
         """Waits for a piece of an attempt's work; an error of it ends the attempt and is the answer."""
         try:
             await asyncio.shield(task)
-        except (CheckpointRejected, CheckpointLost, ValueError, OSError) as error:
+        except (CheckpointRejected, CheckpointLost, ValueError) as error:
             self._end(attempt, str(error))
             return str(error)
         except asyncio.CancelledError:
@@ -286,7 +320,7 @@ class Dispatcher:
 
     def _end(self, attempt: _Attempt, error: str) -> None:
         """The one place where an attempt fails: its rows are forgotten and its seed goes back or is given up."""
-        if self.attempts.pop(attempt.id, None) is None:
+        if attempt.committing or self.attempts.pop(attempt.id, None) is None:
             return
         for task in attempt.tasks:
             task.cancel()
@@ -303,14 +337,22 @@ class Dispatcher:
 
     def _group_failed(self, group: str, reason: str) -> None:
         self.group_failures[group] = self.group_failures.get(group, 0) + 1
+        self.last_failure[group] = f"{self.group_failures[group]} failures in a row, the last: {reason}"
         self._event(f"{group} failed: {reason}")
         for attempt in [a for a in self.attempts.values() if a.group == group]:
             self._end(attempt, f"{group}: {reason}")
 
-    async def _watch_leases(self) -> None:
+    def _given_up(self, group: str) -> bool:
+        return self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES
+
+    async def _watch_attempts(self) -> None:
+        """Every half minute: ends attempts that have gone silent, and leaves the others' rows so far for a viewer."""
         while True:
             await asyncio.sleep(LEASE_DEADLINE_S / 30)
             for attempt in list(self.attempts.values()):
+                steps, losses = attempt.curve.arrays()
+                if len(steps) and not attempt.committing:
+                    await asyncio.to_thread(self.dataset.write_running, attempt.seed, attempt.id, steps, losses)
                 if time.monotonic() - attempt.heard_s > LEASE_DEADLINE_S and not attempt.tasks:
                     self._end(attempt, f"{attempt.group} sent nothing for {LEASE_DEADLINE_S} s")
 

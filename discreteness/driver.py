@@ -10,7 +10,8 @@ import uuid
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.cluster import Cluster, join_or_look, start_local
 from discreteness.config import RunConfig
@@ -111,13 +112,21 @@ def _run_on_ray(
         reporter.say(f"Ray started on this machine{note}; dashboard http://{address}")
     signals.install()
     signals.check()
-    pool = EvaluatorPool(experiment, topology.evaluators, topology.gpus_per_evaluator)
+    num_groups = min(topology.trainers, len(todo))
+    pool = EvaluatorPool(experiment, topology.evaluators, num_groups, topology.gpus_per_evaluator)
     dispatcher: Any = (
         ray.remote(Dispatcher)
-        .options(num_cpus=0, name="dispatcher", namespace=uuid.uuid4().hex, max_concurrency=100_000)
+        .options(
+            num_cpus=0,
+            name="dispatcher",
+            namespace=uuid.uuid4().hex,
+            max_concurrency=100_000,
+            # It writes the dataset: on this machine, where a path means what the user meant.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+        )
         .remote(dataset, todo, experiment, pool, config.max_attempts)
     )
-    actor, groups = start_groups(dispatcher, config, experiment, topology, scratch, min(topology.trainers, len(todo)))
+    actor, groups = start_groups(dispatcher, config, experiment, topology, scratch, num_groups)
     try:
         progress = _watch(dispatcher, groups, reporter, signals)
     except RayActorError as error:
@@ -144,7 +153,12 @@ def _watch(dispatcher: Any, groups: list[ray.ObjectRef], reporter: Reporter, sig
     patience_s = time.monotonic() + LEAVE_S
     while _running(groups) and time.monotonic() < patience_s:
         signals.check(wait_s=0.2)  # workers hear "stop" at their next lease and leave in order
-    progress = ray.get(dispatcher.progress.remote(reporter.events_seen))
+    for group in ray.wait(groups, num_returns=len(groups), timeout=0)[0]:
+        try:
+            ray.get(group)
+        except RayError as error:  # a slot that ended otherwise than its own errors let it
+            reporter.say(f"a trainer group could not run: {last_line(error)}")
+    progress = ray.get(dispatcher.progress.remote(reporter.events_seen), timeout=60)
     reporter.show(progress)
     return progress
 

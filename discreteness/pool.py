@@ -3,22 +3,21 @@
 import asyncio
 import heapq
 import itertools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.checkpoint import CheckpointHeader
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment
 
-CALL_TIMEOUT_S = 60
-"""One call of an evaluator: the innermost of the nested bounds, see trainers.py."""
+CALL_TIMEOUT_S = 30
+"""One call of an evaluator, which may wait for one before it: the innermost of the nested bounds, see trainers.py."""
 START_TIMEOUT_S = 300
 IN_FLIGHT_EACH = 2
 """One scoring, one in the evaluator's mailbox with its bytes already on the node."""
@@ -41,9 +40,11 @@ class _Member:
     """One evaluator actor."""
 
     number: int
-    node_id: str
+    group: str
     actor: Any
     alive: bool = False
+    suspect: object = None
+    """The call that was running when it died."""
     calls: list[object] = field(default_factory=list)
     """A token a call, oldest first: only the oldest can be what the evaluator is working on."""
 
@@ -51,25 +52,29 @@ class _Member:
 class EvaluatorPool:
     """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop."""
 
-    def __init__(self, experiment: Experiment, num_evaluators: int, num_gpus_each: float):
+    def __init__(self, experiment: Experiment, num_evaluators: int, num_groups: int, num_gpus_each: float):
         self.experiment = experiment
         self.num_evaluators = num_evaluators
+        self.share = -(-num_evaluators // num_groups)
         self.num_gpus_each = num_gpus_each
         self.on_event: Callable[[str], None] = print
         self.members: list[_Member] = []
         self.replaced = 0
-        self.busy_s = 0.0
+        self.created = 0
+        self.nodes: dict[str, str] = {}
         self._waiting: list[tuple[int, int, asyncio.Future]] = []
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
 
-    def start(self, node_ids: Sequence[str]) -> None:
-        """Creates what the pool lacks, over `node_ids` in turn.
+    def place(self, group: str, node_id: str) -> None:
+        """A trainer group has its place: its share of the evaluators goes beside it, later ones follow it there.
 
-        Called once trainer groups have their places: an evaluator created earlier takes a GPU from under a group.
+        Not earlier: an evaluator that comes first takes a GPU from under a group.
         """
-        for number in range(len(self.members), self.num_evaluators):
-            self._create(number, node_ids[number % len(node_ids)])
+        known, self.nodes[group] = group in self.nodes, node_id
+        for _ in range(0 if known else min(self.share, self.num_evaluators - self.created)):
+            self._create(self.created, group)
+            self.created += 1
 
     def ready(self) -> int:
         return sum(member.alive for member in self.members)
@@ -94,7 +99,6 @@ class EvaluatorPool:
         strikes = 0
         while True:
             member, token = await self._acquire(priority)
-            began = time.monotonic()
             try:
                 call = getattr(member.actor, method).remote(reference, header, *rest)
                 # Two in the mailbox: the younger waits for the older.
@@ -105,11 +109,10 @@ class EvaluatorPool:
                 raise CheckpointRejected(f"step {header.step} cannot be scored: {last_line(error)}") from None
             except ObjectLostError:
                 raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
-            except (RayActorError, TimeoutError) as error:
-                strikes += member.calls[0] is token
+            except (RayError, TimeoutError) as error:  # it died, hangs, or Ray ended it for its memory
                 self._replace(member, error)
+                strikes += member.suspect is token
             finally:
-                self.busy_s += (time.monotonic() - began) / IN_FLIGHT_EACH
                 member.calls.remove(token)
                 self._hand_out()
             if strikes >= MAX_STRIKES:
@@ -141,18 +144,18 @@ class EvaluatorPool:
                 member.calls.append(token)
                 place.set_result((member, token))
 
-    def _create(self, number: int, node_id: str) -> None:
+    def _create(self, number: int, group: str) -> None:
         actor = (
             ray.remote(Evaluator)
             .options(
                 name=f"evaluator-{number}" + (f"-{self.replaced}" if self.replaced else ""),
                 num_cpus=0,
                 num_gpus=self.num_gpus_each,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=True),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(self.nodes[group], soft=True),
             )
             .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")
         )
-        member = _Member(number, node_id, actor)
+        member = _Member(number, group, actor)
         self.members.append(member)
         start = asyncio.ensure_future(self._greet(member))
         self._starts.add(start)
@@ -161,7 +164,7 @@ class EvaluatorPool:
     async def _greet(self, member: _Member) -> None:
         try:
             pid = await asyncio.wait_for(member.actor.ready.remote(), START_TIMEOUT_S)
-        except (RayActorError, RayTaskError, TimeoutError) as error:
+        except (RayError, TimeoutError) as error:
             await asyncio.sleep(5)  # a start that fails at once must not become a busy loop
             self._replace(member, error)
             return
@@ -175,10 +178,11 @@ class EvaluatorPool:
             return
         self.members.remove(member)
         member.alive = False
+        member.suspect = member.calls[0] if member.calls else None
         self.replaced += 1
         ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
         self.on_event(f"evaluator {member.number} lost ({last_line(error)}); a new one starts")
-        self._create(member.number, member.node_id)
+        self._create(member.number, member.group)
 
 
 def last_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ class Publisher:
         *,
         seed: int,
         attempt: str,
+        published_steps: frozenset[int],
         max_in_flight: int,
         verifier: Scorer | None,
         verify_every: int,
@@ -38,6 +39,7 @@ class Publisher:
         self.layout = layout
         self.seed = seed
         self.attempt = attempt
+        self.published_steps = published_steps
         self.credits = max(1, max_in_flight // trainer.world_size)
         self.verifier = verifier
         self.verify_every = verify_every
@@ -49,11 +51,15 @@ class Publisher:
         self._records: list[dict] = []
 
     def offer(self, checkpoint: Checkpoint) -> None:
-        """Called at every planned checkpoint on every rank; publishes it if it is this rank's."""
-        number, self._number = self._number, self._number + 1
+        """Called at every checkpoint on every rank; publishes it if it is this rank's, or sends a sign of life."""
         if self.trainer.rank == 0:  # every rank has every record: one sends them
             self._records += checkpoint.records
         self._collect(timeout_s=0)
+        if checkpoint.step not in self.published_steps:
+            if self.trainer.rank == 0:
+                self.dispatcher.hear.remote(self.attempt, checkpoint.step, self._take_records())
+            return
+        number, self._number = self._number, self._number + 1
         if number % self.trainer.world_size != self.trainer.rank or self.rejection:
             return
         expected = None
@@ -75,10 +81,12 @@ class Publisher:
 
     def drain(self) -> list[dict]:
         """Waits until everything published is accepted; returns the records nobody has sent yet."""
-        deadline_s = time.monotonic() + CREDIT_TIMEOUT_S
+        accepted_s, left = time.monotonic(), len(self.pending)
         while self.pending:
             self._collect(timeout_s=1)
-            if time.monotonic() > deadline_s:
+            if len(self.pending) < left:
+                accepted_s, left = time.monotonic(), len(self.pending)
+            if time.monotonic() - accepted_s > CREDIT_TIMEOUT_S:
                 raise TimeoutError(self._late())
         return self._take_records()
 

@@ -46,17 +46,22 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     """ValueError names what is asked and what exists, where one object store cannot hold what may be in flight."""
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
-    if use_gpu and not cluster.has_gpus:
-        raise ValueError(f"--track {experiment.track.name}: it needs GPUs, and the cluster has {cluster.describe()}")
-    fits = sum(int((node.gpus if use_gpu else node.cpus) // workers) for node in cluster.nodes)
+    hosts = [node for node in cluster.nodes if (node.gpus if use_gpu else node.cpus) >= workers]
+    if use_gpu and not hosts and (cluster.local or config.trainers is None):
+        raise ValueError(
+            f"--track {experiment.track.name}: no machine has {workers} GPUs, the cluster has {cluster.describe()}; "
+            "with --trainers N the groups wait for an autoscaler to bring them"
+        )
+    fits = sum(int((node.gpus if use_gpu else node.cpus) // workers) for node in hosts)
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = config.evaluators or (trainers * workers if use_gpu else trainers)
     layout = CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
-    store = min(node.object_store_bytes for node in cluster.nodes)
-    groups_a_node = -(-trainers // len(cluster.nodes))
-    if in_flight * groups_a_node > STORE_SHARE * store:
+    # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
+    store = min(node.object_store_bytes for node in hosts or cluster.nodes)
+    groups_a_node = -(-trainers // max(1, len(hosts)))
+    if (hosts or cluster.local) and in_flight * groups_a_node > STORE_SHARE * store:
         raise ValueError(
             f"--max-in-flight {config.max_in_flight}: {groups_a_node} groups a node may hold "
             f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
@@ -78,8 +83,8 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         f"node ({fits} would fit now)",
         f"evaluators: {evaluators}, {place}",
         f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
-        f"{peak_mb_s:.1f} MB/s at its peak; at most {config.max_in_flight} in flight = {in_flight / 1e6:.0f} MB of an "
-        f"object store of {store / 1e6:.0f} MB",
+        f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
+        f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
         f"dataset: {rows} rows, {values} losses, about {values * 4 * PARQUET_RATIO / 1e6:.1f} MB in {config.output}",
         f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, {(SETUP_S + rounds * seed_s) / 60:.0f} minutes",
     )

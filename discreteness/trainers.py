@@ -1,7 +1,8 @@
 """a trainer group -> seeds trained one after another in warm processes, streamed as they train.
 
-`train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 60 s
-(pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s (here) < lease deadline 900 s (dispatcher.py).
+`train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 30 s,
+twice that where one waits before it (pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s (here) <
+silence of an attempt 900 s (dispatcher.py).
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from discreteness.publisher import Publisher
 from discreteness.scoring import Scorer
 
 PROCESS_GROUP_TIMEOUT_S = 600
+HEARTBEAT_STEPS = 50
+"""Steps between two signs of life at most, where checkpoints lie further apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +50,19 @@ def train_group(config: dict[str, GroupSpec]) -> None:
     device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)  # bitwise: sums in one order, whatever the machine
+    go_on = torch.ones(1)
     if rank == 0:
         node_id = ray.get_runtime_context().get_node_id()
-        ray.get(spec.dispatcher.enter.remote(spec.name, node_id))
-    if experiment.track.data.made_on_first_use:
-        ensure_tiny_corpus(experiment.data_root)
-    trainer = Trainer(experiment.track, experiment.data_root, device, group)
+        go_on[0] = ray.get(spec.dispatcher.enter.remote(spec.name, node_id))
+    if not _broadcast(go_on, group).item():
+        return
+    try:
+        if experiment.track.data.made_on_first_use:
+            ensure_tiny_corpus(experiment.data_root)
+        trainer = Trainer(experiment.track, experiment.data_root, device, group)
+    except Exception as error:  # missing shards, too little memory: said before it takes the group down
+        ray.get(spec.dispatcher.trouble.remote(spec.name, f"rank {rank}: {type(error).__name__}: {error}"))
+        raise
     while (lease := _next_lease(spec, rank, group)) is not None:
         try:
             _train_seed(spec, lease, trainer)
@@ -61,7 +71,8 @@ def train_group(config: dict[str, GroupSpec]) -> None:
                 ray.get(spec.dispatcher.fail.remote(lease.attempt, str(failure)))
         except Exception as error:
             # Told before it takes the group down, so that the seed's record says more than "restarted".
-            spec.dispatcher.fail.remote(lease.attempt, f"{spec.name} rank {rank}: {type(error).__name__}: {error}")
+            text = f"{spec.name} rank {rank}: {type(error).__name__}: {error}"
+            ray.wait([spec.dispatcher.fail.remote(lease.attempt, text)], timeout=10)
             raise
 
 
@@ -74,12 +85,14 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer) -> None:
         CheckpointLayout.of(trainer.model),
         seed=lease.seed,
         attempt=lease.attempt,
+        published_steps=experiment.published_steps,
         max_in_flight=spec.max_in_flight,
         verifier=verifier,
         verify_every=spec.verify_every,
     )
     votes = _Votes(trainer.group)
-    checkpoints = trainer.train(lease.seed, experiment.published_steps)
+    heartbeats = range(0, experiment.track.schedule.last_step, HEARTBEAT_STEPS)
+    checkpoints = trainer.train(lease.seed, experiment.published_steps | set(heartbeats))
     for checkpoint in checkpoints:
         publisher.offer(checkpoint)
         if votes.stop(publisher.rejection != ""):
@@ -101,14 +114,19 @@ def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> 
             lease: Lease = ray.get(spec.dispatcher.lease.remote(spec.name))
             number = ["stop", "wait", "train"].index(lease.order)
             order = torch.tensor([number, lease.seed, int(lease.attempt or "0", 16)])
-        if group:
-            order = order.to(_collective_device(group))
-            dist.broadcast(order, 0, group=group)
-        number, seed, attempt = order.tolist()
+        number, seed, attempt = _broadcast(order, group).tolist()
         if number == 0:
             return None
         if number == 2:
             return Lease(order="train", seed=seed, attempt=f"{attempt:012x}")
+
+
+def _broadcast(numbers: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Rank 0's numbers on every rank."""
+    if group:
+        numbers = numbers.to(_collective_device(group))
+        dist.broadcast(numbers, 0, group=group)
+    return numbers
 
 
 class _Votes:

@@ -49,7 +49,7 @@ def test_help_is_instant_because_it_imports_nothing_heavy():
         (["--documents", "does/not/exist"], "does/not/exist", "folder"),
         (["--max-in-flight", "0"], "0", "at least 1"),
         (["--max-in-flight", "99999999"], "99999999", "smaller bound"),
-        (["--evaluator-gpus", "2"], "2", "at most 1"),
+        (["--evaluator-gpus", "2"], "2", "below 1"),
         (["--val-tokens", "7"], "7", "multiple of 512"),
         (["--keep-weights", "7"], "'7'", "not in --checkpoints"),
         (["--output", "/proc/nowhere"], "/proc/nowhere", "output"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ class LocalPool:
         self.evaluator = Evaluator(experiment, "cpu")
         self.replaced = 0
         self.on_event = print
-        self.node_ids = []
+        self.nodes = {}
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def start(self, node_ids):
-        self.node_ids = node_ids
+    def place(self, group, node_id):
+        self.nodes[group] = node_id
 
     def ready(self):
         return 1
@@ -270,14 +271,14 @@ def test_a_group_that_fails_three_times_in_a_row_is_given_up(job):
         for _ in range(3):
             assert (await dispatcher.lease("g")).order == "train"
             await dispatcher.enter("g", "node")
-        lease = await dispatcher.lease("g")
-        assert lease.order == "stop"
-        assert "3 failures" in lease.reason
-        assert not await dispatcher.leave("g", "out of memory")
+        assert (await dispatcher.lease("g")).order == "stop"
+        await dispatcher.trouble("g", "rank 1: ShardError: no shard matches")
+        assert not await dispatcher.enter("g", "node")  # told to leave before it builds anything
+        assert not await dispatcher.leave("g", "")
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert "out of memory" in progress.groups_ended["g"]
+    assert "4 failures in a row, the last: rank 1: ShardError: no shard matches" in progress.groups_ended["g"]
 
 
 def test_a_full_disk_delays_a_commit_and_loses_nothing(job, monkeypatch):
@@ -319,5 +320,83 @@ def test_a_second_group_waits_while_the_first_may_still_give_its_seed_back(job, 
         await dispatcher.fail(second.attempt, "died")
         third = await waiting
         assert (third.order, third.seed) == ("train", 6)
+
+    asyncio.run(scenario())
+
+
+def test_one_failed_fit_counts_once_and_the_group_may_come_back(job):
+    dispatcher, *_ = job
+
+    async def scenario():
+        for _ in range(2):
+            await dispatcher.enter("g", "node")
+            assert await dispatcher.leave("g", "the controller died")
+        assert await dispatcher.enter("g", "node")
+        assert not await dispatcher.leave("never placed", "no room within 5 s")
+        return dispatcher.group_failures["g"]
+
+    assert asyncio.run(scenario()) == 2
+
+
+def test_a_lease_asked_by_processes_that_have_died_is_not_granted(job, monkeypatch):
+    dispatcher, *_ = job
+    monkeypatch.setattr("discreteness.dispatcher.LEASE_POLL_S", 5)
+
+    async def scenario():
+        for group in ("a", "b", "c"):
+            await dispatcher.enter(group, "node")
+        await dispatcher.lease("a")
+        second = await dispatcher.lease("b")
+        ghost = asyncio.ensure_future(dispatcher.lease("c"))
+        await asyncio.sleep(0)
+        await dispatcher.enter("c", "node")
+        alive = asyncio.ensure_future(dispatcher.lease("c"))
+        await asyncio.sleep(0)
+        await dispatcher.fail(second.attempt, "died")
+        assert (await ghost).order == "stop"
+        assert (await alive).seed == 6
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_dies_during_its_commit_loses_nothing(job, monkeypatch):
+    dispatcher, publish, checkpoints, dataset = job
+    real = dataset.commit
+
+    def slow_commit(*arguments):
+        time.sleep(0.3)
+        return real(*arguments)
+
+    monkeypatch.setattr(dataset, "commit", slow_commit)
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        committing = asyncio.ensure_future(finish(dispatcher, publish, checkpoints, lease))
+        while not dispatcher.attempts[lease.attempt].committing:
+            await asyncio.sleep(0.01)
+        await dispatcher.enter("g", "node")
+        assert await committing is None
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert (progress.committed, progress.pending, progress.failed, progress.attempts_lost) == (1, 1, {}, 0)
+    assert list(dataset.committed()) == [5]
+
+
+def test_signs_of_life_carry_records_and_no_rows(job):
+    dispatcher, *_ = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        before = dispatcher.attempts[lease.attempt].heard_s
+        await asyncio.sleep(0.01)
+        await dispatcher.hear(lease.attempt, 9, [{"step": 9, "train_loss": 3.5}])
+        attempt = dispatcher.attempts[lease.attempt]
+        assert attempt.heard_s > before
+        assert attempt.newest_step == 9
+        assert attempt.curve.records[9]["train_loss"] == 3.5
+        assert attempt.curve.losses == {}
 
     asyncio.run(scenario())

@@ -1,0 +1,76 @@
+"""How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
+
+import pytest
+from speedrun.tracks import small, tiny
+
+from discreteness import documents
+from discreteness.cluster import Cluster, Node
+from discreteness.config import RunConfig
+from discreteness.experiment import Experiment
+from discreteness.topology import choose
+
+HEAD = Node(cpus=0, gpus=0, gpu_type=None, object_store_bytes=10_000_000_000)
+P5 = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=400_000_000_000)
+LAPTOP = Node(cpus=8, gpus=0, gpu_type=None, object_store_bytes=4_000_000_000)
+
+
+def experiment(track, world_size, seeds=300, plan=tuple(range(0, 361, 10))):
+    return Experiment(
+        track=track,
+        data_root="",
+        documents=tuple(documents.built_in()),
+        packing="isolated",
+        score_tokens=16_384,
+        world_size=world_size,
+        plan=plan,
+        validation_steps=frozenset(),
+        val_tokens=0,
+        kept_steps=frozenset(),
+        seeds=tuple(range(seeds)),
+        identity={},
+    )
+
+
+def test_groups_fill_a_laptops_cores():
+    chosen = choose(experiment(tiny, 2), RunConfig(), Cluster((LAPTOP,), local=True))
+    assert (chosen.trainers, chosen.evaluators, chosen.declared_cpus) == (4, 4, 8)
+    assert not chosen.use_gpu
+    more = choose(experiment(tiny, 4), RunConfig(trainers=3), Cluster((LAPTOP,), local=True))
+    assert (more.trainers, more.declared_cpus) == (3, 12)
+
+
+def test_no_more_groups_than_seeds():
+    assert choose(experiment(tiny, 1, seeds=3), RunConfig(), Cluster((LAPTOP,), local=True)).trainers == 3
+
+
+def test_a_head_without_gpus_holds_no_group_and_its_small_store_no_checkpoint():
+    chosen = choose(experiment(small, 8), RunConfig(), Cluster((HEAD, P5, P5), local=False))
+    assert (chosen.trainers, chosen.evaluators) == (2, 16)
+    assert chosen.gpus_per_worker == pytest.approx(0.9)
+    assert any("400000 MB" in line for line in chosen.report)
+
+
+def test_a_cluster_whose_workers_are_still_to_come_needs_a_number():
+    empty = Cluster((HEAD,), local=False)
+    with pytest.raises(ValueError, match="--trainers N"):
+        choose(experiment(small, 8), RunConfig(), empty)
+    assert choose(experiment(small, 8), RunConfig(trainers=8), empty).trainers == 8
+    with pytest.raises(ValueError, match="no machine has 1 GPUs"):
+        choose(experiment(small, 1), RunConfig(trainers=1), Cluster((LAPTOP,), local=True))
+
+
+def test_what_the_object_store_cannot_hold_is_refused():
+    little = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=5_000_000_000)
+    with pytest.raises(ValueError, match="--max-in-flight 8"):
+        choose(experiment(small, 8), RunConfig(), Cluster((little,), local=False))
+    # 4 checkpoints of 537 MB are below 60 % of 5 GB, but every worker of the group may hold one.
+    assert choose(experiment(small, 4), RunConfig(max_in_flight=4, trainers=1), Cluster((little,), local=False))
+
+
+def test_the_track_fits_the_hardware():
+    assert Cluster((LAPTOP,), local=True).track("auto") == "tiny"
+    assert Cluster((HEAD, P5), local=False).track("auto") == "small"
+    assert Cluster((LAPTOP,), local=True).track("small") == "small"
+    old = Node(cpus=8, gpus=4, gpu_type="V100", object_store_bytes=1)
+    with pytest.raises(ValueError, match="V100"):
+        Cluster((old,), local=False).track("auto")
