@@ -6,6 +6,7 @@ whole file): two drivers would waste work, not mix rows.
 """
 
 import errno
+import fcntl
 import json
 import logging
 import os
@@ -14,7 +15,8 @@ import subprocess
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -88,25 +90,19 @@ class DatasetLock:
     def _acquire_file(self) -> None:
         path = Path(self.storage.path(LOCK_FILE))
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with suppress(FileExistsError):
+        with _one_at_a_time(path.parent):
+            if path.exists():
+                holder = self._holder()
+                if not (self.take_over or self._is_dead(path, holder)):
+                    raise LockHeld(self.storage.uri, holder)
+                logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
+                path.unlink(missing_ok=True)
+            try:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-                with os.fdopen(descriptor, "w") as file:
-                    json.dump(self._content, file)
-                return
-            holder = self._holder()
-            if not (self.take_over or self._is_dead(path, holder)):
-                raise LockHeld(self.storage.uri, holder)
-            logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
-            # Of several that saw the same dead holder one moves its file; who moved a newer one puts it back.
-            tomb = path.with_name(f"{LOCK_FILE}.{uuid.uuid4().hex}")
-            with suppress(FileNotFoundError):
-                path.rename(tomb)
-                moved = _parse(tomb.read_bytes())
-                if moved.get("token") != holder.get("token"):
-                    tomb.rename(path)
-                    raise LockHeld(self.storage.uri, moved)
-                tomb.unlink()
+            except FileExistsError:  # where folders cannot be locked: another one was faster
+                raise LockHeld(self.storage.uri, self._holder()) from None
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(self._content, file)
 
     def _is_dead(self, path: Path, holder: dict[str, Any]) -> bool:
         if not holder:  # killed between creating the file and writing it; or about to write it
@@ -151,6 +147,20 @@ class DatasetLock:
             return _parse(self.storage.read(LOCK_FILE))
         except FileNotFoundError:
             return {}
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of several that find a dead holder only one looks and replaces at a time. Some network file systems cannot lock
+    a folder; there the exclusive creation alone decides.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
 
 
 def describe(holder: dict[str, Any]) -> str:
