@@ -1,8 +1,9 @@
 """flat parameter buffers <-> the bytes of a checkpoint.
 
 A checkpoint's bytes are the model's buffers one after another ("float32" first), each without what the forward pass
-does not read: `embed.weight`, the last slot of the last buffer, is left out while the lookup is tied. One numpy uint8
-array travels through the object store without a copy on the reader's side; torch tensors would be 20 times slower.
+does not need: `embed.weight`, the last slot of the last buffer, is left out while it is tied to the head. One numpy
+uint8 array travels through the object store without a copy on the reader's side; torch tensors would be 20 times
+slower.
 """
 
 import hashlib
@@ -23,6 +24,8 @@ class FlatModel(Protocol):
 
     layout: tuple[Slot, ...]
     buffers_by_dtype: dict[str, Tensor]
+
+    def tie(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,8 @@ class CheckpointLayout:
             )
         for dtype, part in self.split(data, header.state.tied):
             model.buffers_by_dtype[dtype][: part.numel()].copy_(part)
+        if header.state.tied:
+            model.tie()
 
     def split(self, data: np.ndarray, tied: bool) -> Iterator[tuple[str, Tensor]]:
         """(dtype, flat tensor over its part of the bytes) for each buffer, in order."""

@@ -27,6 +27,12 @@ class RunConfig:
     """Most tokens in one scoring batch."""
     workers_per_trainer: int = 1
     """8, 4, 2 or 1 processes (one GPU each; one CPU each on tiny) that train one seed together."""
+    attention: Literal["auto", "flash3", "varlen", "reference"] = "auto"
+    """auto: varlen on GPUs, reference on CPUs. flash3: FlashAttention-3, on Hopper GPUs where its library is."""
+    fp8: bool = True
+    """8-bit products in the training head, on GPUs; scoring never uses them."""
+    micro_batch_tokens: int = 65_536
+    """Most tokens that a worker trains in one pass; fewer take less memory."""
 
     # What follows may change between runs of one experiment.
 
@@ -69,6 +75,7 @@ class RunConfig:
             raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")
         bounds = {
             "score_tokens": (self.score_tokens, 16),
+            "micro_batch_tokens": (self.micro_batch_tokens, 16),
             "trainers": (self.trainers, 1),
             "evaluators": (self.evaluators, 1),
             "max_in_flight": (self.max_in_flight, 1),

@@ -40,6 +40,8 @@ class Lease:
     order: Literal["train", "wait", "stop"]
     seed: int = -1
     attempt: str = ""
+    next_seed: int = -1
+    """The seed that this group probably trains next, so that it can draw its weights meanwhile; -1: none. A guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +164,10 @@ class Dispatcher:
         attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group)
         self.attempts[attempt.id] = attempt
         self._event(f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
-        return Lease(order="train", seed=attempt.seed, attempt=attempt.id)
+        # Each other group takes one before this group comes back.
+        later = list(self.pending)[: max(1, len(self.entries))]
+        next_seed = later[-1] if later else -1
+        return Lease(order="train", seed=attempt.seed, attempt=attempt.id, next_seed=next_seed)
 
     async def publish(
         self,

@@ -20,7 +20,7 @@ class Evaluator:
         if device == "cpu":
             torch.set_num_threads(1)  # sums in one order: bitwise what the trainer itself would compute
         self.track = experiment.track
-        self.model = GPT(self.track.model, getattr(torch, self.track.dtype), device)
+        self.model = GPT(self.track.model, getattr(torch, self.track.dtype), device, experiment.execution)
         self.layout = CheckpointLayout.of(self.model)
         self.scorer = Scorer.of(experiment, self.model)
         self.validator = None

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import speedrun
+import torch
 from speedrun import tokenizer
 from speedrun.data import find_shards
+from speedrun.execution import Execution
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.validation import vocabulary_of
@@ -33,6 +35,7 @@ class Experiment:
     packing: Packing
     score_tokens: int
     world_size: int
+    execution: Execution
     plan: tuple[int, ...]
     """Steps whose losses are recorded."""
     validation_steps: frozenset[int]
@@ -77,6 +80,8 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
     val_tokens = recipe.data.val_tokens if config.val_tokens is None else config.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
         raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
+    wishes = Execution(attention=config.attention, fp8_head=config.fp8, micro_batch_tokens=config.micro_batch_tokens)
+    execution = wishes.on("cuda" if recipe.needs_gpu else "cpu", getattr(torch, recipe.dtype))
     identity = {
         "track": asdict(recipe),
         "checkpoints": list(plan),
@@ -85,8 +90,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         "score_tokens": config.score_tokens,
         "data": data_identity(shards),
         "world_size": world_size,
-        "attention": "varlen_attn" if recipe.needs_gpu else "plain",
-        "fp8": False,
+        "execution": asdict(execution),
         "sources": sources_hash(_identity_sources()),
     }
     return Experiment(
@@ -96,6 +100,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         packing=config.packing,
         score_tokens=config.score_tokens,
         world_size=world_size,
+        execution=execution,
         plan=plan,
         validation_steps=_validation_steps(recipe) if val_tokens else frozenset(),
         val_tokens=val_tokens,

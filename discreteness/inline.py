@@ -43,7 +43,7 @@ def run_inline(config: RunConfig) -> int:
     if device == "cpu":
         torch.set_num_threads(1)
     try:
-        trainer = Trainer(experiment.track, experiment.data_root, device, group)
+        trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
         if rank:
             return _follow(experiment, trainer)
         if warning := shared_row_warning(experiment):

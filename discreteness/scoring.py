@@ -68,11 +68,11 @@ def _pack(documents: Sequence[Document], vocabulary: Vocabulary, packing: Packin
         positions = positions - np.repeat(borders[:-1], lengths)
     packed = PackedTokens(
         ids=torch.from_numpy(vocabulary.rows(ids)),
-        targets=torch.from_numpy(vocabulary.rows(targets)).long(),
+        targets=torch.from_numpy(vocabulary.rows(targets)).long().unsqueeze(1),
         positions=torch.from_numpy(positions),
         starts=torch.from_numpy(starts),
         cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
-        max_seqlen=max(lengths),
+        max_seqlen=torch.tensor(max(lengths)),
     )
     return DocumentBatch(packed, num_losses)
 
@@ -111,8 +111,8 @@ class Scorer:
     def score(self, state: ForwardState) -> np.ndarray:
         """float32 (sum of the documents' losses,): all documents one after another, entry i of a document is the
         loss in nats of its token i + 1."""
-        tables = self.model.rotary_tables(state, self.num_positions)
-        losses = [self.model.token_losses(batch.packed, tables, state)[: batch.num_losses] for batch in self.batches]
+        stage = self.model.stage(state, self.num_positions)
+        losses = [self.model.token_losses(batch.packed, stage)[: batch.num_losses] for batch in self.batches]
         return torch.cat(losses).float().cpu().numpy()
 
 

@@ -59,7 +59,7 @@ def train_group(config: dict[str, GroupSpec]) -> None:
     try:
         if experiment.track.data.made_on_first_use:
             ensure_tiny_corpus(experiment.data_root)
-        trainer = Trainer(experiment.track, experiment.data_root, device, group)
+        trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
     except Exception as error:  # missing shards, too little memory: said before it takes the group down
         ray.get(spec.dispatcher.trouble.remote(spec.name, f"rank {rank}: {type(error).__name__}: {error}"))
         raise
@@ -94,6 +94,8 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer) -> None:
     heartbeats = range(0, experiment.track.schedule.last_step, HEARTBEAT_STEPS)
     checkpoints = trainer.train(lease.seed, experiment.published_steps | set(heartbeats))
     for checkpoint in checkpoints:
+        if checkpoint.step == 0 and lease.next_seed >= 0:
+            trainer.prepare(lease.next_seed)  # on the host, while the devices train
         publisher.offer(checkpoint)
         if votes.stop(publisher.rejection != ""):
             checkpoints.close()  # all ranks at this same checkpoint
@@ -107,18 +109,18 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer) -> None:
 
 
 def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> Lease | None:
-    """The next seed for all ranks, None to stop. Rank 0 asks; what is broadcast is two numbers."""
+    """The next seed for all ranks, None to stop. Rank 0 asks; what is broadcast are numbers."""
     while True:
-        order = torch.zeros(3, dtype=torch.int64)
+        order = torch.zeros(4, dtype=torch.int64)
         if rank == 0:
             lease: Lease = ray.get(spec.dispatcher.lease.remote(spec.name))
             number = ["stop", "wait", "train"].index(lease.order)
-            order = torch.tensor([number, lease.seed, int(lease.attempt or "0", 16)])
-        number, seed, attempt = _broadcast(order, group).tolist()
+            order = torch.tensor([number, lease.seed, int(lease.attempt or "0", 16), lease.next_seed])
+        number, seed, attempt, next_seed = _broadcast(order, group).tolist()
         if number == 0:
             return None
         if number == 2:
-            return Lease(order="train", seed=seed, attempt=f"{attempt:012x}")
+            return Lease(order="train", seed=seed, attempt=f"{attempt:012x}", next_seed=next_seed)
 
 
 def _broadcast(numbers: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:

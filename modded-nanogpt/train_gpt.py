@@ -1,11 +1,13 @@
 """shards -> a trained model, its log and its losses: the speedrun as a program, without Ray.
 
-torchrun --standalone --nproc_per_node=2 train_gpt.py --track tiny --seed 0
-python train_gpt.py --track tiny
+./run.sh --seed 0                                                             the small track on eight GPUs
+torchrun --standalone --nproc_per_node=2 train_gpt.py --track tiny --seed 0    on a CPU
 """
 
 import argparse
 import os
+import shutil
+import subprocess
 import sys
 import time
 import uuid
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from speedrun.execution import Execution
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
@@ -29,10 +32,21 @@ def main() -> int:
         "--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)"
     )
     parser.add_argument("--save-checkpoint", action="store_true", help="keep the last weights under logs/")
+    backends = ("auto", "flash3", "varlen", "reference")
+    parser.add_argument("--attention", choices=backends, default="auto", help="see speedrun/attention.py")
+    parser.add_argument("--no-compile", action="store_true", help="run the graph as written: slow, starts at once")
+    parser.add_argument("--micro-batch-tokens", type=int, default=65536, help="fewer take less memory")
     arguments = parser.parse_args()
+    execution = Execution(
+        attention=arguments.attention,
+        fp8_head=not os.environ.get("DISABLE_FP8"),  # any text switches it off, as in the record
+        compiled=not arguments.no_compile,
+        micro_batch_tokens=arguments.micro_batch_tokens,
+    )
     try:
         recipe = track(arguments.track)
-        return train(recipe, arguments.seed, data_root(arguments.data, recipe), arguments.save_checkpoint)
+        root = data_root(arguments.data, recipe)
+        return train(recipe, arguments.seed, root, execution, arguments.save_checkpoint)
     except (ValueError, SeedFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -41,7 +55,7 @@ def main() -> int:
             dist.destroy_process_group()
 
 
-def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) -> int:
+def train(recipe: Track, seed: int | None, root: Path, execution: Execution, save_checkpoint: bool) -> int:
     """Trains one seed on every rank; rank 0 writes the log. 0 when it has finished."""
     group, device = join(recipe)
     rank = dist.get_rank(group) if group else 0
@@ -49,7 +63,10 @@ def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) ->
         ensure_tiny_corpus(root)
     run_id = str(uuid.uuid4()) if seed is None else f"seed{seed}_{uuid.uuid4()}"
     log = Log(run_id if rank == 0 else None)
-    trainer = Trainer(recipe, root, device, group)
+    began_s = time.perf_counter()
+    trainer = Trainer(recipe, root, device, group, execution)
+    log.write(f"{trainer.execution}")
+    log.write(f"built, compiled and warmed up in {time.perf_counter() - began_s:.1f} s")
     number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
     if group:
         dist.broadcast(number, 0, group=group)
@@ -60,7 +77,7 @@ def train(recipe: Track, seed: int | None, root: Path, save_checkpoint: bool) ->
         for record in sorted(checkpoint.records, key=lambda record: record["step"]):
             time_ms = 1000 * record["train_s"]
             average_ms = time_ms / max(record["step"], 1)
-            loss = "".join(f"{name}:{record[name]:.4f} " for name in ("val_loss", "train_loss") if name in record)
+            loss = f"val_loss:{record['val_loss']:.4f} " if "val_loss" in record else ""
             log.write(f"step:{record['step']}/{last} {loss}train_time:{time_ms:.0f}ms step_avg:{average_ms:.2f}ms")
     log.write(f"whole run {time.perf_counter() - began_s:.1f} s")
     if device.type == "cuda":
@@ -108,7 +125,10 @@ class Log:
             Path("logs").mkdir(exist_ok=True)
             self.path = Path("logs", f"{run_id}.txt")
             world_size = os.environ.get("WORLD_SIZE", "1")
+            self.path.write_text(Path(__file__).read_text() + "=" * 100 + "\n")
             self.write(f"Python {sys.version.split()[0]}, torch {torch.__version__}, world size {world_size}")
+            if torch.cuda.is_available() and (program := shutil.which("nvidia-smi")):
+                self.write(subprocess.run([program], capture_output=True, text=True).stdout + "=" * 100)
 
     def write(self, line: str) -> None:
         if self.path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from speedrun import tracks
+from speedrun.initial_weights import draw_weights
 from speedrun.model import GPT, PackedTokens
 from speedrun.tracks import ModelConfig, Track
 from torch import Tensor
@@ -66,14 +68,26 @@ def pack(ids: Tensor, targets: Tensor, offsets: list[int], isolated: bool = Fals
     if isolated:
         starts = torch.isin(positions, torch.tensor(offsets[:-1]))
         positions = torch.cat([torch.arange(b - a) for a, b in pairwise(offsets)])
+    ahead = torch.nn.functional.pad(targets.long(), (0, 2), value=-1).unfold(0, 3, 1)
     return PackedTokens(
         ids=ids.int(),
-        targets=targets.long(),
+        targets=ahead.contiguous(),
         positions=positions.int(),
         starts=starts,
         cu_seqlens=torch.tensor(offsets, dtype=torch.int32),
-        max_seqlen=max(b - a for a, b in pairwise(offsets)),
+        max_seqlen=torch.tensor(max(b - a for a, b in pairwise(offsets))),
+        order=torch.sort(ids, stable=True).indices,
     )
+
+
+def mtp_tensor(weights: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weights of the three targets, zero where there are fewer."""
+    return torch.tensor([*weights, 0.0, 0.0][:3], dtype=dtype)
+
+
+def init_weights(model: GPT, seed: int) -> None:
+    """Fresh weights of that seed."""
+    model.set_weights(draw_weights(model.config, model.dtype, seed))
 
 
 def assert_summary(actual: Tensor, expected: dict[str, Any], indices: list[int], tolerance: float) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden_case import golden
 from speedrun import tracks
-from speedrun.adam import DistributedAdam, adam_update
+from speedrun.adam import DistributedAdam, adam_update, rates
 from torch import Tensor, nn
 
 UNITS = golden("optimizer_small")["unit_vectors"]
@@ -21,7 +21,7 @@ def test_adam_golden():
         before = float64(case["p_before"])
         if p is None:
             p, m, v = before.clone(), torch.zeros_like(before), torch.zeros_like(before)
-        adam_update(p, float64(case["g"]), m, v, case["t"], 0.008 * 75, (0.75, 0.95), 1e-10, 0.005 * 5)
+        adam_update(p, float64(case["g"]), m, v, *rates(case["t"], 0.008 * 75, (0.75, 0.95), 0.005 * 5), 1e-10)
         torch.testing.assert_close(m, float64(case["m_after"]), rtol=1e-13, atol=1e-20)
         torch.testing.assert_close(v, float64(case["v_after"]), rtol=1e-13, atol=1e-25)
         torch.testing.assert_close(before - p, float64(case["u_with_decay"]), rtol=1e-12, atol=1e-15)
@@ -30,9 +30,9 @@ def test_adam_golden():
 
 def test_adam_by_hand():
     p, m, v = float64([1.0]), float64([0.0]), float64([0.0])
-    adam_update(p, float64([0.5]), m, v, 1, 0.01, (0.9, 0.99), 1e-10, 5.0)
+    adam_update(p, float64([0.5]), m, v, *rates(1, 0.01, (0.9, 0.99), 5.0), 1e-10)
     assert p.item() == pytest.approx(0.9895, abs=1e-10)
-    adam_update(p, float64([-0.25]), m, v, 2, 0.01, (0.9, 0.99), 1e-10, 5.0)
+    adam_update(p, float64([-0.25]), m, v, *rates(2, 0.01, (0.9, 0.99), 5.0), 1e-10)
     assert p.item() == pytest.approx(0.98633826, abs=5e-9)
 
 

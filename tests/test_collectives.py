@@ -17,9 +17,11 @@ def all_operations(group, dtype: str) -> dict[str, Tensor]:
     ]
     gathered = torch.full((8, 2), -1.0)
     ranks.rows(gathered).fill_(ranks.rank)
-    ranks.gather_rows(gathered)
-    means = ranks.mean(small)
-    return {"rows": ranks.mean_rows(whole), "whole": whole, "gathered": gathered} | dict(zip("abc", means, strict=True))
+    assert ranks.gather_rows(gathered).wait() is gathered
+    means = ranks.mean(small).wait()
+    return {"rows": ranks.mean_rows(whole).wait(), "whole": whole, "gathered": gathered} | dict(
+        zip("abc", means, strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
@@ -41,8 +43,8 @@ def test_ranks(world_size, dtype):
 
 def test_one_rank_copies_nothing():
     ranks, whole = Ranks(None), torch.ones(3, 2)
-    assert ranks.mean_rows(whole) is whole and ranks.mean([whole])[0] is whole
-    ranks.gather_rows(whole)
+    assert ranks.mean_rows(whole).wait() is whole and ranks.mean([whole]).wait()[0] is whole
+    ranks.gather_rows(whole).wait()
     assert ranks.rows(whole).data_ptr() == whole.data_ptr() and (whole == 1).all()
 
 

@@ -1,6 +1,5 @@
 """The network against golden losses and gradients; its inventory, initialisation, packing and compilation."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -13,12 +12,15 @@ from golden_case import (
     golden_tokens,
     golden_track,
     golden_weights,
+    init_weights,
+    mtp_tensor,
     pack,
 )
 from speedrun import model as model_module
-from speedrun.model import GPT, SoftcapLoss
+from speedrun.model import GPT
 from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import small, tiny
+from torch._dynamo.testing import CompileCounterWithBackend
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -26,26 +28,29 @@ both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
 @pytest.fixture(scope="module")
 def toys():
+    """(dtype, tied) -> the toy model; what ties it is a copy of the head in the lookup table."""
     models = {}
     for dtype in TOLERANCE:
-        models[dtype] = GPT(golden_config(), dtype)
-        golden_weights(models[dtype])
+        for tied in (False, True):
+            models[dtype, tied] = GPT(golden_config(), dtype)
+            golden_weights(models[dtype, tied])
+            if tied:
+                models[dtype, tied].tie()
     return models
 
 
-def state_of(stage, tied):
-    state = forward_state(golden_track(), {"A": 0, "B": 600}[stage])
-    return dataclasses.replace(state, tied=tied)
+def stage_of(model, name):
+    return model.stage(forward_state(golden_track(), {"A": 0, "B": 600}[name]), 128)
 
 
-def losses_of(model, packed, state):
-    return model.token_losses(packed, model.rotary_tables(state, 128), state).double().numpy()
+def losses_of(model, packed, name):
+    return model.token_losses(packed, stage_of(model, name)).double().numpy()
 
 
 def test_the_formula_weights_are_the_golden_ones(toys):
     rows = golden("model_small")["config"]["parameters"]
     for row in rows:
-        weight = toys[torch.float64].get_parameter(row["name"]).detach().flatten()
+        weight = toys[torch.float64, False].get_parameter(row["name"]).detach().flatten()
         assert weight[0].item() == row["w_first"]
         assert weight[row["w_middle"]["flat_index"]].item() == row["w_middle"]["value"]
         assert weight[-1].item() == row["w_last"]
@@ -56,7 +61,7 @@ def test_the_formula_weights_are_the_golden_ones(toys):
 @pytest.mark.parametrize("lookup", ["tied", "untied"])
 def test_token_losses_equal_golden(toys, dtype, stage, lookup):
     expected = golden("model_small")["evaluation"][f"{stage}_{lookup}"]
-    actual = losses_of(toys[dtype], golden_tokens(0), state_of(stage, lookup == "tied"))
+    actual = losses_of(toys[dtype, lookup == "tied"], golden_tokens(0), stage)
     np.testing.assert_allclose(actual, expected["per_token"], rtol=TOLERANCE[dtype])
     np.testing.assert_allclose(actual.mean(), expected["mean"], rtol=TOLERANCE[dtype])
 
@@ -64,7 +69,7 @@ def test_token_losses_equal_golden(toys, dtype, stage, lookup):
 @both_dtypes
 def test_activations_of_every_block_equal_golden(toys, dtype, monkeypatch):
     """What enters a normalisation, plus what the MLP behind it adds, is the stream after the block."""
-    model, state, packed = toys[dtype], state_of("A", True), golden_tokens(0)
+    model, packed = toys[dtype, True], golden_tokens(0)
     normalised, after_block = [], []
 
     def spy(x, rms_norm=model_module.rms_norm):
@@ -77,7 +82,7 @@ def test_activations_of_every_block_equal_golden(toys, dtype, monkeypatch):
         for block in model.blocks
     ]
     with torch.no_grad():
-        hidden = model.hidden(packed, model.rotary_tables(state, 128), state)
+        hidden = model.hidden(packed, stage_of(model, "A"))
     for hook in hooks:
         hook.remove()
     actual = {"e_smeared": normalised[0], "x_final_normalised": hidden}
@@ -93,16 +98,18 @@ def test_activations_of_every_block_equal_golden(toys, dtype, monkeypatch):
 @both_dtypes
 @pytest.mark.parametrize("case", ["A_tied_3w", "A_tied_2w", "A_tied_1w", "B_tied_2w", "B_untied_1w"])
 def test_training_loss_and_gradients_equal_golden(toys, dtype, case):
-    file, model = golden("model_small"), toys[dtype]
     stage, lookup, _ = case.split("_")
-    state = state_of(stage, lookup == "tied")
+    file, model = golden("model_small"), toys[dtype, lookup == "tied"]
     expected = file["training_loss"][case]
     model.zero_grad()
-    loss = model(golden_tokens(0), model.rotary_tables(state, 128), state, expected["weights"])
+    loss = model(golden_tokens(0), stage_of(model, stage), mtp_tensor(expected["weights"], dtype))
     np.testing.assert_allclose(loss.item(), expected["loss_sum"], rtol=TOLERANCE[dtype])
     if case not in file["gradients"]:
         return
     loss.backward()
+    if lookup == "tied":  # as the optimizer does: one table, so one gradient
+        model.lm_head.weight.grad += model.embed.weight.grad
+        model.embed.weight.grad = None
     indices = {row["name"]: row["test_indices"] for row in file["config"]["parameters"]}
     for name, summary in file["gradients"][case].items():
         gradient = model.get_parameter(name).grad
@@ -122,7 +129,7 @@ def test_packed_documents_equal_golden(toys, dtype, case, mode):
     expected = file["losses"][case][f"{mode}_mode"]
     packed = pack(torch.tensor(file["inputs"]), torch.tensor(file["targets"]), file["offsets"], mode == "isolated")
     _, stage, lookup = case.split("_")
-    actual = losses_of(toys[dtype], packed, state_of(stage, lookup == "tied"))
+    actual = losses_of(toys[dtype, lookup == "tied"], packed, stage)
     np.testing.assert_allclose(actual[: file["unpadded"]], np.concatenate(expected), rtol=TOLERANCE[dtype])
     if mode == "reference":
         padding = file["losses"][case]["padding_losses_reference_mode"]
@@ -131,34 +138,18 @@ def test_packed_documents_equal_golden(toys, dtype, case, mode):
 
 @both_dtypes
 def test_a_document_alone_and_packed_agree_when_isolated(toys, dtype):
-    file, model, state = golden("packing"), toys[dtype], state_of("B", False)
+    file, model = golden("packing"), toys[dtype, False]
     ids, targets = torch.tensor(file["inputs"]), torch.tensor(file["targets"])
-    together = losses_of(model, pack(ids, targets, file["offsets"], isolated=True), state)
+    together = losses_of(model, pack(ids, targets, file["offsets"], isolated=True), "B")
     for start, stop in zip(file["offsets"], file["offsets"][1:], strict=False):
-        alone = losses_of(model, pack(ids[start:stop], targets[start:stop], [0, stop - start]), state)
+        alone = losses_of(model, pack(ids[start:stop], targets[start:stop], [0, stop - start]), "B")
         np.testing.assert_allclose(together[start:stop], alone, rtol=TOLERANCE[dtype])
 
 
 def test_head_slices_do_not_show(toys):
-    model, state = toys[torch.float64], state_of("A", True)
-    tables = model.rotary_tables(state, 128)
-    whole, sliced = (model.token_losses(golden_tokens(0), tables, state, n) for n in (128, 50))
+    model = toys[torch.float64, True]
+    whole, sliced = (model.token_losses(golden_tokens(0), stage_of(model, "A"), n) for n in (128, 50))
     torch.testing.assert_close(sliced, whole, rtol=1e-13, atol=0)
-
-
-def test_softcap_values():
-    z = torch.tensor([-30.0, -5, 0, 2.5, 5, 10, 30])
-    expected = torch.tensor([0.79224, 11.5, 15.197396, 16.814347, 18.202004, 20.258333, 22.785733])
-    torch.testing.assert_close(model_module.SOFTCAP * model_module.softcap_gate(z), expected, rtol=0, atol=6e-6)
-
-
-def test_written_out_loss_gradient_is_the_derivative():
-    generator = torch.Generator().manual_seed(0)
-    z = (8 * torch.randn(6, 9, dtype=torch.float64, generator=generator)).requires_grad_()
-    targets = torch.randint(0, 9, (6, 3), generator=generator)
-    targets[0] = 4  # the same target three times: its gradients add
-    weights = torch.rand(6, 3, dtype=torch.float64, generator=generator)
-    assert torch.autograd.gradcheck(lambda x: SoftcapLoss.apply(x, targets, weights), z)
 
 
 def test_small_inventory():
@@ -215,7 +206,7 @@ def test_parameters_are_views_of_aligned_buffers(dtype):
 
 def test_reference_state_dict_pads_the_scalars():
     model = GPT(tiny.model, torch.float32)
-    model.init_weights(0)
+    init_weights(model, 0)
     state = model.state_dict_reference(8)
     assert state["scalars"].shape == (24,)
     assert state["scalars"][21:].tolist() == [1, 1, 1]
@@ -227,7 +218,7 @@ def test_init_draws_in_the_record_order():
     """The same draws from the global generator, in the order of SPEEDRUN section 7."""
     config = tiny.model
     model = GPT(config, torch.float32)
-    model.init_weights(17)
+    init_weights(model, 17)
     torch.manual_seed(17)
     rows, width = config.vocab_size, config.model_dim
     for _ in range(config.num_value_embeds):
@@ -243,7 +234,7 @@ def test_init_draws_in_the_record_order():
         )
         assert (block.mlp.c_proj == 0).all()
     torch.testing.assert_close(model.lm_head.weight.detach(), torch.empty(rows, width).normal_(std=0.005))
-    torch.testing.assert_close(model.embed.weight.detach(), torch.empty(rows, width).normal_())
+    assert torch.equal(model.embed.weight, model.lm_head.weight)
     expected = [1.1] * 6 + [0.5, 1.0] * 6 + [0.0, 0.5, -1.5]
     np.testing.assert_allclose(model.scalars.detach().numpy(), expected, rtol=1e-7)
     for name in ("smear_gate.weight", "skip_gate.weight", "attn_gate_bank", "ve_gate_bank", "x0_lambdas"):
@@ -254,11 +245,11 @@ def test_init_draws_in_the_record_order():
 def test_init_is_in_place_and_a_function_of_the_seed():
     model = GPT(tiny.model, torch.float32)
     buffer = model.buffers_by_dtype["float32"]
-    model.init_weights(1)
+    init_weights(model, 1)
     first = buffer.clone()
-    model.init_weights(2)
+    init_weights(model, 2)
     assert not torch.equal(buffer, first)
-    model.init_weights(1)
+    init_weights(model, 1)
     assert torch.equal(buffer, first)
     assert model.get_parameter("embed.weight").data_ptr() == model.embed.weight.data_ptr()
 
@@ -274,9 +265,9 @@ def test_loss_at_init_is_that_of_a_nearly_uniform_guess():
     """O and c_proj are zero, so z ~ N(0, 0.005^2 D) and the mean loss is ln V plus half the variance of the
     logits, whose slope at z = 0 is 0.687416."""
     model = GPT(tiny.model, torch.float32)
-    model.init_weights(0)
+    init_weights(model, 0)
     packed, state = tiny_case(512, 0)
-    losses = model.token_losses(packed, model.rotary_tables(state, 512), state)
+    losses = model.token_losses(packed, model.stage(state, 512))
     expected = math.log(3072) + 0.687416**2 * 0.005**2 * 96 / 2
     assert losses.mean().item() == pytest.approx(expected, abs=5 * 0.687416 * 0.005 * 96**0.5 / 512**0.5)
     assert losses.std().item() == pytest.approx(0.687416 * 0.005 * 96**0.5, rel=0.2)
@@ -285,20 +276,17 @@ def test_loss_at_init_is_that_of_a_nearly_uniform_guess():
 def test_multi_token_sum_counts_the_targets_that_exist():
     """At init every cross-entropy is near c, so L is near c (T + 0.5 (T-1) + 0.25 (T-2))."""
     model = GPT(tiny.model, torch.float32)
-    model.init_weights(0)
+    init_weights(model, 0)
     packed, state = tiny_case(512, 0)
-    loss = model(packed, model.rotary_tables(state, 512), state, (1.0, 0.5, 0.25))
+    loss = model(packed, model.stage(state, 512), mtp_tensor((1.0, 0.5, 0.25)))
     assert loss.item() == pytest.approx(math.log(3072) * (512 + 0.5 * 511 + 0.25 * 510), rel=1e-3)
 
 
-@pytest.mark.parametrize("silent", ["embed.weight", None], ids=["tied", "untied"])
-def test_every_parameter_in_use_receives_a_gradient(silent):
+def test_every_parameter_receives_a_gradient():
     model = GPT(golden_config(), torch.float32)
     golden_weights(model)
-    state = dataclasses.replace(forward_state(golden_track(), 0), tied=silent is not None)
-    model(golden_tokens(0), model.rotary_tables(state, 128), state).backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert without == ({silent} if silent else set())
+    model(golden_tokens(0), stage_of(model, "A"), mtp_tensor((1.0,))).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 def test_bfloat16_stays_near_float32():
@@ -309,8 +297,7 @@ def test_bfloat16_stays_near_float32():
     with torch.no_grad():
         for name, parameter in models[torch.float32].named_parameters():
             parameter.copy_(rounded[name])
-    state = state_of("A", True)
-    losses = {dtype: losses_of(model, golden_tokens(0), state) for dtype, model in models.items()}
+    losses = {dtype: losses_of(model, golden_tokens(0), "A") for dtype, model in models.items()}
     difference = np.abs(losses[torch.bfloat16] - losses[torch.float32])
     assert 0 < difference.mean() < 0.05
 
@@ -318,20 +305,22 @@ def test_bfloat16_stays_near_float32():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 def test_compiled_model_equals_eager():
-    """One whole graph, tied and untied, forward and backward; code generation would take minutes of a CPU."""
+    """One whole graph serves every stage, forward and backward; code generation would take minutes of a CPU."""
     compiled = GPT(tiny.model, torch.float32)
-    compiled.init_weights(3)
-    forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    init_weights(compiled, 3)
+    counter = CompileCounterWithBackend("aot_eager")
+    forward = torch.compile(compiled, fullgraph=True, dynamic=False, backend=counter)
     eager = GPT(tiny.model, torch.float32)
-    eager.init_weights(3)
-    for step in (0, 231):
+    init_weights(eager, 3)
+    for step in (0, 130, 231, 359):
         packed, state = tiny_case(128, step)
-        weights = torch.tensor(step_settings(tiny.schedule, step).mtp_weights)
-        tables = eager.rotary_tables(state, 128)
+        weights = mtp_tensor(step_settings(tiny.schedule, step).mtp_weights)
+        stage = eager.stage(state, 128)
         losses = []
+        graphs = counter.frame_count
         for model, call in ((eager, eager), (compiled, forward)):
             model.zero_grad()
-            losses.append(call(packed, tables, state, weights))
+            losses.append(call(packed, stage, weights))
             losses[-1].backward()
         torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
         for name, parameter in eager.named_parameters():
@@ -339,3 +328,4 @@ def test_compiled_model_equals_eager():
             assert (other is None) == (parameter.grad is None), name
             if other is not None and parameter.grad is not None:
                 assert (other - parameter.grad).norm() <= 1e-4 * parameter.grad.norm() + 1e-6, name
+        assert step == 0 or counter.frame_count == graphs, step

@@ -1,17 +1,28 @@
 """Both optimizers on the whole toy model: golden steps, reset, untie, and other numbers of ranks."""
 
 import dataclasses
+import functools
 
 import gloo
 import numpy as np
 import pytest
 import torch
-from golden_case import assert_summary, golden, golden_config, golden_tokens, golden_track, golden_weights
+from golden_case import (
+    assert_summary,
+    golden,
+    golden_config,
+    golden_tokens,
+    golden_track,
+    golden_weights,
+    init_weights,
+    mtp_tensor,
+)
 from speedrun import tracks
 from speedrun.model import GPT
-from speedrun.normuon import polar_express, scale_rows
+from speedrun.normuon import scale_rows
 from speedrun.optimizers import SpeedrunOptimizer
-from speedrun.schedules import forward_state, step_settings
+from speedrun.polar_express import polar_express
+from speedrun.schedules import StepSettings, forward_state, step_settings
 from torch import Tensor, nn
 
 STEPS = golden("optimizer_small")["steps"] + golden("optimizer_small")["untie_continuation"]["steps"]
@@ -35,24 +46,28 @@ def test_whole_model_golden_steps(dtype):
     norm_tolerance, gradient_tolerance, sum_tolerance, entry_tolerance, inner_tolerance = TOLERANCES[dtype]
     model = GPT(golden_config(), dtype)
     golden_weights(model)
+    model.tie()
     optimizer = SpeedrunOptimizer(model, config_for(dtype))
     parameters = dict(model.named_parameters())
     for s, expected in enumerate(STEPS):
-        update = dataclasses.replace(step_settings(golden_track().schedule, s), untie_after=s == 3)
+        update = settings_of(s, golden_track(), untie_step=3)
         assert update.momentum == pytest.approx(expected["momentum"])
         assert (update.lr_multiplier, update.adam_steps) == (
             expected["lr_multiplier"],
             expected["adam_steps"],
         )
         earlier = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
-        loss = training_loss(model, s, tied=s <= 3)
+        loss = training_loss(model, s)
         loss.backward()
         np.testing.assert_allclose(loss.item(), expected["loss_before_step"], rtol=norm_tolerance)
-        check_gradients(parameters, earlier, expected, gradient_tolerance)
+        check_gradients(gradients_of(parameters, update.tied), earlier, expected, gradient_tolerance)
         before = {name: internals(optimizer, parameters[name]) for name in expected["normuon_internals"]}
         gradients = {name: parameters[name].grad.clone() for name in before}
         optimizer.step(update)
         for name, summary in expected["parameters"].items():
+            if name == "embed.weight" and s < 3:  # never read before the untie; ours is the head
+                assert torch.equal(model.embed.weight, model.lm_head.weight)
+                continue
             values = parameters[name].detach().double().flatten()
             entries, norm = values[TABLE[name]["test_indices"]], summary["l2"]
             np.testing.assert_allclose(values.norm(), norm, rtol=norm_tolerance)
@@ -65,25 +80,39 @@ def test_whole_model_golden_steps(dtype):
             assert_summary(after[1], summaries["row_state"], summaries["row_state"]["flat_indices"], inner_tolerance)
 
 
-def training_loss(model: GPT, step: int, tied: bool) -> Tensor:
+def settings_of(step: int, track: tracks.Track = tracks.small, untie_step: int = 3) -> StepSettings:
+    """The track's, except for an early untie."""
+    settings = step_settings(track.schedule, step)
+    return dataclasses.replace(settings, tied=step <= untie_step, untie_after=step == untie_step)
+
+
+def training_loss(model: GPT, step: int) -> Tensor:
     track = golden_track()
     packed = golden_tokens(step)
-    state = dataclasses.replace(forward_state(track, 0), tied=tied)
-    tables = model.rotary_tables(state, len(packed.ids))
-    return model(packed, tables, state, step_settings(track.schedule, step).mtp_weights)
+    weights = step_settings(track.schedule, step).mtp_weights
+    return model(packed, model.stage(forward_state(track, 0), len(packed.ids)), mtp_tensor(weights, model.dtype))
 
 
-def check_gradients(parameters, earlier, expected, tolerance):
+def gradients_of(parameters: dict[str, nn.Parameter], tied: bool) -> dict[str, Tensor | None]:
+    """By name; while tied that of the lookup table belongs to the head."""
+    gradients = {name: p.grad for name, p in parameters.items()}
+    if tied:
+        gradients["lm_head.weight"] = gradients["lm_head.weight"] + gradients["embed.weight"]
+        gradients["embed.weight"] = None
+    return gradients
+
+
+def check_gradients(gradients, earlier, expected, tolerance):
     """`gradient_l2` is the step's own gradient; at odd steps .grad holds Adam's sum with the step before."""
     for name, norm in expected["gradient_l2"].items():
-        gradient = parameters[name].grad
+        gradient = gradients[name]
         if norm is None:
             assert gradient is None
             continue
         own = gradient if earlier[name] is None else gradient - earlier[name]
         np.testing.assert_allclose(own.double().norm(), norm, rtol=tolerance)
     for name, norm in (expected["adam_summed_gradient_l2"] or {}).items():
-        gradient = parameters[name].grad
+        gradient = gradients[name]
         assert (gradient is None) == (norm is None)
         if norm is not None:
             np.testing.assert_allclose(gradient.double().norm(), norm, rtol=tolerance)
@@ -119,7 +148,7 @@ def filled(model: nn.Module, seed: int, scale: float = 1.0) -> None:
 
 def toy(dtype: torch.dtype, seed: int = 0) -> GPT:
     model = GPT(golden_config(), dtype)
-    model.init_weights(seed)
+    init_weights(model, seed)
     return model
 
 
@@ -141,8 +170,7 @@ def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def run_steps(model: GPT, optimizer: SpeedrunOptimizer, steps: range, scale: float = 1.0) -> dict[str, Tensor]:
     for s in steps:
         filled(model, seed=s, scale=scale)
-        update = dataclasses.replace(step_settings(tracks.small.schedule, s), untie_after=s == 3)
-        optimizer.step(update)
+        optimizer.step(settings_of(s))
     return weights(model)
 
 
@@ -159,7 +187,7 @@ def test_reset_is_bitwise_a_new_optimizer(dtype):
     for ours, theirs in zip(optimizer_state(optimizer), optimizer_state(fresh), strict=True):
         assert torch.equal(ours, theirs)
     assert all(p.grad is None for p in model.parameters())
-    model.init_weights(0)
+    init_weights(model, 0)
     assert same_bits(run_steps(model, optimizer, range(5)), first)
 
 
@@ -201,7 +229,7 @@ def test_parameter_without_gradient_is_left_alone():
                 p.grad = None
         optimizer.step(step_settings(tracks.small.schedule, s))
     for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) == (p.label in ("attn", "x0_lambdas", "embed")), name
+        assert torch.equal(p, before[name]) == (p.label in ("attn", "x0_lambdas")), name
     assert optimizer.adam.states[model.x0_lambdas].t == optimizer.adam.states[model.embed.weight].t == 0
     assert optimizer.adam.states[model.scalars].t == 2
     assert (optimizer.normuon.stacks[0].momentum == 0).all()
@@ -256,16 +284,95 @@ def test_same_gradients_give_equal_weights_on_any_number_of_ranks(world_size):
             assert (first[name].double() - p.double()).norm() <= bound * p.double().norm(), name
 
 
+def test_while_tied_the_lookup_table_is_the_head():
+    """Its gradient counts as the head's, whichever of the two there are; it is no parameter with a state."""
+    apart, joined = toy(torch.float32), toy(torch.float32)
+    optimizers = [SpeedrunOptimizer(model, config_for(torch.float32)) for model in (apart, joined)]
+    for s in range(3):
+        for model in (apart, joined):
+            filled(model, seed=s)
+        of_lookup = torch.randn(joined.embed.weight.shape, generator=torch.Generator().manual_seed(100 + s))
+        if s < 2:
+            apart.embed.weight.grad = of_lookup.clone()
+            joined.lm_head.weight.grad += of_lookup
+        else:
+            apart.embed.weight.grad, apart.lm_head.weight.grad = apart.lm_head.weight.grad, None
+        for model, optimizer in zip((apart, joined), optimizers, strict=True):
+            optimizer.step(settings_of(2 * s + 1, untie_step=7))
+            assert torch.equal(model.embed.weight, model.lm_head.weight)
+            assert optimizer.adam.states[model.embed.weight].t == 0
+        assert same_bits(weights(apart), weights(joined))
+    assert optimizers[0].adam.states[apart.lm_head.weight].t == 3
+
+
+def test_gradients_of_even_steps_are_joined_too():
+    model = toy(torch.float32)
+    optimizer = SpeedrunOptimizer(model, config_for(torch.float32))
+    model.lm_head.weight.grad = torch.ones_like(model.lm_head.weight)
+    model.embed.weight.grad = torch.full_like(model.embed.weight, 2.0)
+    optimizer.step(settings_of(0))
+    assert model.embed.weight.grad is None and (model.lm_head.weight.grad == 3).all()
+
+
+BACKENDS = [("aot_eager", torch.float32, 1e-4), pytest.param("inductor", torch.bfloat16, 0.02, marks=pytest.mark.slow)]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of Inductor's own imports
+@pytest.mark.parametrize(("backend", "dtype", "bound"), BACKENDS)
+def test_compiled_equals_plain_and_never_compiles_again(backend, dtype, bound, monkeypatch):
+    """The bounds are of the weights' changes: what polar_express makes of the rounding of its input."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    model, plain = toy(dtype), toy(dtype)
+    before = weights(model)
+    compiled = SpeedrunOptimizer(model, config_for(dtype), compiled=True)
+    torch._dynamo.reset()
+    run_steps(model, compiled, range(2))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    run_steps(model, compiled, range(2, 6))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    actual = weights(model)
+    for name, p in run_steps(plain, SpeedrunOptimizer(plain, config_for(dtype)), range(6)).items():
+        assert (actual[name] - p).double().norm() <= bound * (p - before[name]).double().norm(), name
+
+
+def interleaved_and_in_turn(group) -> list[dict[str, Tensor]]:
+    """Weights after four steps as `step` interleaves them, and with one optimizer after the other."""
+    result = []
+    for interleaved in (True, False):
+        model = toy(torch.bfloat16)
+        optimizer = SpeedrunOptimizer(model, config_for(torch.bfloat16), group)
+        for s in range(4, 8):
+            filled(model, seed=10 * s + group.rank())
+            settings = settings_of(s)
+            if interleaved:
+                optimizer.step(settings)
+                continue
+            optimizer.normuon.step(settings.lr_multiplier, settings.momentum)
+            optimizer.normuon.zero_grad()
+            if settings.adam_steps:
+                optimizer.adam.step(settings.lr_multiplier)
+                optimizer.adam.zero_grad()
+        result.append(weights(model))
+    return result
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_interleaving_changes_no_bit(world_size):
+    for ours, theirs in gloo.run(interleaved_and_in_turn, world_size):
+        assert same_bits(ours, theirs)
+
+
 def trained(group) -> dict[str, Tensor]:
     """Four whole steps of the toy model, four micro-batches each over the ranks; untied after step 1."""
     rank, size = (group.rank(), group.size()) if group else (0, 1)
     model = GPT(golden_config(), torch.float64)
     golden_weights(model)
+    model.tie()
     optimizer = SpeedrunOptimizer(model, config_for(torch.float64), group)
     for s in range(4):
         for slot in range(rank, 4, size):
-            (training_loss(model, 4 * s + slot, tied=s <= 1) / (4 // size)).backward()
-        optimizer.step(dataclasses.replace(step_settings(tracks.small.schedule, s), untie_after=s == 1))
+            (training_loss(model, 4 * s + slot) / (4 // size)).backward()
+        optimizer.step(settings_of(s, untie_step=1))
     return weights(model)
 
 

@@ -15,6 +15,7 @@ from speedrun.training import SeedFailed, Trainer
 
 from tests import gloo
 from tests.conftest import ROOT
+from tests.golden_case import init_weights
 from tests.quick_track import poisoned, quick
 
 LAST = quick.schedule.last_step
@@ -105,7 +106,7 @@ def test_checkpoints_come_after_the_schedules_and_before_the_update(root):
         assert len(checkpoint.records) == (checkpoint.step > 0)
         if checkpoint.step == 0:
             start = {name: parameter.detach().clone() for name, parameter in checkpoint.params.items()}
-            trainer.model.init_weights(0)
+            init_weights(trainer.model, 0)
             assert all(torch.equal(start[name], p) for name, p in trainer.model.named_parameters())
         else:
             (record,) = checkpoint.records

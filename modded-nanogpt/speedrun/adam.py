@@ -1,6 +1,7 @@
 """gradients of tables, gates and scalars -> their next weights: Adam with cautious decay, rows by rank."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from speedrun.collectives import Ranks
+from speedrun.collectives import Collective, Ranks
 from speedrun.tracks import AdamGroup, OptimizerConfig
 
 SHARDED_NUMEL = 1024  # smaller parameters are updated whole by every rank
+
+
+def rates(t: int, alpha: float, betas: tuple[float, float], weight_decay: float) -> tuple[float, float, float, float]:
+    """What update number t does: bias-corrected rate, decay, and shares of the new gradient in both moments."""
+    beta1, beta2 = betas
+    rate = alpha * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+    return rate, alpha * alpha * weight_decay, 1 - beta1, 1 - beta2
 
 
 def adam_update(
@@ -19,25 +27,22 @@ def adam_update(
     gradient: Tensor,
     m: Tensor,
     v: Tensor,
-    t: int,
-    alpha: float,
-    betas: tuple[float, float],
+    rate: float | Tensor,
+    decay: float | Tensor,
+    share1: float | Tensor,
+    share2: float | Tensor,
     eps: float,
-    weight_decay: float,
 ) -> None:
-    """Update number t (from 1) of `p`, `m` and `v` in place; all of one shape and dtype.
+    """Change `p`, `m` and `v` in place, all of one shape; in the dtype of m, p is rounded to nearest.
 
-    `eps` is added to the uncorrected root. The decay, alpha^2 weight_decay p, acts where the update has the
-    sign of p (arXiv 2510.12402; strictly, unlike NorMuon's).
+    The four numbers before `eps`, which is added to the uncorrected root, are of `rates`. The decay acts where the
+    update has the sign of p (arXiv 2510.12402; strictly, unlike NorMuon's).
     """
-    beta1, beta2 = betas
-    m.lerp_(gradient, 1 - beta1)
-    v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    u = m / v.sqrt().add_(eps)
-    u.mul_(alpha * math.sqrt(1 - beta2**t) / (1 - beta1**t))
-    if weight_decay:
-        u.addcmul_(p, u * p > 0, value=alpha * alpha * weight_decay)
-    p.sub_(u)
+    old, gradient = p.to(m.dtype), gradient.to(m.dtype)
+    m += (gradient - m) * share1
+    v += (gradient.square() - v) * share2
+    u = m / (v.sqrt() + eps) * rate
+    p.copy_(old - u - old * decay * (u * old > 0))
 
 
 @dataclass
@@ -52,17 +57,37 @@ class _State:
     t: int = 0
 
 
+@dataclass
+class Reductions:
+    """Averages under way: of the small parameters together, of each table alone."""
+
+    small: list[Parameter]
+    small_means: Collective[list[Tensor]]
+    tables: dict[Parameter, Collective[Tensor]]
+
+
 class DistributedAdam:
     """Adam over the ranks of `group` (None: this process alone).
 
     params: with the attribute `label`, of which `config.adam_groups` has the multipliers. Gradients are
     averaged over ranks in their own dtype. A parameter without gradient is left alone: no decay, no count.
     ValueError where the rows of a table cannot be shared equally.
+
+    A step is `reduce`, `update` and to wait for the gathers, between which the caller may do other work.
     """
 
-    def __init__(self, params: list[Parameter], config: OptimizerConfig, group: dist.ProcessGroup | None = None):
+    def __init__(
+        self,
+        params: list[Parameter],
+        config: OptimizerConfig,
+        group: dist.ProcessGroup | None = None,
+        compiled: bool = False,
+    ):
         self.config = config
         self.ranks = Ranks(group)
+        self.compiled_update: Callable[..., None] | None = None
+        if compiled:
+            self.compiled_update = torch.compile(adam_update, dynamic=False, fullgraph=True)
         labels = [p.label for p in params]  # type: ignore[attr-defined]
         self.states = {
             p: self._new_state(p, adam_group)
@@ -84,35 +109,45 @@ class DistributedAdam:
 
     @torch.no_grad()
     def step(self, lr_multiplier: float) -> None:
+        for gather in self.update(self.reduce(), lr_multiplier):
+            gather.wait()
+
+    @torch.no_grad()
+    def reduce(self) -> Reductions:
+        """Start to average the gradients that there are."""
         live = {p: p.grad for p in self.states if p.grad is not None}
         small = [p for p in live if not self.states[p].sharded]
-        means = dict(zip(small, self.ranks.mean([live[p] for p in small]), strict=True))
-        for p, gradient in live.items():
-            if self.states[p].sharded:
-                means[p] = self.ranks.mean_rows(gradient)
-        for p in live:
-            self._update(self.states[p], means[p], lr_multiplier)
-        for p in live:
-            if self.states[p].sharded:
-                self.ranks.gather_rows(p)
+        return Reductions(
+            small,
+            self.ranks.mean([live[p] for p in small]).start(),
+            {p: self.ranks.mean_rows(live[p]).start() for p in live if self.states[p].sharded},
+        )
+
+    @torch.no_grad()
+    def update(self, reductions: Reductions, lr_multiplier: float) -> list[Collective[Tensor]]:
+        """Update all; returns the tables' gathers, started except for the last, which may queue behind others'."""
+        for p, gradient in zip(reductions.small, reductions.small_means.wait(), strict=True):
+            self._update(self.states[p], gradient, lr_multiplier)
+        gathers: list[Collective[Tensor]] = []
+        for p, mean in reductions.tables.items():
+            for earlier in gathers:
+                earlier.start()
+            self._update(self.states[p], mean.wait(), lr_multiplier)
+            gathers.append(self.ranks.gather_rows(p.detach()))
+        return gathers
 
     def _update(self, state: _State, gradient: Tensor, lr_multiplier: float) -> None:
         config, group = self.config, state.group
         state.t += 1
-        part = state.part.to(state.m.dtype)
-        adam_update(
-            part,
-            gradient.to(state.m.dtype),
-            state.m,
-            state.v,
-            state.t,
-            alpha=config.adam_lr * lr_multiplier * group.lr_mul,
-            betas=group.betas,
-            eps=config.adam_eps,
-            weight_decay=config.adam_weight_decay * group.wd_mul,
-        )
-        if part is not state.part:
-            state.part.copy_(part)  # rounded to nearest: tables have no tail
+        alpha = config.adam_lr * lr_multiplier * group.lr_mul
+        numbers = rates(state.t, alpha, group.betas, config.adam_weight_decay * group.wd_mul)
+        arguments = state.part, gradient, state.m, state.v
+        if self.compiled_update and state.sharded:
+            # A number would be a constant of the graph, a tensor on the CPU is an argument of its kernel: see NorMuon.
+            tensors = [torch.tensor(number, dtype=state.m.dtype) for number in numbers]
+            self.compiled_update(*arguments, *tensors, config.adam_eps)
+        else:
+            adam_update(*arguments, *numbers, config.adam_eps)
 
     @torch.no_grad()
     def copy_state(self, source: Parameter, target: Parameter) -> None:

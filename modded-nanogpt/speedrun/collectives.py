@@ -1,8 +1,11 @@
-"""tensors of each rank -> their mean, whole or in rows; rows of each rank -> the whole.
+"""tensors of each rank -> their mean, whole or in rows; rows of each rank -> the whole; all beside other work.
 
 gloo, nccl and a single process take the same path. Means are a sum in the tensors' own dtype and then a
 division, which is exact for world sizes 1, 2, 4 and 8 and so equals nccl's own average.
 """
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +14,32 @@ from torch import Tensor
 # torch 2.13 renamed both and warns about the old names, which 2.11 and 2.12 know alone.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+Result = TypeVar("Result")
+
+
+class Collective(Generic[Result]):
+    """One operation that all ranks start in the same order, and whose result `wait` gives.
+
+    Between the two nobody may touch its tensors: gloo works on them in a thread, nccl on a stream of its own. That
+    stream waits for what was launched before `start`, and what is launched after `wait` waits for that stream; the
+    process itself is never held up by nccl. The object holds the tensors, so that their memory is not reused.
+    """
+
+    def __init__(self, launch: Callable[[], list[dist.Work]], finish: Callable[[], Result]):
+        self._launch, self._finish = launch, finish
+        self._works: list[dist.Work] | None = None
+
+    def start(self) -> "Collective[Result]":
+        if self._works is None:
+            self._works = self._launch()
+        return self
+
+    def wait(self) -> Result:
+        """To be called once; starts what was not started."""
+        for work in self.start()._works or ():
+            work.wait()
+        return self._finish()
 
 
 class Ranks:
@@ -28,28 +57,37 @@ class Ranks:
         """View of this rank's rows of `whole`."""
         return whole.chunk(self.size)[self.rank]
 
-    def mean_rows(self, whole: Tensor) -> Tensor:
+    def mean_rows(self, whole: Tensor) -> Collective[Tensor]:
         """This rank's rows of the mean of `whole` over ranks; `whole` itself when there is one rank."""
         if self.size == 1:
-            return whole
+            return Collective(list, lambda: whole)
         rows = torch.empty_like(self.rows(whole))
-        _reduce_scatter(rows, whole, group=self.group)
-        return rows.div_(self.size)
+        return Collective(
+            lambda: [_reduce_scatter(rows, whole, group=self.group, async_op=True)], lambda: rows.div_(self.size)
+        )
 
-    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
+    def mean(self, tensors: list[Tensor]) -> Collective[list[Tensor]]:
         """Means of small tensors over ranks, new ones when there are several; one message a dtype."""
         if self.size == 1:
-            return tensors
-        means: dict[int, Tensor] = {}
-        for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
-            chosen = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-            flat = torch.cat([tensors[i].flatten() for i in chosen])
-            dist.all_reduce(flat, group=self.group)
-            parts = flat.div_(self.size).split([tensors[i].numel() for i in chosen])
-            means |= {i: part.view_as(tensors[i]) for i, part in zip(chosen, parts, strict=True)}
-        return [means[i] for i in range(len(tensors))]
+            return Collective(list, lambda: tensors)
+        dtypes = sorted({tensor.dtype for tensor in tensors}, key=str)
+        of_dtype = [[i for i, tensor in enumerate(tensors) if tensor.dtype == dtype] for dtype in dtypes]
+        flats = [torch.cat([tensors[i].flatten() for i in chosen]) for chosen in of_dtype]
 
-    def gather_rows(self, whole: Tensor) -> None:
-        """Fill `whole` with the rows that each rank holds in its place."""
-        if self.size > 1:
-            _all_gather(whole, self.rows(whole), group=self.group)
+        def means() -> list[Tensor]:
+            result = list(tensors)
+            for chosen, flat in zip(of_dtype, flats, strict=True):
+                parts = flat.div_(self.size).split([tensors[i].numel() for i in chosen])
+                for i, part in zip(chosen, parts, strict=True):
+                    result[i] = part.view_as(tensors[i])
+            return result
+
+        return Collective(lambda: [dist.all_reduce(flat, group=self.group, async_op=True) for flat in flats], means)
+
+    def gather_rows(self, whole: Tensor) -> Collective[Tensor]:
+        """`whole`, filled with the rows that each rank holds in its place."""
+        if self.size == 1:
+            return Collective(list, lambda: whole)
+        return Collective(
+            lambda: [_all_gather(whole, self.rows(whole), group=self.group, async_op=True)], lambda: whole
+        )

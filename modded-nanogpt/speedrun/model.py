@@ -5,24 +5,21 @@ The network of the modded-nanogpt record of 2026-01-04. Layer roles come from th
 names are those of the record's state dict.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speedrun.attention import attention
+from speedrun.execution import Execution
+from speedrun.head import head_loss, token_losses
+from speedrun.lookup import lookup
 from speedrun.schedules import ForwardState
 from speedrun.tracks import ModelConfig
 
 ALIGNMENT = 64  # elements; keeps every parameter on a 128-byte boundary in bfloat16
-RMS_EPS = 2.0**-23  # of float32, also in bfloat16: fresh embeddings are small enough to notice
-SMEAR_INIT, BACKOUT_INIT, SKIP_INIT = 0.0, 0.5, -1.5
-QKV_INIT, O_INIT = 0.5, 1.0
-HEAD_STD = 0.005
-SOFTCAP, SOFTCAP_SHIFT, SOFTCAP_WIDTH = 23.0, 5.0, 7.5  # logits = 23 sigmoid((z + 5) / 7.5), record #181
 FLOAT32_PARAMETERS = ("x0_lambdas", "scalars")
 
 
@@ -30,22 +27,42 @@ FLOAT32_PARAMETERS = ("x0_lambdas", "scalars")
 class PackedTokens:
     """Documents one after another on one axis of T tokens.
 
-    Reference packing lets smear, key offset and positions run across document borders, as in training;
-    isolated packing restarts all three at each document, whose losses then do not depend on its neighbours.
+    Reference packing lets smear, key offset and positions run across document borders, as in training, where
+    they restart at each slot only; isolated packing restarts all three at each document, whose losses then do
+    not depend on its neighbours.
     """
 
     ids: Tensor
     """(T,) int: rows of the token tables."""
     targets: Tensor
-    """(T,) int64: the token after each."""
+    """(T, n) int64: column k is the token k + 1 places on; -1 where there is none."""
     positions: Tensor
     """(T,) int: rows of the rotary tables."""
     starts: Tensor
     """(T,) bool: True where smear and key offset restart; always at index 0."""
     cu_seqlens: Tensor
     """(B+1,) int32: document borders from 0 to T; equal neighbours are empty documents."""
-    max_seqlen: int
-    """No document is longer."""
+    max_seqlen: Tensor
+    """() int64 on the CPU: no document is longer."""
+    order: Tensor | None = None
+    """(T,) int64: sorts `ids`, stable; only training needs it (lookup.py)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A ForwardState as tensors, so that one compiled graph serves every step; of `GPT.stage`.
+
+    What only the attention operator reads lies on the CPU, where reading it waits for nothing.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    """(positions, d/2) rotary tables in the model's dtype."""
+    short_window: Tensor
+    long_window: Tensor
+    """() int64 on the CPU: tokens before the query."""
+    attention_scale: Tensor
+    """(1,) float64 on the CPU; of shape () torch.compile takes it for a Python number and traces everything twice."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,9 @@ class Attention(nn.Module):
         value_embed: Tensor | None,
         rotation: tuple[Tensor, Tensor],
         moves: Tensor | None,
-        window: int,
-        scale: float,
+        window: Tensor,
+        scale: Tensor,
+        backend: str,
     ) -> Tensor:
         """h: (T, D), the normalised stream. Returns (T, D).
 
@@ -98,7 +116,7 @@ class Attention(nn.Module):
             assert value_gate is not None
             amount = 2 * torch.sigmoid(F.linear(gate_input, value_gate))
             v = v + amount.unsqueeze(-1) * value_embed.view_as(v)
-        y = attention(q, k, v, packed.cu_seqlens, packed.max_seqlen, window, scale)
+        y = attention(q, k, v, packed.cu_seqlens, packed.max_seqlen, window, scale, backend)
         y = y * torch.sigmoid(F.linear(gate_input, gate)).unsqueeze(-1)
         return F.linear(y.flatten(1), o_lambda * o_w)
 
@@ -133,13 +151,23 @@ class GPT(nn.Module):
 
     dtype: of the weights and activations; `scalars` and `x0_lambdas` are float32 beside bfloat16 weights.
     `layout` and `buffers_by_dtype` are in canonical order: the scalar parameters first, `embed.weight` last,
-    so that a checkpoint of a tied model is a prefix. Weights are zero until `init_weights`.
+    so that a checkpoint of a tied model is a prefix. Weights are zero until `set_weights`.
+
+    Tokens are always looked up in `embed`. While it is tied to the head it holds a copy (`tie`), which costs
+    a copy an update and saves a second graph: training graphs know no schedule.
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        execution: Execution | None = None,
+    ):
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.execution = (execution or Execution()).on(device, dtype)
         with torch.device("meta"):
             table = (config.vocab_size, config.model_dim)
             gate = (config.num_heads, config.gate_dim)
@@ -185,31 +213,18 @@ class GPT(nn.Module):
         return tuple(slots), buffers
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> None:
-        """Fresh weights of that seed, in place, drawn on the CPU in the order of the record's trainer."""
-        config, generator = self.config, torch.Generator().manual_seed(seed)
-
-        def normal(std: float) -> Tensor:
-            drawn = torch.empty(config.vocab_size, config.model_dim)
-            return drawn.normal_(0, std, generator=generator)
-
-        def uniform(rows: int, bound: float) -> Tensor:
-            drawn = torch.empty(rows, config.model_dim, dtype=self.dtype)
-            return drawn.uniform_(-bound, bound, generator=generator)
-
+    def set_weights(self, weights: dict[str, Tensor]) -> None:
+        """Start from these (initial_weights.draw_weights), zero elsewhere, tied; in place."""
         for buffer in self.buffers_by_dtype.values():
             buffer.zero_()
-        for _ in self.value_embeds:
-            normal(1.0)  # the record draws them, then starts from zero
-        bound = (3 / config.model_dim) ** 0.5
-        for layer, block in enumerate(self.blocks):
-            if layer in self.gate_of_layer:
-                block.attn.qkvo_w[: 3 * config.model_dim] = uniform(3 * config.model_dim, bound)
-            block.mlp.c_fc.copy_(uniform(4 * config.model_dim, bound / 2))
-        self.lm_head.weight.copy_(normal(HEAD_STD))
-        self.embed.weight.copy_(normal(1.0))
-        per_layer = [config.residual_init] * config.num_layers + [QKV_INIT, O_INIT] * config.num_layers
-        self.scalars.copy_(torch.tensor([*per_layer, SMEAR_INIT, BACKOUT_INIT, *[SKIP_INIT] * len(config.skips)]))
+        for name, values in weights.items():
+            self.get_parameter(name)[: len(values)].copy_(values, non_blocking=True)
+        self.tie()
+
+    @torch.no_grad()
+    def tie(self) -> None:
+        """Copy the head into the lookup table."""
+        self.embed.weight.copy_(self.lm_head.weight)
 
     def state_dict_reference(self, world_size: int) -> dict[str, Tensor]:
         """State dict as the record's trainer has it: `scalars` padded by ones to a multiple of W."""
@@ -217,75 +232,53 @@ class GPT(nn.Module):
         state["scalars"] = F.pad(state["scalars"], (0, -self.config.num_scalars % world_size), value=1.0)
         return state
 
-    def rotary_tables(self, state: ForwardState, num_positions: int) -> tuple[Tensor, Tensor]:
-        """Half-truncated RoPE (arXiv 2104.09864): cos and sin, (num_positions, d/2), in the model's dtype.
+    def stage(self, state: ForwardState, num_positions: int) -> Stage:
+        """Tensors of a schedule state for sequences whose positions are below `num_positions`.
 
-        The second half of the frequencies is zero: those dimensions stand still.
+        Half-truncated RoPE (arXiv 2104.09864): the second half of the frequencies is zero, those dimensions
+        stand still.
         """
         angle_dtype = torch.promote_types(self.dtype, torch.float32)
         device = self.scalars.device
-        frequencies = torch.tensor(state.frequencies, dtype=angle_dtype, device=device)
-        frequencies = F.pad(frequencies, (0, len(state.frequencies)))
-        angles = torch.arange(num_positions, dtype=angle_dtype, device=device).outer(frequencies)
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        frequencies = F.pad(torch.tensor(state.frequencies, dtype=angle_dtype), (0, len(state.frequencies)))
+        angles = torch.arange(num_positions, dtype=angle_dtype, device=device).outer(frequencies.to(device))
+        return Stage(
+            cos=angles.cos().to(self.dtype),
+            sin=angles.sin().to(self.dtype),
+            short_window=torch.tensor(state.short_window),
+            long_window=torch.tensor(state.long_window),
+            attention_scale=torch.tensor([state.attention_scale], dtype=torch.float64),
+        )
 
-    def forward(
-        self,
-        packed: PackedTokens,
-        tables: tuple[Tensor, Tensor],
-        state: ForwardState,
-        mtp_weights: Tensor | Sequence[float] = (1.0,),
-    ) -> Tensor:
+    def forward(self, packed: PackedTokens, stage: Stage, mtp_weights: Tensor) -> Tensor:
         """Training loss, 0-dim, at least float32: a sum over tokens and weighted targets.
 
-        tables: of `rotary_tables`, longer than the largest position. mtp_weights: weights of the losses of
-        the next n tokens (arXiv 2404.19737), by default of the next alone; targets cross document borders.
-        Of a compiled model they should be a tensor, since they change every step.
+        mtp_weights: (n,), the weight of each column of `packed.targets` (multi-token prediction, arXiv
+        2404.19737); targets cross document borders.
         """
-        z = F.linear(self.hidden(packed, tables, state), self.lm_head.weight)
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        weights = torch.as_tensor(mtp_weights, dtype=dtype, device=z.device)
-        num_tokens, ahead = len(packed.targets), len(weights)
-        targets = F.pad(packed.targets, (0, ahead - 1)).unfold(0, ahead, 1)
-        position = torch.arange(num_tokens, device=z.device).unsqueeze(1)
-        exists = position + torch.arange(ahead, device=z.device) < num_tokens
-        loss: Tensor = SoftcapLoss.apply(z, targets, weights * exists)
-        return loss
+        hidden = self.hidden(packed, stage)
+        return head_loss(hidden, self.lm_head.weight, packed.targets, mtp_weights, self.execution.fp8_head)
 
     @torch.no_grad()
-    def token_losses(
-        self,
-        packed: PackedTokens,
-        tables: tuple[Tensor, Tensor],
-        state: ForwardState,
-        slice_tokens: int = 2048,
-    ) -> Tensor:
-        """Cross-entropy in nats of each target, (T,) float32 (float64 of a float64 model).
+    def token_losses(self, packed: PackedTokens, stage: Stage, slice_tokens: int = 2048) -> Tensor:
+        """Cross-entropy in nats of the first target, (T,) float32 (float64 of a float64 model).
 
-        The head sees `slice_tokens` tokens at a time: its logits take slice_tokens x V x 4 bytes.
+        The head sees `slice_tokens` tokens at a time, to bound the memory of its logits.
         """
-        hidden = self.hidden(packed, tables, state)
-        losses = [
-            F.cross_entropy(self.logits(rows), targets, reduction="none")
-            for rows, targets in zip(hidden.split(slice_tokens), packed.targets.split(slice_tokens), strict=True)
-        ]
-        return torch.cat(losses)
+        hidden = self.hidden(packed, stage)
+        return token_losses(hidden, self.lm_head.weight, packed.targets[:, 0], slice_tokens)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(T, D) -> (T, V), softly capped to (0, SOFTCAP), in at least float32."""
-        return SOFTCAP * softcap_gate(F.linear(hidden, self.lm_head.weight))
-
-    def hidden(self, packed: PackedTokens, tables: tuple[Tensor, Tensor], state: ForwardState) -> Tensor:
+    def hidden(self, packed: PackedTokens, stage: Stage) -> Tensor:
         """(T, D): what the head reads."""
         config, scalars, x0_lambdas = self.config, self.scalars.unbind(), self.x0_lambdas.unbind()
         smear, backout, *skip_lambdas = scalars[3 * config.num_layers :]
         attn_gates, ve_gates = self.attn_gate_bank.unbind(), self.ve_gate_bank.unbind()
-        cos, sin = (table[packed.positions].unsqueeze(1) for table in tables)
+        cos, sin = (table[packed.positions].unsqueeze(1) for table in (stage.cos, stage.sin))
         rotation = torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)
         moves = ~packed.starts.view(-1, 1, 1) & ~self.rotating_dims
 
-        e = F.embedding(packed.ids, (self.lm_head if state.tied else self.embed).weight)
-        values = [F.embedding(packed.ids, table.weight) for table in self.value_embeds]
+        e = lookup(self.embed.weight, packed.ids, packed.order)
+        values = [lookup(table.weight, packed.ids, packed.order) for table in self.value_embeds]
         gate = smear * torch.sigmoid(F.linear(e[:, : config.gate_dim], self.smear_gate.weight))
         e = e + gate.masked_fill(packed.starts.unsqueeze(1), 0) * e.roll(1, 0)
         x = x0 = rms_norm(e)
@@ -310,8 +303,9 @@ class GPT(nn.Module):
                     value_embed=None if j is None else values[j],
                     rotation=rotation,
                     moves=moves if long else None,
-                    window=state.long_window if long else state.short_window,
-                    scale=state.attention_scale,
+                    window=stage.long_window if long else stage.short_window,
+                    scale=stage.attention_scale,
+                    backend=self.execution.attention,
                 )
             x = x + block.mlp(rms_norm(x))
             if layer in self.kept_layers:
@@ -321,43 +315,14 @@ class GPT(nn.Module):
 
 def rms_norm(x: Tensor) -> Tensor:
     """RMS normalisation of the last axis without gain, in at least float32, returned in the input's dtype."""
-    return F.rms_norm(x, x.shape[-1:], eps=RMS_EPS)
+    # float32's epsilon also in bfloat16: fresh embeddings are small enough to notice. Literal: torch.compile takes a
+    # global float for a variable, and traces the whole model a second time to find that it is none.
+    return F.rms_norm(x, x.shape[-1:], eps=2.0**-23)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the dimension pairs (m, m + d/2): x (T, H, d) by cos and signed sin (T, 1, d)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
-def softcap_gate(z: Tensor) -> Tensor:
-    """Head output -> logits / SOFTCAP in (0, 1), at least float32."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    return z.add(SOFTCAP_SHIFT).div_(SOFTCAP_WIDTH).sigmoid_()
-
-
-class SoftcapLoss(torch.autograd.Function):
-    """Head output (T, V), targets and weights (T, n) -> weighted sum of the capped logits' cross-entropies.
-
-    The derivative is written out because passes over (T, V) are most of a small model's step on a CPU.
-    No maximum is subtracted: logits lie in (0, SOFTCAP), whose exponentials float32 holds.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        gate = softcap_gate(z)
-        exps = (SOFTCAP * gate).exp_()
-        total = exps.sum(-1, keepdim=True)
-        ctx.save_for_backward(gate, exps, total, targets, weights)
-        ctx.z_dtype = z.dtype
-        return (weights * (total.log() - SOFTCAP * gate.gather(-1, targets))).sum()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        gate, exps, total, targets, weights = ctx.saved_tensors
-        grad = exps * (weights.sum(-1, keepdim=True) / total)
-        grad.scatter_add_(-1, targets, -weights.to(grad.dtype))
-        grad.mul_(gate).addcmul_(grad, gate, value=-1)  # gate (1 - gate) is the sigmoid's slope
-        return grad.mul_(grads[0] * (SOFTCAP / SOFTCAP_WIDTH)).to(ctx.z_dtype), None, None
 
 
 def optimizer_label(name: str) -> str:

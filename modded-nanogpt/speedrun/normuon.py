@@ -6,48 +6,41 @@ NorMuon (arXiv 2510.05491) and cautious weight decay (arXiv 2510.12402), as in t
 Shape legend: n matrices of R rows and C columns.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from speedrun.collectives import Ranks
+from speedrun.collectives import Collective, Ranks
+from speedrun.polar_express import iterate, normalise
 from speedrun.tracks import MatrixGroup, OptimizerConfig
 
-# (a, b, c) of five iterations, generated for a safety factor of 0.02 and a cushion of 2.
-POLAR_COEFFICIENTS = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
 SQUARES_LABEL = "attn"  # stored as (4D, D), but Q, K, V and O are orthogonalised one by one
 MIXED_RANKS = 8  # world size of the record, whose matrices then come out even
 
 
-def polar_express(u: Tensor, dtype: torch.dtype) -> Tensor:
-    """Nearly orthogonal factor of each matrix, (n, R, C) of `dtype`: singular values come out near 1.
+def mix_gradient(gradient: Tensor, momentum_buffer: Tensor, share: float | Tensor) -> Tensor:
+    """Running mean with a `share` of the gradient, updated in place, and Nesterov's mix of both, returned."""
+    gradient = gradient.to(momentum_buffer.dtype)
+    momentum_buffer += (gradient - momentum_buffer) * share
+    return momentum_buffer + (gradient - momentum_buffer) * share
 
-    u: (n, R, C). Normalised in its own dtype, iterated in `dtype`. A zero matrix stays zero.
-    """
-    norm = torch.linalg.vector_norm(u, dim=(-2, -1), keepdim=True)
-    x = (u / (1.02 * norm + 1e-6)).to(dtype)
-    tall = x.size(-2) > x.size(-1)
-    if tall:
-        x = x.mT
-    for a, b, c in POLAR_COEFFICIENTS:
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+
+def direction(
+    gradient: Tensor, momentum_buffer: Tensor, share: float | Tensor, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """Mean gradient (chunk, R, C) -> what Polar Express starts from, in matrices of `shape`."""
+    return normalise(mix_gradient(gradient, momentum_buffer, share).view(shape), dtype)
 
 
 def scale_rows(o: Tensor, row_moments: Tensor, beta2: float) -> Tensor:
     """Divide each row by its running root mean square, then give each matrix its former Frobenius norm.
 
-    o: (n, R, C), overwritten and returned. row_moments: (n, R, 1), updated in place, without bias correction.
+    o: (n, R, C). row_moments: (n, R, 1), updated in place, without bias correction.
     """
     columns = o.size(-1)
     nu = o.to(row_moments.dtype).square().mean(-1, keepdim=True)
@@ -55,7 +48,7 @@ def scale_rows(o: Tensor, row_moments: Tensor, beta2: float) -> Tensor:
     q = row_moments.clamp(min=1e-10).rsqrt()
     norm = (columns * nu.sum(-2, keepdim=True)).sqrt()
     scaled_norm = (columns * (nu * q * q).sum(-2, keepdim=True)).sqrt()
-    return o.mul_(q * (norm / scaled_norm.clamp(min=1e-10)))
+    return (o * (q * (norm / scaled_norm.clamp(min=1e-10)))).to(o.dtype)
 
 
 def cautious_update(p: Tensor, o: Tensor, eta: Tensor | float, delta: Tensor | float) -> Tensor:
@@ -67,14 +60,38 @@ def cautious_update(p: Tensor, o: Tensor, eta: Tensor | float, delta: Tensor | f
 
 def join_master(published: Tensor, tail: Tensor) -> Tensor:
     """float32 master weights from their bfloat16 upper and uint16 lower halves, all of one shape."""
-    halves = torch.stack((tail.view(torch.int16), published.view(torch.int16)), dim=-1)  # little-endian
-    return halves.view(torch.float32).squeeze(-1)
+    upper, lower = (half.view(torch.int16).to(torch.int32) for half in (published, tail))
+    return ((upper << 16) | (lower & 0xFFFF)).view(torch.float32)
 
 
 def split_master(master: Tensor) -> tuple[Tensor, Tensor]:
-    """Contiguous float32 master weights -> views: bfloat16 (cut toward zero, not rounded) and uint16 tail."""
-    tail, published = master.view(torch.int16).unflatten(-1, (-1, 2)).unbind(-1)
-    return published.view(torch.bfloat16), tail.view(torch.uint16)
+    """float32 master weights -> bfloat16 (cut toward zero, not rounded) and uint16 tail."""
+    bits = master.view(torch.int32)
+    return (bits >> 16).to(torch.int16).view(torch.bfloat16), bits.to(torch.int16).view(torch.uint16)
+
+
+def move_weights(
+    weights: Tensor,
+    tails: Tensor | None,
+    o: Tensor,
+    row_moments: Tensor,
+    eta: Tensor,
+    delta: Tensor,
+    beta2: float,
+    lr_multiplier: float | Tensor,
+) -> None:
+    """Move weights (chunk, R, C), and the tails of bfloat16 ones, along the orthogonal `o`, in place.
+
+    o: as many elements, in matrices of the shape of `row_moments`. eta, delta: (chunk, 1, 1).
+    """
+    o = scale_rows(o, row_moments, beta2).view(weights.shape)
+    eta, delta = eta * lr_multiplier, delta * lr_multiplier
+    if tails is None:
+        cautious_update(weights, o, eta, delta)
+        return
+    published, new_tails = split_master(cautious_update(join_master(weights, tails), o, eta, delta))
+    weights.copy_(published)
+    tails.copy_(new_tails)
 
 
 def _is_squares(p: Parameter) -> bool:
@@ -106,18 +123,45 @@ class NorMuon:
     and float64 parameters are updated as they are; bfloat16 ones have a float32 master, whose lower half the
     owner keeps. Gradients are averaged over ranks in their own dtype. Matrices of one stack have gradients
     all or none; without, they are left alone.
+
+    A step is `reduce`, `update` and `publish`, between which the caller may do other work.
     """
 
-    def __init__(self, params: list[Parameter], config: OptimizerConfig, group: dist.ProcessGroup | None = None):
+    def __init__(
+        self,
+        params: list[Parameter],
+        config: OptimizerConfig,
+        group: dist.ProcessGroup | None = None,
+        compiled: bool = False,
+        symmetric_kernels: bool = False,
+    ):
         ranks = Ranks(group)
         self.params = params
-        self.stacks = [_Stack(members, config, ranks) for members in stack_together(params, ranks.size)]
+        self.stacks = [
+            _Stack(members, config, ranks, compiled, symmetric_kernels)
+            for members in stack_together(params, ranks.size)
+        ]
+
+    def step(self, lr_multiplier: float, momentum: float) -> None:
+        self.publish(self.update(self.reduce(), lr_multiplier, momentum))
 
     @torch.no_grad()
-    def step(self, lr_multiplier: float, momentum: float) -> None:
-        for stack in self.stacks:
-            if stack.has_gradients():
-                stack.step(lr_multiplier, momentum)
+    def reduce(self) -> list[tuple["_Stack", Collective[Tensor]]]:
+        """Start to average the gradients that there are."""
+        return [(stack, stack.mean_gradient().start()) for stack in self.stacks if stack.has_gradients()]
+
+    @torch.no_grad()
+    def update(
+        self, means: list[tuple["_Stack", Collective[Tensor]]], lr_multiplier: float, momentum: float
+    ) -> list[tuple["_Stack", Collective[Tensor]]]:
+        """Update the owned matrices and start to gather all."""
+        return [(stack, stack.updated(mean.wait(), lr_multiplier, momentum).start()) for stack, mean in means]
+
+    @torch.no_grad()
+    def publish(self, gathers: list[tuple["_Stack", Collective[Tensor]]]) -> None:
+        """Write the gathered weights into the parameters."""
+        for stack, gather in gathers:
+            torch._foreach_copy_([*stack.params], [*gather.wait()[: len(stack.params)]])
 
     def reset(self) -> None:
         """Back to the state of a new optimizer, without allocating."""
@@ -134,59 +178,64 @@ class NorMuon:
 class _Stack:
     """Matrices as one tensor (ranks x chunk, R, C), padded with zeros; this rank owns a chunk of one kind."""
 
-    def __init__(self, params: list[Parameter], config: OptimizerConfig, ranks: Ranks):
-        self.params, self.config, self.ranks = params, config, ranks
-        chunk = math.ceil(len(params) / ranks.size)
+    def __init__(
+        self, params: list[Parameter], config: OptimizerConfig, ranks: Ranks, compiled: bool, symmetric_kernels: bool
+    ):
+        self.params, self.ranks, self.beta2 = params, ranks, config.normuon_beta2
+        self.chunk = math.ceil(len(params) / ranks.size)
         rows, columns = params[0].shape
-        own = params[ranks.rank * chunk : (ranks.rank + 1) * chunk]
-        self.padding = [torch.zeros_like(params[0])] * (chunk * ranks.size - len(params))
-        squares = rows // columns if own and _is_squares(own[0]) else 1
-        assert len({_is_squares(p) for p in own}) <= 1, "one rank has two kinds of matrices in one stack"
-        self.matrices_shape = (chunk * squares, rows // squares, columns)
+        self.own = params[ranks.rank * self.chunk : (ranks.rank + 1) * self.chunk]
+        self.padding = torch.zeros_like(params[0])
+        squares = rows // columns if self.own and _is_squares(self.own[0]) else 1
+        assert len({_is_squares(p) for p in self.own}) <= 1, "one rank has two kinds of matrices in one stack"
+        self.matrices_shape = (self.chunk * squares, rows // squares, columns)
 
-        self.dtype = torch.promote_types(params[0].dtype, torch.float32)
-        self.momentum = params[0].new_zeros((chunk, rows, columns), dtype=self.dtype)
+        dtype = torch.promote_types(params[0].dtype, torch.float32)
+        self.momentum = params[0].new_zeros((self.chunk, rows, columns), dtype=dtype)
         self.row_moments = self.momentum.new_zeros((*self.matrices_shape[:2], 1))
         self.tails = None
         if params[0].dtype == torch.bfloat16:
             self.tails = torch.zeros_like(self.momentum, dtype=torch.uint16)
 
         groups = {g.label: g for g in config.normuon_groups}
-        of_own = [groups[p.label] for p in own]  # type: ignore[attr-defined]
-        of_own += [MatrixGroup(label="padding")] * (chunk - len(own))
+        of_own = [groups[p.label] for p in self.own]  # type: ignore[attr-defined]
+        of_own += [MatrixGroup(label="padding")] * (self.chunk - len(self.own))
         # The shape factor is that of the stored matrix, also where Q, K, V and O are orthogonalised apart.
         lr = config.normuon_lr * math.sqrt(max(1, rows / columns))
         wd = config.normuon_weight_decay * config.normuon_lr
         self.eta = self.momentum.new_tensor([lr * g.lr_mul for g in of_own]).view(-1, 1, 1)
         self.delta = self.momentum.new_tensor([wd * g.wd_mul for g in of_own]).view(-1, 1, 1)
 
+        self.polar_dtype = getattr(torch, config.polar_dtype)
+        self.symmetric_kernels = symmetric_kernels
+        self.direction: Callable[..., Tensor] = direction
+        self.move: Callable[..., None] = move_weights
+        self.setting: Callable[[float], float | Tensor] = float
+        if compiled:
+            self.direction = torch.compile(direction, dynamic=False, fullgraph=True)
+            self.move = torch.compile(move_weights, dynamic=False, fullgraph=True)
+            # A number would be a constant of the graph; a tensor on the CPU is an argument of its kernels, as long as
+            # the graph itself computes nothing from it but products with what is on the GPU.
+            self.setting = functools.partial(torch.tensor, dtype=dtype)
+
     def has_gradients(self) -> bool:
         have = {p.grad is not None for p in self.params}
         assert len(have) == 1, "some matrices of one stack have a gradient and others none"
         return have.pop()
 
-    def step(self, lr_multiplier: float, momentum: float) -> None:
-        gradients = torch.stack([*(p.grad for p in self.params if p.grad is not None), *self.padding])
-        own = self.orthogonalised(self.ranks.mean_rows(gradients).to(self.dtype), momentum)
-        weights = torch.stack([*self.params, *self.padding])
-        self.update(self.ranks.rows(weights), own, lr_multiplier)
-        self.ranks.gather_rows(weights)
-        torch._foreach_copy_([*self.params], [*weights[: len(self.params)]])
+    def mean_gradient(self) -> Collective[Tensor]:
+        """To (chunk, R, C): that of the owned matrices."""
+        missing = self.chunk * self.ranks.size - len(self.params)
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        return self.ranks.mean_rows(torch.stack(gradients + [self.padding] * missing))
 
-    def orthogonalised(self, gradient: Tensor, momentum: float) -> Tensor:
-        """Update direction (chunk, R, C) from the mean gradient of the owned matrices."""
-        self.momentum.lerp_(gradient, 1 - momentum)
-        u = gradient.lerp(self.momentum, momentum)
-        o = polar_express(u.view(self.matrices_shape), getattr(torch, self.config.polar_dtype))
-        return scale_rows(o, self.row_moments, self.config.normuon_beta2).reshape(u.shape)
-
-    def update(self, weights: Tensor, o: Tensor, lr_multiplier: float) -> None:
-        """Move the owned weights (chunk, R, C) in place."""
-        eta, delta = self.eta * lr_multiplier, self.delta * lr_multiplier
-        if self.tails is None:
-            cautious_update(weights, o, eta, delta)
-            return
-        master = cautious_update(join_master(weights, self.tails), o, eta, delta)
-        published, tails = split_master(master)
-        weights.copy_(published)
-        self.tails.copy_(tails)
+    def updated(self, gradient: Tensor, lr_multiplier: float, momentum: float) -> Collective[Tensor]:
+        """Moves the owned weights; to the weights of all ranks, (ranks x chunk, R, C)."""
+        x = self.direction(gradient, self.momentum, self.setting(1 - momentum), self.matrices_shape, self.polar_dtype)
+        weights = self.padding.new_empty((self.chunk * self.ranks.size, *self.padding.shape))
+        own = self.ranks.rows(weights)
+        torch.stack(self.own + [self.padding] * (self.chunk - len(self.own)), out=own)
+        o = iterate(x, self.symmetric_kernels)
+        lr = self.setting(lr_multiplier)
+        self.move(own, self.tails, o, self.row_moments, self.eta, self.delta, self.beta2, lr)
+        return self.ranks.gather_rows(weights)

@@ -1,5 +1,6 @@
 """gradients + step settings -> the next weights: NorMuon at every step, Adam at odd ones."""
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -14,9 +15,22 @@ class SpeedrunOptimizer:
 
     Every parameter has an attribute `label` that is in exactly one group of `config`; ValueError otherwise.
     Parameters are changed in place only, and all ranks end a step with equal ones.
+
+    The token lookup always reads `embed`. While a step is tied, `embed` is no parameter of its own: its gradient is
+    part of the head's, and after each update it equals the head, as it has to before the first.
+
+    compiled: the elementwise parts through torch.compile, once for all steps. symmetric_kernels: the symmetric
+    products of Polar Express by halves (symmetric.py), on a GPU. Both equal the plain way but for rounding.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, group: dist.ProcessGroup | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimizerConfig,
+        group: dist.ProcessGroup | None = None,
+        compiled: bool = False,
+        symmetric_kernels: bool = False,
+    ):
         labels = [g.label for g in config.normuon_groups] + [g.label for g in config.adam_groups]
         params: dict[str, list[nn.Parameter]] = {label: [] for label in labels}
         for name, p in model.named_parameters():
@@ -27,18 +41,44 @@ class SpeedrunOptimizer:
         (self.head,), (self.embed,) = params["lm_head"], params["embed"]
         # Layer order, in which attention and MLP matrices alternate.
         matrices = {p for g in config.normuon_groups for p in params[g.label]}
-        self.normuon = NorMuon([p for p in model.parameters() if p in matrices], config, group)
-        self.adam = DistributedAdam([p for p in model.parameters() if p not in matrices], config, group)
+        self.normuon = NorMuon(
+            [p for p in model.parameters() if p in matrices], config, group, compiled, symmetric_kernels
+        )
+        self.adam = DistributedAdam([p for p in model.parameters() if p not in matrices], config, group, compiled)
 
+    @torch.no_grad()
     def step(self, settings: StepSettings) -> None:
-        """Update from the gradients and clear those used: Adam's of even steps stay, odd ones add to them."""
-        self.normuon.step(settings.lr_multiplier, settings.momentum)
+        """Update from the gradients and clear those used: Adam's of even steps stay, odd ones add to them.
+
+        Over several ranks the optimizers are interleaved, so that what one sends is under way while the other works.
+        """
+        if settings.tied:
+            self._join_gradients()
+        matrices = self.normuon.reduce()
+        if not settings.adam_steps:
+            self.normuon.publish(self.normuon.update(matrices, settings.lr_multiplier, settings.momentum))
+            self.normuon.zero_grad()
+            return
+        tables = self.adam.update(self.adam.reduce(), settings.lr_multiplier)
+        gathers = self.normuon.update(matrices, settings.lr_multiplier, settings.momentum)
+        for table in tables:
+            table.start()  # the last one, behind the matrices, which are copied while it is under way
+        self.normuon.publish(gathers)
+        for table in tables:
+            table.wait()
         self.normuon.zero_grad()
-        if settings.adam_steps:
-            self.adam.step(settings.lr_multiplier)
-            self.adam.zero_grad()
+        self.adam.zero_grad()
         if settings.untie_after:
             self.adam.copy_state(self.head, self.embed)
+        elif settings.tied:
+            self.embed.copy_(self.head)
+
+    def _join_gradients(self) -> None:
+        if self.head.grad is None:
+            self.head.grad = self.embed.grad
+        elif self.embed.grad is not None:
+            self.head.grad += self.embed.grad
+        self.embed.grad = None
 
     def reset(self) -> None:
         """Forget everything in place, for the next seed: state as of a new optimizer, no gradients."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from speedrun.tracks import ScheduleConfig, Track
 
 ATTENTION_SCALE = 0.1
+NUM_TARGETS = 3  # the most that multi-token prediction asks for
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class StepSettings:
     mtp_weights: tuple[float, ...]
     """Weight of the loss of predicting the next token, the one after it, ..."""
     adam_steps: bool
+    tied: bool
+    """Head and input embedding are one table in this update."""
     untie_after: bool
     """After this update the head is copied into the input embedding."""
 
@@ -58,6 +61,7 @@ def step_settings(schedule: ScheduleConfig, step: int) -> StepSettings:
         momentum=momentum(schedule, step),
         mtp_weights=mtp_weights(schedule, step),
         adam_steps=step % 2 == 1,
+        tied=step <= schedule.untie_step,
         untie_after=step == schedule.untie_step,
     )
 

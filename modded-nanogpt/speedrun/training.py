@@ -5,8 +5,8 @@ after another in place; a step is: schedules, validation, checkpoint, update.
 """
 
 import math
-import time
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from speedrun.batches import BatchStream
 from speedrun.data import TrainingBatches, find_shards
-from speedrun.model import GPT
+from speedrun.execution import Execution
+from speedrun.initial_weights import draw_weights
+from speedrun.meter import Meter
+from speedrun.model import GPT, Stage
 from speedrun.optimizers import SpeedrunOptimizer
 from speedrun.schedules import (
+    NUM_TARGETS,
     ForwardState,
     StepSettings,
     final_validation_state,
@@ -25,7 +30,7 @@ from speedrun.schedules import (
     step_settings,
 )
 from speedrun.tracks import Track
-from speedrun.validation import Validator, pack_stream, vocabulary_of
+from speedrun.validation import Validator, vocabulary_of
 
 
 class SeedFailed(Exception):
@@ -48,7 +53,7 @@ class Trainer:
     """Trains seeds of one track on this rank of `group` (None: the only rank).
 
     Raises ValueError where the world size does not divide the track's slots, ShardError where the shards are missing
-    or bad: both before any training.
+    or bad: both before any training. On a GPU it compiles here, so that no later step has to.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Trainer:
         data_root: str | Path,
         device: str | torch.device = "cpu",
         group: dist.ProcessGroup | None = None,
+        execution: Execution | None = None,
     ):
         self.track = track
         self.device = torch.device(device)
@@ -69,18 +75,47 @@ class Trainer:
                 f"{self.world_size} workers cannot share the {slots} slots of track {track.name}: "
                 f"use {', '.join(str(n) for n in range(1, slots + 1) if slots % n == 0)}"
             )
-        self.micro_batches = slots // self.world_size
-        self.batches = TrainingBatches(
-            find_shards(data_root, track.data.train_glob),
-            self.rank,
-            self.world_size,
-            slots,
-            track.data.max_document_tokens,
+        self.slots_here = slots // self.world_size
+        dtype = getattr(torch, track.dtype)
+        self.execution = (execution or Execution()).on(self.device, dtype)
+        self.execution.check(self.device)
+        self.batches = BatchStream(
+            TrainingBatches(
+                find_shards(data_root, track.data.train_glob),
+                self.rank,
+                self.world_size,
+                slots,
+                track.data.max_document_tokens,
+            ),
+            vocabulary_of(track),
+            track.schedule,
+            self.device,
+            self.execution.micro_batch_tokens,
         )
-        self.vocabulary = vocabulary_of(track)
-        self.model = GPT(track.model, getattr(torch, track.dtype), self.device)
-        self.optimizer = SpeedrunOptimizer(self.model, track.optimizer, group)
+        self.model = GPT(track.model, dtype, self.device, self.execution)
+        self.optimizer = SpeedrunOptimizer(
+            self.model,
+            track.optimizer,
+            group,
+            compiled=self.execution.compiled,
+            symmetric_kernels=self.execution.symmetric_kernels,
+        )
         self.validator = Validator(self.model, track, data_root)
+        self._loss: Callable[..., Tensor] = self.model
+        self._stage: tuple[ForwardState, Stage] | None = None
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="initial-weights")
+        self._drawn: tuple[int, Future[dict[str, Tensor]]] | None = None
+        if self.execution.compiled:
+            self._loss = torch.compile(self.model, fullgraph=True, dynamic=False)
+        if self.device.type == "cuda":
+            self._warm_up()
+
+    def prepare(self, seed: int) -> None:
+        """Begin to draw the weights of the seed that is probably trained next; another one costs only the time."""
+        if self._drawn is None or self._drawn[0] != seed:
+            pin = self.device.type == "cuda"
+            future = self._drawing.submit(draw_weights, self.track.model, self.model.dtype, seed, pin)
+            self._drawn = seed, future
 
     def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Generator[Checkpoint]:
         """Yields a Checkpoint at each step of `plan` (0 = before the first update, `last_step` = after the last).
@@ -93,10 +128,13 @@ class Trainer:
         if not planned <= set(range(schedule.last_step + 1)):
             outside = sorted(planned - set(range(schedule.last_step + 1)))
             raise ValueError(f"planned steps {outside[:5]} lie outside 0..{schedule.last_step}")
-        self.model.init_weights(seed)
+        self.prepare(seed)
+        assert self._drawn is not None
+        self.model.set_weights(self._drawn[1].result())
+        self._drawn = None
         self.optimizer.reset()
-        self.batches.rewind()
-        meter = _Meter(self)
+        self.batches.start()
+        meter = Meter(self.device, self.group)
         for step in range(schedule.last_step + 1):
             last = step == schedule.last_step
             state = forward_state(self.track, step)
@@ -104,27 +142,68 @@ class Trainer:
                 meter.pause()
                 val_state = final_validation_state(self.track) if last else state
                 meter.note({"step": step, "val_loss": self.validation_loss(val_state)})
-                meter.resume()
             if step in planned:
-                records = meter.fetch()
+                records = meter.fetch(everything=last)
+                if failed := next((r for r in records if not math.isfinite(r.get("train_loss", 0.0))), None):
+                    raise SeedFailed(
+                        f"the training loss is {failed['train_loss']} in the update to step {failed['step']}"
+                    )
                 yield Checkpoint(step, dict(self.model.named_parameters()), state, records)
-                meter.resume()
             if not last:
                 settings = step_settings(schedule, step)
-                meter.add(settings, state, self._update(settings, state))
+                meter.begin()
+                meter.add(settings, state, self.update(settings, state))
 
-    def _update(self, settings: StepSettings, state: ForwardState) -> Tensor:
-        """One optimizer step; returns the summed training objective of this rank's tokens, on the device."""
+    def update(self, settings: StepSettings, state: ForwardState) -> Tensor:
+        """One optimizer step with the stream's next micro-batches; this rank's objective, a sum over its tokens.
+
+        () on the device: nothing here waits for it.
+        """
+        stage = self._stage_of(state)
+        # SPEEDRUN section 5: divided by the slots of a rank, averaged over ranks, never by the tokens.
+        weights = torch.zeros(NUM_TARGETS)
+        weights[: len(settings.mtp_weights)] = torch.tensor(settings.mtp_weights) / self.slots_here
+        if self.device.type == "cuda":
+            weights = weights.pin_memory().to(self.device, non_blocking=True)
         loss_sum = torch.zeros((), device=self.device)
-        for _ in range(self.micro_batches):
-            packed = pack_stream(*self.batches.next(settings.batch_tokens), self.vocabulary, self.device)
-            tables = self.model.rotary_tables(state, len(packed.ids))
-            loss = self.model(packed, tables, state, settings.mtp_weights)
-            # SPEEDRUN section 5: divided by the micro-batches, averaged over ranks, never by the tokens.
-            (loss / self.micro_batches).backward()
-            loss_sum += loss.detach().float()
+        for packed in self.batches.step(settings.step):
+            if self.execution.compiled:  # the number of documents, which only attention sees, opaque to the compiler
+                torch._dynamo.mark_dynamic(packed.cu_seqlens, 0)
+            loss = self._loss(packed, stage, weights)
+            loss.backward()
+            loss_sum += loss.detach()
         self.optimizer.step(settings)
-        return loss_sum
+        return loss_sum * self.slots_here
+
+    def _stage_of(self, state: ForwardState) -> Stage:
+        """The tensors of the training graph's stage, made anew only where the schedule changes it."""
+        if self._stage is None or self._stage[0] != state:
+            positions = max(self.track.schedule.batch_tokens) // self.track.data.num_slots
+            self._stage = state, self.model.stage(state, positions)
+        return self._stage[1]
+
+    def _warm_up(self) -> None:
+        """Runs every shape of the schedule once, an even and an odd update at each batch size, and the scoring.
+
+        So all that is to be compiled is compiled, and what memory a run needs is known. What this leaves in weights,
+        optimizer and stream is overwritten when a seed starts.
+        """
+        schedule = self.track.schedule
+        shapes: dict[int, int] = {}
+        for step in range(0, schedule.last_step - 2, 2):
+            shapes.setdefault(step_settings(schedule, step).batch_tokens, step)
+        try:
+            for first in shapes.values():
+                self.batches.start(first)
+                for step in (first, first + 1):
+                    self.update(step_settings(schedule, step), forward_state(self.track, step))
+            (packed, *_), stage = self.batches.step(first + 2), self._stage_of(forward_state(self.track, first))
+            self.model.token_losses(packed, stage)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{torch.cuda.get_device_name(self.device)} has too little memory: train fewer tokens in one pass "
+                f"(--micro-batch-tokens, now {self.execution.micro_batch_tokens}), or free it ({error})"
+            ) from None
 
     def validation_loss(self, state: ForwardState) -> float:
         """Mean cross-entropy in nats over the track's `val_tokens`, the chunks shared by the ranks."""
@@ -135,69 +214,3 @@ class Trainer:
             means = means.to(self.device)
             dist.all_reduce(means, group=self.group)
         return float(means.mean())
-
-
-class _Meter:
-    """losses on the device + a clock -> records, fetched only at checkpoints, equal on every rank.
-
-    The clock runs from the first update and stands still while the consumer holds a checkpoint and during
-    validation. A step's `step_ms` is the mean over the updates since the last fetch: without a synchronisation in
-    each step nothing finer is known.
-    """
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-        self.pending: list[tuple[StepSettings, ForwardState, Tensor]] = []
-        self.notes: list[dict] = []
-        self.train_s = 0.0
-        self.interval_s = 0.0
-        self.since: float | None = time.perf_counter()
-
-    def add(self, settings: StepSettings, state: ForwardState, loss_sum: Tensor) -> None:
-        self.pending.append((settings, state, loss_sum))
-
-    def note(self, record: dict) -> None:
-        self.notes.append({**record, "train_s": self.train_s + self.interval_s})
-
-    def pause(self) -> None:
-        if self.trainer.device.type == "cuda":
-            torch.cuda.synchronize(self.trainer.device)
-        if self.since is not None:
-            self.interval_s += time.perf_counter() - self.since
-            self.since = None
-
-    def resume(self) -> None:
-        self.since = time.perf_counter()
-
-    def fetch(self) -> list[dict]:
-        trainer = self.trainer
-        pending, self.pending = self.pending, []
-        losses = torch.zeros(0)
-        if pending:
-            losses = torch.stack([loss for _, _, loss in pending]).double()
-            if trainer.group:
-                dist.all_reduce(losses, group=trainer.group)
-            losses = losses.cpu()
-        self.pause()
-        records = self.notes
-        for number, ((settings, state, _), loss_sum) in enumerate(zip(pending, losses.tolist(), strict=True)):
-            done = (number + 1) / len(pending)
-            records.append(
-                {
-                    "step": settings.step + 1,
-                    "train_loss": loss_sum / settings.batch_tokens,
-                    "lr_multiplier": settings.lr_multiplier,
-                    "momentum": settings.momentum,
-                    "batch_tokens": settings.batch_tokens,
-                    "short_window": state.short_window,
-                    "long_window": state.long_window,
-                    "step_ms": 1000 * self.interval_s / len(pending),
-                    "train_s": self.train_s + self.interval_s * done,
-                }
-            )
-            if not math.isfinite(loss_sum):
-                raise SeedFailed(f"the training loss is {loss_sum} in the update to step {settings.step + 1}")
-        self.notes = []
-        self.train_s += self.interval_s
-        self.interval_s = 0.0
-        return records

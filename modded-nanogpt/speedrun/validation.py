@@ -18,22 +18,22 @@ def vocabulary_of(track: Track) -> Vocabulary:
     return Vocabulary.load(Path(__file__).parent / track.data.vocabulary)
 
 
-def pack_stream(
+def pack_chunk(
     inputs: np.ndarray, targets: np.ndarray, cu_seqlens: np.ndarray, vocabulary: Vocabulary, device: torch.device
 ) -> PackedTokens:
-    """One packed sequence of the training or validation stream, GPT-2 ids (n,) -> rows on `device`.
+    """One sequence of the validation stream, GPT-2 ids (n,) -> rows on `device`.
 
-    Smear, key offset, positions and multi-token targets ignore document borders here (SPEEDRUN 12.5).
+    Smear, key offset and positions ignore document borders here, as in training (SPEEDRUN 12.5).
     """
     starts = torch.zeros(len(inputs), dtype=torch.bool)
     starts[0] = True
     return PackedTokens(
         ids=torch.from_numpy(vocabulary.rows(inputs)).to(device),
-        targets=torch.from_numpy(vocabulary.rows(targets)).long().to(device),
+        targets=torch.from_numpy(vocabulary.rows(targets)).long().unsqueeze(1).to(device),
         positions=torch.arange(len(inputs), device=device),
         starts=starts.to(device),
         cu_seqlens=torch.from_numpy(cu_seqlens).to(device),
-        max_seqlen=int(np.diff(cu_seqlens).max()),
+        max_seqlen=torch.tensor(int(np.diff(cu_seqlens).max())),
     )
 
 
@@ -54,6 +54,6 @@ class Validator:
     def chunk_loss(self, number: int, state: ForwardState) -> float:
         """Mean cross-entropy in nats of chunk `number`, evaluation mode."""
         device = next(self.model.parameters()).device
-        packed = pack_stream(*self.chunks.chunk(number), self.vocabulary, device)
-        tables = self.model.rotary_tables(state, len(packed.ids))
-        return float(self.model.token_losses(packed, tables, state).double().mean())
+        packed = pack_chunk(*self.chunks.chunk(number), self.vocabulary, device)
+        stage = self.model.stage(state, len(packed.ids))
+        return float(self.model.token_losses(packed, stage).double().mean())

@@ -1,0 +1,33 @@
+"""the small track -> the same model and stages in fewer steps, on any shards."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
+
+from speedrun.tracks import Track, small
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", default=".", help="folder that holds data/")
+    parser.add_argument("--train-glob", default=small.data.train_glob)
+    parser.add_argument("--val-glob", default=small.data.val_glob)
+
+
+def short_track(arguments: Namespace, scheduled_steps: int, extension_steps: int, val_tokens: int = 1048576) -> Track:
+    """All stages of `small` in `scheduled_steps` + `extension_steps` updates, batches of full size."""
+    share = scheduled_steps / small.schedule.scheduled_steps
+    schedule = replace(
+        small.schedule,
+        scheduled_steps=scheduled_steps,
+        extension_steps=extension_steps,
+        momentum_warmup_steps=round(share * small.schedule.momentum_warmup_steps),
+        momentum_cooldown_steps=round(share * small.schedule.momentum_cooldown_steps),
+        mtp_steps=scheduled_steps,
+    )
+    data = replace(
+        small.data,
+        train_glob=arguments.train_glob,
+        val_glob=arguments.val_glob,
+        val_tokens=val_tokens,
+        val_chunk_tokens=131072,
+    )
+    return replace(small, name="short", schedule=schedule, data=data)

@@ -1,0 +1,52 @@
+"""device + wishes -> how the arithmetic of a run is done, which decides bits but not mathematics."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from speedrun.attention import check_backend, resolve_backend
+
+Attention = Literal["auto", "flash3", "varlen", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Part of an experiment's identity, resolved: two runs compare to the bit only where these are equal."""
+
+    attention: Attention = "auto"
+    """flash3: FlashAttention-3 (Hopper only, see attention.py); varlen: torch's own; reference: plain, any device."""
+    fp8_head: bool = True
+    """The training head's products in 8 bits (SPEEDRUN 1.5). Scoring and validation never use them."""
+    compiled: bool = True
+    """Training graph and optimizers through torch.compile; scoring and validation always run as written."""
+    symmetric_kernels: bool = True
+    """Own Triton kernels for the symmetric products of Polar Express."""
+    micro_batch_tokens: int = 65536
+    """Slots of a step are joined into forward passes of at most so many tokens; a longer slot goes alone."""
+
+    def on(self, device: str | torch.device, dtype: torch.dtype) -> "Execution":
+        """What of this is done on that device: nothing is compiled or in 8 bits on a CPU or in single precision.
+
+        Decided without asking the machine, so that a head node without GPU resolves as its workers do.
+        """
+        fast = torch.device(device).type == "cuda" and dtype == torch.bfloat16
+        return replace(
+            self,
+            attention=resolve_backend(self.attention, device, dtype),
+            fp8_head=self.fp8_head and fast,
+            compiled=self.compiled and fast,
+            symmetric_kernels=self.symmetric_kernels and fast,
+        )
+
+    def check(self, device: str | torch.device) -> None:
+        """ValueError where this machine's GPU cannot do it; loads the attention library."""
+        check_backend(self.attention, device)
+        if torch.device(device).type != "cuda":
+            return
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        if self.fp8_head and capability < (8, 9):
+            raise ValueError(
+                f"{name} has no 8-bit products (compute capability {capability[0]}.{capability[1]}, 8.9 needed): "
+                "switch them off (DISABLE_FP8=1, or --no-fp8), or use a Hopper GPU"
+            )

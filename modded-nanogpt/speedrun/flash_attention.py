@@ -1,0 +1,219 @@
+"""queries, keys, values of packed documents -> attention by the flash kernels of torch or of FlashAttention-3.
+
+Opaque operators around each library's own forward and backward. Torch's kernels come with torch. FlashAttention-3
+(Hopper only) is loaded from the folder that FLASH_ATTENTION_3 names: any that holds one built library, however deep,
+as one build of the hub's repository does; no network and no `kernels` package is needed, and `unpack` makes one. Where
+the variable is not set, `kernels` fetches it from the hub.
+
+Both backward kernels add up the gradient of q in no fixed order, unless torch.use_deterministic_algorithms is on.
+"""
+
+import ctypes
+import functools
+import inspect
+import lzma
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FOLDER_VARIABLE = "FLASH_ATTENTION_3"
+HUB_REPOSITORY = "varunneal/flash-attention-3"
+
+
+@torch.library.custom_op("speedrun::flash_attention", mutates_args=())
+def flash_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: Tensor,
+    window: Tensor,
+    scale: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Arguments as in `attention.attention`; backend flash3 or varlen. Returns (T, H, d) and the (H, T) log-sums."""
+    forward = flash3_forward if backend == "flash3" else varlen_forward
+    y, lse = forward(q, k, v, cu_seqlens, int(max_seqlen), int(window), float(scale))
+    return y.contiguous(), lse
+
+
+@torch.library.custom_op("speedrun::flash_attention_backward", mutates_args=())
+def flash_attention_backward(
+    dy: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: Tensor,
+    window: Tensor,
+    scale: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    backward = flash3_backward if backend == "flash3" else varlen_backward
+    # The kernels want the last axis contiguous, which the gradient of a sum or a mean is not.
+    dq, dk, dv = backward(dy.contiguous(), q, k, v, y, lse, cu_seqlens, int(max_seqlen), int(window), float(scale))
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+
+@flash_attention.register_fake
+def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    num_tokens, num_heads, _head_dim = q.shape
+    return q.new_empty(q.shape), q.new_empty((num_heads, num_tokens), dtype=torch.float32)
+
+
+@flash_attention_backward.register_fake
+def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, cu_seqlens, max_seqlen, window, scale, ctx.backend = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens, max_seqlen, window, scale)
+
+
+def _differentiate(ctx: Any, dy: Tensor, _d_lse: Tensor) -> tuple[Tensor | None, ...]:
+    return *flash_attention_backward(dy, *ctx.saved_tensors, ctx.backend), None, None, None, None, None
+
+
+flash_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+def varlen_forward(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, window: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    # torch's varlen_attn is this call inside an operator whose window is a constant of the graph.
+    y, lse, *_ = torch.ops.aten._flash_attention_forward(
+        q, k, v, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, False,
+        scale=scale, window_size_left=window, window_size_right=0,
+    )  # fmt: skip
+    return y, lse
+
+
+def varlen_backward(
+    dy: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    no_dropout_state = torch.empty(2, dtype=torch.uint64, device=q.device)
+    return torch.ops.aten._flash_attention_backward(
+        dy, q, k, v, y, lse, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, no_dropout_state, q.new_empty(0),
+        scale=scale, window_size_left=window, window_size_right=0,
+    )  # fmt: skip
+
+
+def flash3_forward(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, longest: int, window: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    y, lse, *_ = flash3().fwd(q, k, v, num_splits=1, **flash3_options(cu_seqlens, longest, window, scale))
+    return y, lse
+
+
+def flash3_backward(
+    dy: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    window: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    options = flash3_options(cu_seqlens, longest, window, scale)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    flash3().bwd(dy, q, k, v, y, lse, dq, dk, dv, deterministic=deterministic, **options)
+    return dq, dk, dv
+
+
+def flash3_options(cu_seqlens: Tensor, longest: int, window: int, scale: float) -> dict[str, Any]:
+    return {
+        "cu_seqlens_q": cu_seqlens,
+        "cu_seqlens_k": cu_seqlens,
+        "max_seqlen_q": longest,
+        "max_seqlen_k": longest,
+        "softmax_scale": scale,
+        "is_causal": False,  # said by the window; where that covers every document, the library finds out itself
+        "window_size_left": window,
+        "window_size_right": 0,
+    }
+
+
+@functools.cache
+def flash3() -> Any:
+    """FlashAttention-3's own operators, `fwd` and `bwd`, loaded once a process."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    try:
+        if folder:
+            load_from_folder(Path(folder))
+        else:
+            load_from_hub()
+        return loaded_operators()
+    # Anything may come from a linker, a package of many versions or a network; the ways on are always these.
+    except Exception as error:
+        source = f"folder {folder!r} ({FOLDER_VARIABLE})" if folder else f"hub repository {HUB_REPOSITORY!r}"
+        reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        raise ValueError(
+            f"FlashAttention-3 cannot be loaded from {source}: {reason}. Either set {FOLDER_VARIABLE} to a folder that "
+            "holds the built library, or, with a network, unset it and `pip install kernels`, or ask for attention "
+            "backend 'varlen', torch's own. Without a network HF_HUB_OFFLINE=1 spares the hub's retries."
+        ) from error
+
+
+def load_from_folder(folder: Path) -> None:
+    """Load the one library below it, and before that a CUDA runtime that lies there too: torch may bring another."""
+    libraries = sorted(folder.rglob("*.so"))
+    if len(libraries) != 1:
+        found = ", ".join(str(path.relative_to(folder)) for path in libraries) or "no *.so"
+        raise FileNotFoundError(f"one built library is needed there, found {found}")
+    for runtime in sorted(folder.rglob("libcudart.so.*")):
+        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+    torch.ops.load_library(str(libraries[0]))
+
+
+def load_from_hub() -> None:
+    from kernels import get_kernel  # an optional package
+
+    # Up to 0.11 version and revision could be left out; from 0.14 a publisher who is a person must be trusted.
+    trust = {"trust_remote_code": True} if "trust_remote_code" in inspect.signature(get_kernel).parameters else {}
+    get_kernel(HUB_REPOSITORY, revision="main", **trust)
+
+
+def loaded_operators() -> Any:
+    """Known by three of its operators: its name is `flash_attn_3` as the authors build it, with a hash from the hub."""
+    names = set(torch._C._dispatch_get_all_op_names())
+    for library in sorted(name.removesuffix("::fwd_combine") for name in names if name.endswith("::fwd_combine")):
+        if {f"{library}::fwd", f"{library}::bwd"} <= names:
+            return getattr(torch.ops, library)
+    raise LookupError("what was loaded registers no FlashAttention-3 operators")
+
+
+def unpack(files: Sequence[str | Path], folder: str | Path) -> None:
+    """Make a folder for FLASH_ATTENTION_3 of a built library and, where torch's CUDA differs, its libcudart.so.*.
+
+    Files may be packed with xz: unpack(["_C.so.xz", "libcudart.so.12.xz"], "/data/flash-attention-3").
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for file in map(Path, files):
+        packed = file.suffix == ".xz"
+        path = target / (file.stem if packed else file.name)
+        part = path.with_name(f"{path.name}.part{os.getpid()}")
+        with lzma.open(file) if packed else file.open("rb") as source, part.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 24)
+        part.replace(path)
