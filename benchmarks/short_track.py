@@ -30,4 +30,5 @@ def short_track(arguments: Namespace, scheduled_steps: int, extension_steps: int
         val_tokens=val_tokens,
         val_chunk_tokens=131072,
     )
-    return replace(small, name="short", schedule=schedule, data=data)
+    validate_every = max(1, scheduled_steps // 3)
+    return replace(small, name="short", schedule=schedule, data=data, validate_every=validate_every)

@@ -4,9 +4,9 @@ python benchmarks/training_speed.py --data DIR [--variants default,bf16_head,...
 
 Every variant is built in this process; then blocks of updates are timed in turns (variant by variant, three rounds), so
 that clocks and neighbours hit all alike. A step's time is wall time over a block that begins and ends with an idle
-GPU. FLOP utilisation counts 6 x matrix parameters x tokens, the head included, plus 12 x model width x keys in reach
-x tokens for each attention layer (keys in reach: window + 1, an upper bound at document starts), against 989
-TFLOP/s, the bf16 rate of an H100 or H200.
+GPU. Before that, updates run with host waits made errors. FLOP utilisation counts 6 x matrix parameters x tokens, the
+head included, plus 12 x model width x keys in reach x tokens for each attention layer (keys in reach: window + 1, an
+upper bound at document starts), against 989 TFLOP/s, the bf16 rate of an H100 or H200.
 """
 
 import argparse
@@ -57,6 +57,8 @@ def main() -> None:
         torch.cuda.synchronize()
         figures[name] = {"build_s": time.perf_counter() - began_s, "ms": {tokens: [] for tokens in firsts}}
         print(f"{name}: built in {figures[name]['build_s']:.1f} s, {trainers[name].execution}", flush=True)
+        for first in firsts.values():
+            check_no_waits(trainers[name], track, first)
     for round_number in range(arguments.rounds):
         for tokens, first in firsts.items():
             for name, trainer in trainers.items():
@@ -84,6 +86,15 @@ def block_ms(trainer: Trainer, track: Track, first: int, steps: int) -> float:
         trainer.update(step_settings(track.schedule, step), forward_state(track, step))
     torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - began_s) / steps
+
+
+def check_no_waits(trainer: Trainer, track: Track, first: int) -> None:
+    """RuntimeError where an update makes the host wait for the GPU (the first of a stage may: its tables are sent)."""
+    trainer.batches.start(first)
+    for step in range(first, first + 4):
+        torch.cuda.set_sync_debug_mode("error" if step > first + 1 else "default")
+        trainer.update(step_settings(track.schedule, step), forward_state(track, step))
+    torch.cuda.set_sync_debug_mode("default")
 
 
 def step_flops(track: Track, step: int) -> float:

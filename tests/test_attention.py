@@ -42,7 +42,7 @@ def at_run_time(max_seqlen, window, scale):
 
 
 def reference(q, k, v, cu_seqlens, max_seqlen, window, scale):
-    return attention(q, k, v, cu_seqlens, *at_run_time(max_seqlen, window, scale), "reference")
+    return attention(q, k, v, cu_seqlens, *at_run_time(max_seqlen, window, scale), "reference", True)
 
 
 @settings(deadline=None, max_examples=80)
@@ -122,8 +122,8 @@ class StandIn:
     def forward(self, q, k, v, cu_seqlens, longest, window, scale):
         return q * window + k * scale + v * longest, q.new_zeros(q.shape[1], q.shape[0], dtype=torch.float32)
 
-    def backward(self, dy, q, k, v, y, lse, cu_seqlens, longest, window, scale):
-        assert dy.is_contiguous()
+    def backward(self, dy, q, k, v, y, lse, cu_seqlens, longest, window, scale, deterministic):
+        assert dy.is_contiguous() and deterministic
         return dy * window, dy * scale, dy * longest
 
 
@@ -136,7 +136,16 @@ def stand_in(monkeypatch):
 
 @pytest.mark.parametrize("backend", ["varlen", "flash3"])
 def test_the_flash_operator_is_sound(stand_in, backend):
-    torch.library.opcheck(flash.flash_attention, (*views(), offsets([25, 15, 0]), *at_run_time(25, 7, 0.2), backend))
+    reach = offsets([25, 15, 0]), *at_run_time(25, 7, 0.2)
+    torch.library.opcheck(flash.flash_attention, (*views(), *reach, backend, True))
+
+
+def test_a_fixed_order_is_asked_for_one_call_only():
+    with flash.fixed_order():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.empty(3, 1000).isnan().all()  # outputs are not filled first, which costs a pass
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize("backend", ["varlen", "flash3", "reference"])
@@ -149,7 +158,7 @@ def test_one_graph_serves_every_window(stand_in, backend):
         return make_boxed_func(module.forward)
 
     def compute(q, k, v, cu_seqlens, max_seqlen, window, scale):
-        return attention(q * 2, k, v, cu_seqlens, max_seqlen, window, scale, backend)
+        return attention(q * 2, k, v, cu_seqlens, max_seqlen, window, scale, backend, True)
 
     torch._dynamo.reset()
     counting = aot_autograd(fw_compiler=keep)
@@ -297,7 +306,7 @@ def test_the_kernel_equals_the_reference(window):
     for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float64)):
         leaves = [x.to(device, dtype).requires_grad_() for x in inputs]
         backend = resolve_backend("auto", device, dtype)
-        y = attention(*leaves, offsets(lengths).to(device), *at_run_time(70, window, 0.1), backend)
+        y = attention(*leaves, offsets(lengths).to(device), *at_run_time(70, window, 0.1), backend, True)
         y.square().sum().backward()
         results.append([x.detach().cpu().double() for x in (y, *(leaf.grad for leaf in leaves))])
     torch.testing.assert_close(*results, rtol=3e-2, atol=3e-2)

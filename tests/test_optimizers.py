@@ -18,6 +18,7 @@ from golden_case import (
     mtp_tensor,
 )
 from speedrun import tracks
+from speedrun.execution import Execution
 from speedrun.model import GPT
 from speedrun.normuon import scale_rows
 from speedrun.optimizers import SpeedrunOptimizer
@@ -321,10 +322,11 @@ BACKENDS = [("aot_eager", torch.float32, 1e-4), pytest.param("inductor", torch.b
 @pytest.mark.parametrize(("backend", "dtype", "bound"), BACKENDS)
 def test_compiled_equals_plain_and_never_compiles_again(backend, dtype, bound, monkeypatch):
     """The bounds are of the weights' changes: what polar_express makes of the rounding of its input."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    through = functools.partial(torch.compile, backend=backend, fullgraph=True, dynamic=False)
+    monkeypatch.setattr(Execution, "compile", lambda self, function: through(function))
     model, plain = toy(dtype), toy(dtype)
     before = weights(model)
-    compiled = SpeedrunOptimizer(model, config_for(dtype), compiled=True)
+    compiled = SpeedrunOptimizer(model, config_for(dtype), execution=Execution(compiled=True, symmetric_kernels=False))
     torch._dynamo.reset()
     run_steps(model, compiled, range(2))
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]

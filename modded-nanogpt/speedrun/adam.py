@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from speedrun.collectives import Collective, Ranks
+from speedrun.execution import PLAIN, Execution
 from speedrun.tracks import AdamGroup, OptimizerConfig
 
 SHARDED_NUMEL = 1024  # smaller parameters are updated whole by every rank
@@ -81,13 +82,13 @@ class DistributedAdam:
         params: list[Parameter],
         config: OptimizerConfig,
         group: dist.ProcessGroup | None = None,
-        compiled: bool = False,
+        execution: Execution = PLAIN,
     ):
         self.config = config
         self.ranks = Ranks(group)
         self.compiled_update: Callable[..., None] | None = None
-        if compiled:
-            self.compiled_update = torch.compile(adam_update, dynamic=False, fullgraph=True)
+        if execution.compiled:
+            self.compiled_update = execution.compile(adam_update)
         labels = [p.label for p in params]  # type: ignore[attr-defined]
         self.states = {
             p: self._new_state(p, adam_group)

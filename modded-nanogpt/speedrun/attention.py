@@ -68,16 +68,18 @@ def attention(
     window: Tensor,
     scale: Tensor,
     backend: str,
+    deterministic: bool,
 ) -> Tensor:
     """Position p attends the keys in [p - window, p] of its own document: window + 1 keys, itself included.
 
     q, k, v: (T, H, d), one dtype. cu_seqlens: (B+1,) int32 from 0 to T; equal neighbours are empty documents.
     max_seqlen: no document is longer. scale: factor of q.k before the softmax. These two and window are 0-dim
-    tensors on the CPU. backend: of `resolve_backend`. Returns (T, H, d), differentiable once in q, k and v.
+    tensors on the CPU. backend: of `resolve_backend`. deterministic: gradients repeat to the bit. Returns (T, H, d),
+    differentiable once in q, k and v.
     """
     if backend == "reference":
         return reference_attention(q, k, v, cu_seqlens, max_seqlen, window, scale)
-    return flash_attention(q, k, v, cu_seqlens, max_seqlen, window, scale, backend)[0]
+    return flash_attention(q, k, v, cu_seqlens, max_seqlen, window, scale, backend, deterministic)[0]
 
 
 @torch.library.custom_op("speedrun::reference_attention", mutates_args=())

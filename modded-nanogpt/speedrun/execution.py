@@ -1,7 +1,8 @@
 """device + wishes -> how the arithmetic of a run is done, which decides bits but not mathematics."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,6 +21,9 @@ class Execution:
     """The training head's products in 8 bits (SPEEDRUN 1.5). Scoring and validation never use them."""
     compiled: bool = True
     """Training graph and optimizers through torch.compile; scoring and validation always run as written."""
+    deterministic: bool = True
+    """Training repeats to the bit on one type of GPU: attention adds gradients in a fixed order, and the compiler
+    chooses kernels without timing them. Scoring repeats always."""
     symmetric_kernels: bool = True
     """Own Triton kernels for the symmetric products of Polar Express."""
     micro_batch_tokens: int = 65536
@@ -50,3 +54,12 @@ class Execution:
                 f"{name} has no 8-bit products (compute capability {capability[0]}.{capability[1]}, 8.9 needed): "
                 "switch them off (DISABLE_FP8=1, or --no-fp8), or use a Hopper GPU"
             )
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """One whole graph for each set of shapes."""
+        options: dict[str, Any] = {"deterministic": self.deterministic}
+        return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+PLAIN = Execution(attention="reference", fp8_head=False, compiled=False, symmetric_kernels=False)
+"""Everything as written: what the fast ways are compared with."""

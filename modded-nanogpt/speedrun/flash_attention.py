@@ -5,20 +5,22 @@ Opaque operators around each library's own forward and backward. Torch's kernels
 as one build of the hub's repository does; no network and no `kernels` package is needed, and `unpack` makes one. Where
 the variable is not set, `kernels` fetches it from the hub.
 
-Both backward kernels add up the gradient of q in no fixed order, unless torch.use_deterministic_algorithms is on.
+Both backward kernels add up the gradient of q in no fixed order unless told to: `deterministic`.
 """
 
+import contextlib
 import ctypes
 import functools
 import inspect
 import lzma
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor
 
 FOLDER_VARIABLE = "FLASH_ATTENTION_3"
@@ -35,6 +37,7 @@ def flash_attention(
     window: Tensor,
     scale: Tensor,
     backend: str,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in `attention.attention`; backend flash3 or varlen. Returns (T, H, d) and the (H, T) log-sums."""
     forward = flash3_forward if backend == "flash3" else varlen_forward
@@ -55,10 +58,12 @@ def flash_attention_backward(
     window: Tensor,
     scale: Tensor,
     backend: str,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     backward = flash3_backward if backend == "flash3" else varlen_backward
     # The kernels want the last axis contiguous, which the gradient of a sum or a mean is not.
-    dq, dk, dv = backward(dy.contiguous(), q, k, v, y, lse, cu_seqlens, int(max_seqlen), int(window), float(scale))
+    reach = int(max_seqlen), int(window), float(scale)
+    dq, dk, dv = backward(dy.contiguous(), q, k, v, y, lse, cu_seqlens, *reach, deterministic)
     return dq.contiguous(), dk.contiguous(), dv.contiguous()
 
 
@@ -74,12 +79,13 @@ def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Ten
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, cu_seqlens, max_seqlen, window, scale, ctx.backend = inputs
+    q, k, v, cu_seqlens, max_seqlen, window, scale, ctx.backend, ctx.deterministic = inputs
     ctx.save_for_backward(q, k, v, *output, cu_seqlens, max_seqlen, window, scale)
 
 
 def _differentiate(ctx: Any, dy: Tensor, _d_lse: Tensor) -> tuple[Tensor | None, ...]:
-    return *flash_attention_backward(dy, *ctx.saved_tensors, ctx.backend), None, None, None, None, None
+    gradients = flash_attention_backward(dy, *ctx.saved_tensors, ctx.backend, ctx.deterministic)
+    return *gradients, None, None, None, None, None, None
 
 
 flash_attention.register_autograd(_differentiate, setup_context=_save)
@@ -107,12 +113,31 @@ def varlen_backward(
     longest: int,
     window: int,
     scale: float,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     no_dropout_state = torch.empty(2, dtype=torch.uint64, device=q.device)
-    return torch.ops.aten._flash_attention_backward(
-        dy, q, k, v, y, lse, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, no_dropout_state, q.new_empty(0),
-        scale=scale, window_size_left=window, window_size_right=0,
-    )  # fmt: skip
+    with fixed_order() if deterministic else contextlib.nullcontext():
+        return torch.ops.aten._flash_attention_backward(
+            dy, q, k, v, y, lse, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, no_dropout_state, q.new_empty(0),
+            scale=scale, window_size_left=window, window_size_right=0,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def fixed_order() -> Iterator[None]:
+    """torch's global switch, which this kernel reads, for one call: elsewhere it would change other operators.
+
+    Not torch.use_deterministic_algorithms, which also sets the compiler's configuration.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def flash3_forward(
@@ -133,10 +158,10 @@ def flash3_backward(
     longest: int,
     window: int,
     scale: float,
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     options = flash3_options(cu_seqlens, longest, window, scale)
-    deterministic = torch.are_deterministic_algorithms_enabled()
     flash3().bwd(dy, q, k, v, y, lse, dq, dk, dv, deterministic=deterministic, **options)
     return dq, dk, dv
 

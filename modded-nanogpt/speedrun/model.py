@@ -97,7 +97,7 @@ class Attention(nn.Module):
         moves: Tensor | None,
         window: Tensor,
         scale: Tensor,
-        backend: str,
+        execution: Execution,
     ) -> Tensor:
         """h: (T, D), the normalised stream. Returns (T, D).
 
@@ -116,7 +116,9 @@ class Attention(nn.Module):
             assert value_gate is not None
             amount = 2 * torch.sigmoid(F.linear(gate_input, value_gate))
             v = v + amount.unsqueeze(-1) * value_embed.view_as(v)
-        y = attention(q, k, v, packed.cu_seqlens, packed.max_seqlen, window, scale, backend)
+        cu_seqlens, max_seqlen = packed.cu_seqlens, packed.max_seqlen
+        how = execution.attention, execution.deterministic
+        y = attention(q, k, v, cu_seqlens, max_seqlen, window, scale, *how)
         y = y * torch.sigmoid(F.linear(gate_input, gate)).unsqueeze(-1)
         return F.linear(y.flatten(1), o_lambda * o_w)
 
@@ -305,7 +307,7 @@ class GPT(nn.Module):
                     moves=moves if long else None,
                     window=stage.long_window if long else stage.short_window,
                     scale=stage.attention_scale,
-                    backend=self.execution.attention,
+                    execution=self.execution,
                 )
             x = x + block.mlp(rms_norm(x))
             if layer in self.kept_layers:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from speedrun.collectives import Collective, Ranks
+from speedrun.execution import PLAIN, Execution
 from speedrun.polar_express import iterate, normalise
 from speedrun.tracks import MatrixGroup, OptimizerConfig
 
@@ -132,15 +133,11 @@ class NorMuon:
         params: list[Parameter],
         config: OptimizerConfig,
         group: dist.ProcessGroup | None = None,
-        compiled: bool = False,
-        symmetric_kernels: bool = False,
+        execution: Execution = PLAIN,
     ):
         ranks = Ranks(group)
         self.params = params
-        self.stacks = [
-            _Stack(members, config, ranks, compiled, symmetric_kernels)
-            for members in stack_together(params, ranks.size)
-        ]
+        self.stacks = [_Stack(members, config, ranks, execution) for members in stack_together(params, ranks.size)]
 
     def step(self, lr_multiplier: float, momentum: float) -> None:
         self.publish(self.update(self.reduce(), lr_multiplier, momentum))
@@ -178,9 +175,7 @@ class NorMuon:
 class _Stack:
     """Matrices as one tensor (ranks x chunk, R, C), padded with zeros; this rank owns a chunk of one kind."""
 
-    def __init__(
-        self, params: list[Parameter], config: OptimizerConfig, ranks: Ranks, compiled: bool, symmetric_kernels: bool
-    ):
+    def __init__(self, params: list[Parameter], config: OptimizerConfig, ranks: Ranks, execution: Execution):
         self.params, self.ranks, self.beta2 = params, ranks, config.normuon_beta2
         self.chunk = math.ceil(len(params) / ranks.size)
         rows, columns = params[0].shape
@@ -207,13 +202,12 @@ class _Stack:
         self.delta = self.momentum.new_tensor([wd * g.wd_mul for g in of_own]).view(-1, 1, 1)
 
         self.polar_dtype = getattr(torch, config.polar_dtype)
-        self.symmetric_kernels = symmetric_kernels
+        self.symmetric_kernels = execution.symmetric_kernels
         self.direction: Callable[..., Tensor] = direction
         self.move: Callable[..., None] = move_weights
         self.setting: Callable[[float], float | Tensor] = float
-        if compiled:
-            self.direction = torch.compile(direction, dynamic=False, fullgraph=True)
-            self.move = torch.compile(move_weights, dynamic=False, fullgraph=True)
+        if execution.compiled:
+            self.direction, self.move = execution.compile(direction), execution.compile(move_weights)
             # A number would be a constant of the graph; a tensor on the CPU is an argument of its kernels, as long as
             # the graph itself computes nothing from it but products with what is on the GPU.
             self.setting = functools.partial(torch.tensor, dtype=dtype)

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import nn
 
 from speedrun.adam import DistributedAdam
+from speedrun.execution import PLAIN, Execution
 from speedrun.normuon import NorMuon
 from speedrun.schedules import StepSettings
 from speedrun.tracks import OptimizerConfig
@@ -19,8 +20,8 @@ class SpeedrunOptimizer:
     The token lookup always reads `embed`. While a step is tied, `embed` is no parameter of its own: its gradient is
     part of the head's, and after each update it equals the head, as it has to before the first.
 
-    compiled: the elementwise parts through torch.compile, once for all steps. symmetric_kernels: the symmetric
-    products of Polar Express by halves (symmetric.py), on a GPU. Both equal the plain way but for rounding.
+    execution: whether elementwise parts are compiled, once for all steps, and the symmetric products of Polar Express
+    done by halves (symmetric.py). Both equal the plain way but for rounding.
     """
 
     def __init__(
@@ -28,8 +29,7 @@ class SpeedrunOptimizer:
         model: nn.Module,
         config: OptimizerConfig,
         group: dist.ProcessGroup | None = None,
-        compiled: bool = False,
-        symmetric_kernels: bool = False,
+        execution: Execution = PLAIN,
     ):
         labels = [g.label for g in config.normuon_groups] + [g.label for g in config.adam_groups]
         params: dict[str, list[nn.Parameter]] = {label: [] for label in labels}
@@ -41,10 +41,8 @@ class SpeedrunOptimizer:
         (self.head,), (self.embed,) = params["lm_head"], params["embed"]
         # Layer order, in which attention and MLP matrices alternate.
         matrices = {p for g in config.normuon_groups for p in params[g.label]}
-        self.normuon = NorMuon(
-            [p for p in model.parameters() if p in matrices], config, group, compiled, symmetric_kernels
-        )
-        self.adam = DistributedAdam([p for p in model.parameters() if p not in matrices], config, group, compiled)
+        self.normuon = NorMuon([p for p in model.parameters() if p in matrices], config, group, execution)
+        self.adam = DistributedAdam([p for p in model.parameters() if p not in matrices], config, group, execution)
 
     @torch.no_grad()
     def step(self, settings: StepSettings) -> None:

@@ -7,7 +7,7 @@ after another in place; a step is: schedules, validation, checkpoint, update.
 import math
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -93,20 +93,14 @@ class Trainer:
             self.execution.micro_batch_tokens,
         )
         self.model = GPT(track.model, dtype, self.device, self.execution)
-        self.optimizer = SpeedrunOptimizer(
-            self.model,
-            track.optimizer,
-            group,
-            compiled=self.execution.compiled,
-            symmetric_kernels=self.execution.symmetric_kernels,
-        )
+        self.optimizer = SpeedrunOptimizer(self.model, track.optimizer, group, self.execution)
         self.validator = Validator(self.model, track, data_root)
         self._loss: Callable[..., Tensor] = self.model
         self._stage: tuple[ForwardState, Stage] | None = None
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="initial-weights")
         self._drawn: tuple[int, Future[dict[str, Tensor]]] | None = None
         if self.execution.compiled:
-            self._loss = torch.compile(self.model, fullgraph=True, dynamic=False)
+            self._loss = self.execution.compile(self.model)
         if self.device.type == "cuda":
             self._warm_up()
 
@@ -197,8 +191,10 @@ class Trainer:
                 self.batches.start(first)
                 for step in (first, first + 1):
                     self.update(step_settings(schedule, step), forward_state(self.track, step))
-            (packed, *_), stage = self.batches.step(first + 2), self._stage_of(forward_state(self.track, first))
-            self.model.token_losses(packed, stage)
+            # As scored tokens come: without an order, one target each.
+            packed = replace(self.batches.step(first + 2)[0], order=None)
+            packed = replace(packed, targets=packed.targets[:, :1].contiguous())
+            self.model.token_losses(packed, self._stage_of(forward_state(self.track, first)))
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"{torch.cuda.get_device_name(self.device)} has too little memory: train fewer tokens in one pass "
