@@ -89,10 +89,10 @@ def block_ms(trainer: Trainer, track: Track, first: int, steps: int) -> float:
 
 
 def check_no_waits(trainer: Trainer, track: Track, first: int) -> None:
-    """RuntimeError where an update makes the host wait for the GPU (the first of a stage may: its tables are sent)."""
+    """RuntimeError where an update makes the host wait for the GPU."""
     trainer.batches.start(first)
     for step in range(first, first + 4):
-        torch.cuda.set_sync_debug_mode("error" if step > first + 1 else "default")
+        torch.cuda.set_sync_debug_mode("error" if step > first else "default")
         trainer.update(step_settings(track.schedule, step), forward_state(track, step))
     torch.cuda.set_sync_debug_mode("default")
 

@@ -1,5 +1,6 @@
 """The trainer: reproducible to the bit, warm or fresh, on any ranks; a failure ends a seed, not the trainer."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -215,7 +216,8 @@ def test_train_gpt_runs_under_torchrun_where_ray_cannot_be_imported(program, roo
     run = program(*arguments, PYTHONPATH=f"{blocked}:{ROOT}", cwd=tmp_path)
     assert run.wait() == 0, run.output
     assert f"step:0/{LAST} val_loss:" in run.output
-    assert f"step:{LAST}/{LAST} train_loss:" in run.output or f"step:{LAST}/{LAST} val_loss:" in run.output
+    assert re.search(rf"^step:1/{LAST} train_time:\d+ms step_avg:\d+\.\d\dms$", run.output, re.M), run.output
+    assert re.search(rf"^step:{LAST}/{LAST} val_loss:\d\.\d{{4}} train_time:\d+ms step_avg:", run.output, re.M)
     (log,) = (tmp_path / "logs").glob("seed5_*.txt")
     assert f"step:{LAST}/{LAST}" in log.read_text()
     (weights,) = (tmp_path / "logs").glob("seed5_*/*.pt")

@@ -243,6 +243,8 @@ class GPT(nn.Module):
         angle_dtype = torch.promote_types(self.dtype, torch.float32)
         device = self.scalars.device
         frequencies = F.pad(torch.tensor(state.frequencies, dtype=angle_dtype), (0, len(state.frequencies)))
+        if device.type == "cuda":  # from pinned memory, so that a new stage waits for nothing
+            frequencies = frequencies.pin_memory().to(device, non_blocking=True)
         angles = torch.arange(num_positions, dtype=angle_dtype, device=device).outer(frequencies.to(device))
         return Stage(
             cos=angles.cos().to(self.dtype),
