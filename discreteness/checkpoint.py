@@ -66,15 +66,24 @@ class CheckpointLayout:
     def pack(self, model: FlatModel, tied: bool) -> np.ndarray:
         """The model's weights as a new uint8 array (num_bytes,) in host memory, in the dtype the forward reads."""
         data = np.empty(self.num_bytes(tied), np.uint8)
-        for dtype, part in self.split(data, tied):
-            part.copy_(model.buffers_by_dtype[dtype][: part.numel()])
+        self.copy_out(model, tied, torch.from_numpy(data))
         return data
 
-    def load(self, data: np.ndarray, header: CheckpointHeader, model: FlatModel) -> None:
-        """Copies a checkpoint's bytes (read-only is fine) into the model's buffers.
+    def copy_out(self, model: FlatModel, tied: bool, whole: Tensor) -> None:
+        """Copies the model's weights to the front of a flat uint8 tensor, on any device."""
+        for dtype, part in self.parts(whole, tied):
+            part.copy_(model.buffers_by_dtype[dtype][: part.numel()])
 
-        Raises ValueError where layout or length differ from this model's.
-        """
+    def load(self, data: np.ndarray, header: CheckpointHeader, model: FlatModel) -> None:
+        """Copies a checkpoint's bytes (read-only is fine) into the model's buffers; raises as `check`."""
+        self.check(data, header)
+        for dtype, part in self.split(data, header.state.tied):
+            model.buffers_by_dtype[dtype][: part.numel()].copy_(part)
+        if header.state.tied:
+            model.tie()
+
+    def check(self, data: np.ndarray, header: CheckpointHeader) -> None:
+        """ValueError where these are not the bytes of a checkpoint of this layout."""
         expected = self.num_bytes(header.state.tied)
         if header.layout != self.fingerprint or data.dtype != np.uint8 or data.shape != (expected,):
             raise ValueError(
@@ -82,10 +91,6 @@ class CheckpointLayout:
                 f"{header.layout}, this model takes uint8[{expected}] of layout {self.fingerprint}: "
                 "trainer and evaluator run different code or tracks"
             )
-        for dtype, part in self.split(data, header.state.tied):
-            model.buffers_by_dtype[dtype][: part.numel()].copy_(part)
-        if header.state.tied:
-            model.tie()
 
     def split(self, data: np.ndarray, tied: bool) -> Iterator[tuple[str, Tensor]]:
         """(dtype, flat tensor over its part of the bytes) for each buffer, in order."""
@@ -93,6 +98,10 @@ class CheckpointLayout:
             # Object-store pages are read-only, of which torch warns; they are only copied from.
             warnings.simplefilter("ignore", UserWarning)
             whole = torch.from_numpy(data)
+        yield from self.parts(whole, tied)
+
+    def parts(self, whole: Tensor, tied: bool) -> Iterator[tuple[str, Tensor]]:
+        """(dtype, view) for each buffer, in order, of a flat uint8 tensor that is long enough."""
         start = 0
         for dtype, counts in self.elements.items():
             stop = start + counts[0 if tied else 1] * _itemsize(dtype)

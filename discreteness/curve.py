@@ -46,6 +46,10 @@ class Curve:
         steps = np.array(sorted(self.losses), np.int32)
         return steps, np.array([self.losses[step] for step in steps.tolist()], np.float32)
 
+    def show(self, dataset: Dataset, seed: int, attempt: str) -> None:
+        """Leaves the rows so far for a viewer. In a thread: rows may come meanwhile, none ever goes."""
+        dataset.write_running(seed, attempt, *self.arrays())
+
     def commit(self, dataset: Dataset, seed: int, attempt: str) -> None:
         """Hands everything to the dataset, which refuses what is incomplete. Errors as Dataset.commit."""
         steps, losses = self.arrays()

@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,11 @@ LEASE_POLL_S = 20
 COMMIT_PATIENCE_S = 300
 """How long a full or failing disk may hold a finished seed before its attempt counts as failed."""
 COMMIT_RETRY_S = 5.0
+WRITES_AT_ONCE = 4
+"""Groups end their seeds together. Each commit copies its curve a few times and contends for the interpreter lock."""
+WATCH_S = LEASE_DEADLINE_S / 30
+RUNNING_SHARE = 0.1
+"""Most of a core that rows of running seeds may take: at every step a seed's rows cost half a second to write."""
 MAX_GROUP_FAILURES = 3
 """Failures of a group in a row, without a committed seed between them, before its slot is given up."""
 
@@ -96,6 +102,7 @@ class Dispatcher:
     ):
         self.dataset = dataset
         self.experiment = experiment
+        self.planned = frozenset(experiment.plan)
         self.weights = WeightsFormat(experiment.track)
         self.pool = pool
         self.pool.on_event = self._event
@@ -116,13 +123,15 @@ class Dispatcher:
         self.stall_s = 0.0
         self.events: list[str] = []
         self._changed = asyncio.Event()
-        self._watch: asyncio.Task | None = None
+        self._writes = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._background: list[asyncio.Task] = []
 
     # ---- trainer groups ----
 
     async def enter(self, group: str, node_id: str) -> bool:
         """A group has (again) its place and processes; what it was training before died with them. False: leave."""
-        self._watch = self._watch or asyncio.ensure_future(self._watch_attempts())
+        if not self._background:  # here, where the event loop runs
+            self._background = [asyncio.ensure_future(work) for work in (self._watch_attempts(), self._show_running())]
         self.entries[group] = self.entries.get(group, 0) + 1
         if group in self.groups:
             self._group_failed(group, self.group_errors.pop(group, "its processes were restarted"))
@@ -165,7 +174,7 @@ class Dispatcher:
         self.attempts[attempt.id] = attempt
         self._event(f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
         # Each other group takes one before this group comes back.
-        later = list(self.pending)[: max(1, len(self.entries))]
+        later = list(islice(self.pending, max(1, len(self.entries))))
         next_seed = later[-1] if later else -1
         return Lease(order="train", seed=attempt.seed, attempt=attempt.id, next_seed=next_seed)
 
@@ -191,7 +200,7 @@ class Dispatcher:
         if header.step in self.experiment.validation_steps:  # in the background: it holds the reference, but no credit
             validated = self._task(attempt, self._validate(attempt, references[0], header))
             self._task(attempt, self._outcome(attempt, validated))
-        if header.step not in self.experiment.plan:  # published for validation only
+        if header.step not in self.planned:  # published for validation only
             return None
         attempt.in_flight[header.step] = header.num_bytes
         try:
@@ -298,7 +307,8 @@ class Dispatcher:
         give_up_s = time.monotonic() + COMMIT_PATIENCE_S
         while True:
             try:
-                await asyncio.to_thread(write, *arguments)
+                async with self._writes:
+                    await asyncio.to_thread(write, *arguments)
                 return
             except OSError as error:
                 if time.monotonic() > give_up_s:
@@ -351,15 +361,26 @@ class Dispatcher:
         return self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES
 
     async def _watch_attempts(self) -> None:
-        """Every half minute: ends attempts that have gone silent, and leaves the others' rows so far for a viewer."""
+        """Ends attempts that have gone silent."""
         while True:
-            await asyncio.sleep(LEASE_DEADLINE_S / 30)
+            await asyncio.sleep(WATCH_S)
             for attempt in list(self.attempts.values()):
-                steps, losses = attempt.curve.arrays()
-                if len(steps) and not attempt.committing:
-                    await asyncio.to_thread(self.dataset.write_running, attempt.seed, attempt.id, steps, losses)
                 if time.monotonic() - attempt.heard_s > LEASE_DEADLINE_S and not attempt.tasks:
                     self._end(attempt, f"{attempt.group} sent nothing for {LEASE_DEADLINE_S} s")
+
+    async def _show_running(self) -> None:
+        """Leaves the rows so far of seeds in training for a viewer, the less often the more there are of them."""
+        took_s = 0.0
+        while True:
+            await asyncio.sleep(max(WATCH_S, took_s / RUNNING_SHARE))
+            took_s = 0.0
+            for attempt in list(self.attempts.values()):
+                if attempt.curve.losses and not attempt.committing and attempt.id in self.attempts:
+                    began_s = time.monotonic()
+                    await asyncio.to_thread(attempt.curve.show, self.dataset, attempt.seed, attempt.id)
+                    took_s += time.monotonic() - began_s
+                    if attempt.seed in self.committed:  # meanwhile, which removed what came too early
+                        self.dataset.remove_running(attempt.seed)
 
     def _notify(self) -> None:
         self._changed.set()

@@ -1,31 +1,46 @@
 """checkpoint bytes -> losses: one model, loaded again and again. Plain; the pool makes it an actor."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from speedrun.model import GPT
-from speedrun.schedules import final_validation_state
+from speedrun.schedules import final_validation_state, forward_state
 from speedrun.validation import Validator
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
-from discreteness.experiment import Experiment
+from discreteness.loading import Loader
 from discreteness.scoring import Scorer
+
+if TYPE_CHECKING:
+    from discreteness.experiment import Experiment
 
 
 class Evaluator:
-    """Holds one model, loads checkpoints into it and scores documents and validation chunks."""
+    """Holds one model, loads checkpoints into it and scores documents and validation chunks.
 
-    def __init__(self, experiment: Experiment, device: str):
+    Two threads may call it: while one scores, the other's checkpoint comes in. They score in the order in which they
+    came, and each the weights it brought.
+    """
+
+    def __init__(self, experiment: "Experiment", device: str):
         if device == "cpu":
             torch.set_num_threads(1)  # sums in one order: bitwise what the trainer itself would compute
         self.track = experiment.track
         self.model = GPT(self.track.model, getattr(torch, self.track.dtype), device, experiment.execution)
-        self.layout = CheckpointLayout.of(self.model)
-        self.scorer = Scorer.of(experiment, self.model)
+        self.loader = Loader(self.model, CheckpointLayout.of(self.model))
+        self.scorer = Scorer.of(experiment, self.model, recorded=True)
         self.validator = None
         if experiment.val_tokens:
             self.validator = Validator(self.model, self.track, experiment.data_root, experiment.val_tokens)
+        self._next = threading.Lock()
+        self._model = threading.Lock()
+        if device != "cpu":
+            self.scorer.score(forward_state(self.track, 0))  # compiles kernels before anybody waits for a score
 
     def ready(self) -> int:
         """The process id, once the model is built."""
@@ -33,12 +48,22 @@ class Evaluator:
 
     def score(self, data: np.ndarray, header: CheckpointHeader) -> np.ndarray:
         """uint8 checkpoint bytes -> float32 losses of all documents, one after another."""
-        self.layout.load(data, header, self.model)
-        return self.scorer.score(header.state)
+        with self._loaded(data, header):
+            return self.scorer.score(header.state)
 
     def validate(self, data: np.ndarray, header: CheckpointHeader, chunk: int) -> float:
         """uint8 checkpoint bytes -> mean loss of one validation chunk; the last step's has the final window."""
         assert self.validator is not None, "validation was switched off when this evaluator was made"
-        self.layout.load(data, header, self.model)
-        last = header.step == self.track.schedule.last_step
-        return self.validator.chunk_loss(chunk, final_validation_state(self.track) if last else header.state)
+        with self._loaded(data, header):
+            last = header.step == self.track.schedule.last_step
+            return self.validator.chunk_loss(chunk, final_validation_state(self.track) if last else header.state)
+
+    @contextmanager
+    def _loaded(self, data: np.ndarray, header: CheckpointHeader) -> Iterator[None]:
+        """The model holds these weights, and nobody else's until the end of the block."""
+        with ExitStack() as held:
+            with self._next:  # given up only with the model in hand: nobody overtakes
+                self.loader.fetch(data, header)
+                held.enter_context(self._model)
+                self.loader.place()
+            yield

@@ -52,7 +52,9 @@ class TrainerGroups:
         trainer = TorchTrainer(
             train_group,
             train_loop_config={"spec": spec},
-            torch_config=TorchConfig(backend="nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+            torch_config=TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S
+            ),
             scaling_config=ScalingConfig(
                 num_workers=topology.workers_per_trainer,
                 use_gpu=topology.use_gpu,

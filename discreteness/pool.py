@@ -50,10 +50,21 @@ class _Member:
 
 
 class EvaluatorPool:
-    """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop."""
+    """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop.
 
-    def __init__(self, experiment: Experiment, num_evaluators: int, num_groups: int, num_gpus_each: float):
+    `evaluator`: the class that its actors are made of, from an experiment and a device.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        num_evaluators: int,
+        num_groups: int,
+        num_gpus_each: float,
+        evaluator: type = Evaluator,
+    ):
         self.experiment = experiment
+        self.evaluator = evaluator
         self.num_evaluators = num_evaluators
         self.share = -(-num_evaluators // num_groups)
         self.num_gpus_each = num_gpus_each
@@ -145,12 +156,15 @@ class EvaluatorPool:
                 place.set_result((member, token))
 
     def _create(self, number: int, group: str) -> None:
-        actor = (
-            ray.remote(Evaluator)
+        actor: Any = (
+            ray.remote(self.evaluator)
             .options(
                 name=f"evaluator-{number}" + (f"-{self.replaced}" if self.replaced else ""),
                 num_cpus=0,
                 num_gpus=self.num_gpus_each,
+                # On a GPU the second call's checkpoint comes in while the first's is scored (loading.py); a CPU has
+                # nothing to gain and one thread adds in one order.
+                max_concurrency=IN_FLIGHT_EACH if self.num_gpus_each else 1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(self.nodes[group], soft=True),
             )
             .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")

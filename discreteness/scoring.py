@@ -4,14 +4,15 @@ One function for evaluator, inline run and `--verify-every`: the same batches in
 only on weights, document set and packing.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from speedrun.data import Vocabulary
-from speedrun.model import GPT, PackedTokens
+from speedrun.model import GPT, PackedTokens, Stage
 from speedrun.schedules import ForwardState
 from speedrun.validation import vocabulary_of
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from discreteness.experiment import Experiment
 
 Packing = Literal["isolated", "reference"]
+
+MAX_RECORDINGS = 8
+"""Schedule states whose launches are kept: a run passes through five, one after another."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,12 @@ def _pack(documents: Sequence[Document], vocabulary: Vocabulary, packing: Packin
 
 
 class Scorer:
-    """Scores one document set with whatever weights `model` holds at the call."""
+    """Scores one document set with whatever weights `model` holds at the call.
+
+    recorded: from a schedule state's second time on its hundreds of kernels are launched as one CUDA graph. They are
+    the same kernels in the same order, so the same bits, but few documents take longer to launch than to compute. For
+    a GPU that scores often and with few states; elsewhere it changes nothing.
+    """
 
     def __init__(
         self,
@@ -88,6 +97,7 @@ class Scorer:
         *,
         packing: Packing = "isolated",
         score_tokens: int = 16_384,
+        recorded: bool = False,
     ):
         self.model = model
         device = next(model.parameters()).device
@@ -96,9 +106,10 @@ class Scorer:
             for batch in pack_documents(documents, vocabulary, packing, score_tokens)
         ]
         self.num_positions = max(int(batch.packed.positions.max()) + 1 for batch in self.batches)
+        self.recordings = Recordings(self._launch) if recorded and device.type == "cuda" else None
 
     @classmethod
-    def of(cls, experiment: "Experiment", model: GPT) -> "Scorer":
+    def of(cls, experiment: "Experiment", model: GPT, *, recorded: bool = False) -> "Scorer":
         """The scorer of an experiment: the same everywhere, so that the same weights give the same losses."""
         return cls(
             model,
@@ -106,14 +117,65 @@ class Scorer:
             vocabulary_of(experiment.track),
             packing=experiment.packing,
             score_tokens=experiment.score_tokens,
+            recorded=recorded,
         )
 
     def score(self, state: ForwardState) -> np.ndarray:
         """float32 (sum of the documents' losses,): all documents one after another, entry i of a document is the
         loss in nats of its token i + 1."""
-        stage = self.model.stage(state, self.num_positions)
+        losses = self.recordings(state, self._stage) if self.recordings else self._launch(self._stage(state))
+        return losses.cpu().numpy()
+
+    def _stage(self, state: ForwardState) -> Stage:
+        return self.model.stage(state, self.num_positions)
+
+    def _launch(self, stage: Stage) -> torch.Tensor:
         losses = [self.model.token_losses(batch.packed, stage)[: batch.num_losses] for batch in self.batches]
-        return torch.cat(losses).float().cpu().numpy()
+        return torch.cat(losses).float()
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    stage: Stage
+    """Read at each replay; its windows and scale, which lie on the CPU, only when recorded: so one graph a state."""
+    losses: torch.Tensor
+    """Written at each replay."""
+
+
+class Recordings:
+    """schedule state -> its launches as one CUDA graph. All graphs share one pool of memory, as they run in turn."""
+
+    def __init__(self, launch: Callable[[Stage], torch.Tensor]):
+        self.launch = launch
+        self.pool = torch.cuda.graph_pool_handle()
+        self.possible = True
+        self._known: dict[ForwardState, _Recording] = {}
+
+    def __call__(self, state: ForwardState, make_stage: Callable[[ForwardState], Stage]) -> torch.Tensor:
+        """The losses, valid until the next call. A state's first are launched one by one, and then recorded."""
+        if recording := self._known.get(state):
+            recording.graph.replay()
+            return recording.losses
+        stage = make_stage(state)
+        losses = self.launch(stage)  # also compiles what is not yet compiled, which no recording may do
+        if self.possible:
+            self._record(state, stage)
+        return losses
+
+    def _record(self, state: ForwardState, stage: Stage) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads go on loading the next checkpoint, which "global" would take for errors.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                losses = self.launch(stage)
+        except RuntimeError as error:
+            self.possible = False
+            warnings.warn(f"scoring launches its kernels one by one, as recording them failed: {error}", stacklevel=2)
+            return
+        if len(self._known) == MAX_RECORDINGS:
+            self._known.pop(next(iter(self._known)))
+        self._known[state] = _Recording(graph, stage, losses)
 
 
 def _to(packed: PackedTokens, device: torch.device) -> PackedTokens:

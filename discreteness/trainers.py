@@ -20,6 +20,7 @@ from discreteness.dispatcher import Lease
 from discreteness.experiment import Experiment
 from discreteness.publisher import Publisher
 from discreteness.scoring import Scorer
+from discreteness.staging import Staging
 
 PROCESS_GROUP_TIMEOUT_S = 600
 HEARTBEAT_STEPS = 50
@@ -60,12 +61,13 @@ def train_group(config: dict[str, GroupSpec]) -> None:
         if experiment.track.data.made_on_first_use:
             ensure_tiny_corpus(experiment.data_root)
         trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
+        staging = Staging(trainer.model, CheckpointLayout.of(trainer.model))
     except Exception as error:  # missing shards, too little memory: said before it takes the group down
         ray.get(spec.dispatcher.trouble.remote(spec.name, f"rank {rank}: {type(error).__name__}: {error}"))
         raise
     while (lease := _next_lease(spec, rank, group)) is not None:
         try:
-            _train_seed(spec, lease, trainer)
+            _train_seed(spec, lease, trainer, staging)
         except SeedFailed as failure:
             if rank == 0:
                 ray.get(spec.dispatcher.fail.remote(lease.attempt, str(failure)))
@@ -76,13 +78,14 @@ def train_group(config: dict[str, GroupSpec]) -> None:
             raise
 
 
-def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer) -> None:
+def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Staging) -> None:
     experiment = spec.experiment
     verifier = Scorer.of(experiment, trainer.model) if spec.verify_every else None
     publisher = Publisher(
         spec.dispatcher,
-        trainer,
-        CheckpointLayout.of(trainer.model),
+        staging,
+        rank=trainer.rank,
+        world_size=trainer.world_size,
         seed=lease.seed,
         attempt=lease.attempt,
         published_steps=experiment.published_steps,
@@ -126,7 +129,6 @@ def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> 
 def _broadcast(numbers: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """Rank 0's numbers on every rank."""
     if group:
-        numbers = numbers.to(_collective_device(group))
         dist.broadcast(numbers, 0, group=group)
     return numbers
 
@@ -148,7 +150,7 @@ class _Votes:
             return mine
         counted = self._count()
         if not counted:
-            self._vote = torch.tensor([float(mine)], device=_collective_device(self.group))
+            self._vote = torch.tensor([float(mine)])
             self._work = dist.all_reduce(self._vote, group=self.group, async_op=True)
         return counted
 
@@ -157,7 +159,7 @@ class _Votes:
         if not self.group:
             return mine
         earlier = self._count()
-        vote = torch.tensor([float(mine)], device=_collective_device(self.group))
+        vote = torch.tensor([float(mine)])
         dist.all_reduce(vote, group=self.group)
         return earlier or vote.item() > 0
 
@@ -168,7 +170,3 @@ class _Votes:
         counted = self._vote.item() > 0
         self._work = self._vote = None
         return counted
-
-
-def _collective_device(group: dist.ProcessGroup) -> str:
-    return "cuda" if dist.get_backend(group) == "nccl" else "cpu"

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -400,3 +402,58 @@ def test_signs_of_life_carry_records_and_no_rows(job):
         assert attempt.curve.losses == {}
 
     asyncio.run(scenario())
+
+
+def test_rows_of_a_running_seed_are_shown_until_it_is_committed(job, monkeypatch):
+    dispatcher, publish, checkpoints, dataset = job
+    monkeypatch.setattr("discreteness.dispatcher.WATCH_S", 0.01)
+    shown = Path(dataset.storage.uri, "_running", "seed=00005.parquet")
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert await publish(lease, 0) is None
+        assert await publish(lease, 1) is None
+        while not shown.exists() or len(set(pq.read_table(shown)["step"].to_pylist())) < 2:
+            await asyncio.sleep(0.01)
+        rows = pq.read_table(shown).sort_by([("step", "ascending"), ("doc_id", "ascending")])
+        losses = np.concatenate(rows["losses"].to_numpy())
+        expected = np.concatenate([losses for *_, losses in checkpoints[:2]])
+        assert np.array_equal(losses.view(np.uint32), expected.view(np.uint32))
+        for number in range(2, len(checkpoints)):
+            assert await publish(lease, number) is None
+        assert await dispatcher.finish(lease.attempt, [], 0.0) is None
+        await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+    assert not shown.exists()
+
+
+def test_silence_is_noticed_while_rows_are_being_written(job, monkeypatch):
+    dispatcher, publish, _, dataset = job
+    monkeypatch.setattr("discreteness.dispatcher.WATCH_S", 0.01)
+    monkeypatch.setattr("discreteness.dispatcher.LEASE_DEADLINE_S", 0.2)
+    ended = threading.Event()
+    real, writing = dataset.write_running, threading.Event()
+
+    def slow_write(*arguments):
+        writing.set()
+        assert ended.wait(60)
+        real(*arguments)
+
+    monkeypatch.setattr(dataset, "write_running", slow_write)
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert await publish(lease, 0) is None
+        while dispatcher.attempts:
+            await asyncio.sleep(0.01)
+        assert writing.is_set()
+        ended.set()
+        assert "is over" in await publish(lease, 1)
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert (progress.pending, progress.attempts_lost) == (2, 1)
+    assert any("g sent nothing for 0.2 s" in event for event in progress.events)

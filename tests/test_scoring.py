@@ -12,6 +12,7 @@ from speedrun.tracks import tiny
 from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
+from discreteness import scoring
 from discreteness.documents import Document
 from discreteness.scoring import Scorer, first_difference, pack_documents
 from tests.golden_case import golden, golden_config, golden_track, golden_weights, init_weights
@@ -101,6 +102,25 @@ def test_scoring_twice_is_bitwise_equal_and_leaves_no_trace(model):
     assert first.shape == (sum(LENGTHS),)
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_recording_is_asked_for_in_vain_on_a_cpu(model):
+    recorded = Scorer(model, DOCUMENTS, vocabulary_of(tiny), recorded=True)
+    ours = [recorded.score(forward_state(tiny, 200)) for _ in range(2)]
+    assert all(first_difference(one, losses(model, DOCUMENTS), DOCUMENTS) is None for one in ours)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="launches are recorded on a GPU only")
+def test_recorded_launches_give_the_same_bits_for_other_weights_and_states(monkeypatch):
+    monkeypatch.setattr(scoring, "MAX_RECORDINGS", 2)  # the third state replaces the first
+    model = GPT(tiny.model, torch.bfloat16, "cuda")
+    eager, recorded = (Scorer(model, DOCUMENTS, vocabulary_of(tiny), recorded=flag) for flag in (False, True))
+    generator = torch.Generator("cuda").manual_seed(0)
+    for step in (0, 0, 200, 0, 360, 360, 200, 0):
+        for buffer in model.buffers_by_dtype.values():
+            buffer.normal_(0, 0.02, generator=generator)
+        state = forward_state(tiny, step)
+        assert first_difference(recorded.score(state), eager.score(state), DOCUMENTS) is None
 
 
 def test_schedule_state_matters(model):
