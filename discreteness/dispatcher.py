@@ -132,6 +132,8 @@ class Dispatcher:
         """A group has (again) its place and processes; what it was training before died with them. False: leave."""
         if not self._background:  # here, where the event loop runs
             self._background = [asyncio.ensure_future(work) for work in (self._watch_attempts(), self._show_running())]
+            for task in self._background:
+                task.add_done_callback(self._background_ended)
         self.entries[group] = self.entries.get(group, 0) + 1
         if group in self.groups:
             self._group_failed(group, self.group_errors.pop(group, "its processes were restarted"))
@@ -359,6 +361,10 @@ class Dispatcher:
 
     def _given_up(self, group: str) -> bool:
         return self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES
+
+    def _background_ended(self, task: asyncio.Task) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self._event(f"{task.get_coro()} ended, which it should not: {type(error).__name__}: {error}")
 
     async def _watch_attempts(self) -> None:
         """Ends attempts that have gone silent."""

@@ -22,7 +22,7 @@ from discreteness.identity import data_identity, sources_hash
 from discreteness.plan import parse_plan, parse_seeds
 from discreteness.scoring import Packing
 
-SCORING_SOURCES = ("checkpoint.py", "scoring.py")
+SCORING_SOURCES = ("checkpoint.py", "loading.py", "scoring.py")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class EvaluatorPool:
         return await self._call(VALIDATION, "validate", reference, header, chunk)
 
     async def _call(self, priority: int, method: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int):
-        strikes = 0
+        strikes, trouble = 0, ""
         while True:
             member, token = await self._acquire(priority)
             try:
@@ -117,17 +117,21 @@ class EvaluatorPool:
             except RayTaskError as error:
                 if isinstance(error, ObjectLostError) or isinstance(error.cause, ObjectLostError):
                     raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
-                raise CheckpointRejected(f"step {header.step} cannot be scored: {last_line(error)}") from None
+                if isinstance(error.cause, ValueError):  # the bytes are wrong, for every evaluator alike
+                    raise CheckpointRejected(f"step {header.step} cannot be scored: {last_line(error)}") from None
+                # Its own trouble, such as a full or broken GPU, which would meet every later checkpoint as well.
+                self._replace(member, error)
+                strikes, trouble = strikes + 1, last_line(error)
             except ObjectLostError:
                 raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
             except (RayError, TimeoutError) as error:  # it died, hangs, or Ray ended it for its memory
                 self._replace(member, error)
-                strikes += member.suspect is token
+                strikes, trouble = strikes + (member.suspect is token), last_line(error)
             finally:
                 member.calls.remove(token)
                 self._hand_out()
             if strikes >= MAX_STRIKES:
-                raise CheckpointRejected(f"step {header.step} ended {strikes} evaluators")
+                raise CheckpointRejected(f"step {header.step} ended {strikes} evaluators; the last: {trouble}")
 
     async def _acquire(self, priority: int) -> tuple[_Member, object]:
         """Waits for a place: documents before validation, then in order of arrival."""

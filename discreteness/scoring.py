@@ -167,7 +167,9 @@ class Recordings:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads go on loading the next checkpoint, which "global" would take for errors.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            # The outer block gives the stream back even where the capture fails to end.
+            here = torch.cuda.stream(torch.cuda.current_stream())
+            with here, torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 losses = self.launch(stage)
         except RuntimeError as error:
             self.possible = False

@@ -33,7 +33,7 @@ def head(tmp_path_factory, private_home):
     folder = tmp_path_factory.mktemp("ray")
     token = folder / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
-    port, dashboard = free_port(), free_port()
+    port, dashboard, *agent_ports = (free_port() for _ in range(4))
     # Short: Ray's sockets lie below it, and a socket's path has at most 107 bytes.
     sessions = Path("/tmp", f"dr{os.getpid()}")
     environment = {
@@ -44,6 +44,8 @@ def head(tmp_path_factory, private_home):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     arguments = ["start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
+    # By default every Ray's agent listens on one port; jobs need theirs, and other tests start Rays beside this one.
+    arguments += [f"--dashboard-agent-listen-port={agent_ports[0]}", f"--dashboard-agent-grpc-port={agent_ports[1]}"]
     arguments += ["--dashboard-host=127.0.0.1", f"--temp-dir={sessions}", "--object-store-memory=500000000"]
     with (folder / "head.txt").open("w") as log:
         process = subprocess.Popen(

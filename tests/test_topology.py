@@ -1,6 +1,7 @@
 """How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
 
 import pytest
+from speedrun.execution import PLAIN
 from speedrun.tracks import small, tiny
 
 from discreteness import documents
@@ -22,6 +23,7 @@ def experiment(track, world_size, seeds=300, plan=tuple(range(0, 361, 10))):
         packing="isolated",
         score_tokens=16_384,
         world_size=world_size,
+        execution=PLAIN,
         plan=plan,
         validation_steps=frozenset(),
         val_tokens=0,

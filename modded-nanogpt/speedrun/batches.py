@@ -77,6 +77,8 @@ class BatchStream:
 
     def _run(self, first_step: int) -> None:
         try:
+            if self._stream is not None:  # a new thread stands on GPU 0, where it would leave a context of 0.5 GB
+                torch.cuda.set_device(self._stream.device)
             with torch.cuda.stream(self._stream):
                 for step in range(first_step, self._last_step):
                     self._room.acquire()

@@ -30,7 +30,8 @@ class _Batch:
 
     updates: list[_Update]
     losses: Tensor
-    notes: list[dict]
+    notes: list[tuple[int, dict]]
+    """After how many of the updates, and what."""
     arrived: Mark
 
 
@@ -44,7 +45,7 @@ class Meter:
         self._begun: Mark | None = None
         self._updates: list[_Update] = []
         self._losses: list[Tensor] = []
-        self._notes: list[dict] = []
+        self._notes: list[tuple[int, dict]] = []
         self._under_way: list[_Batch] = []
 
     def begin(self) -> None:
@@ -62,7 +63,7 @@ class Meter:
 
     def note(self, record: dict) -> None:
         """A record of another kind; gets the training time at which it was made."""
-        self._notes.append(record)
+        self._notes.append((len(self._updates), record))
 
     def pause(self) -> None:
         """What the device does from here to the next `begin` is not training."""
@@ -86,11 +87,12 @@ class Meter:
     def _records(self, batch: _Batch) -> list[dict]:
         if isinstance(batch.arrived, torch.cuda.Event):
             batch.arrived.synchronize()
-        records = []
+        records, times_s = [], [self.train_s]
         for update, loss_sum in zip(batch.updates, batch.losses.tolist(), strict=True):
             settings, state = update.settings, update.state
             step_s = _seconds(update.began, update.ended)
             self.train_s += step_s
+            times_s.append(self.train_s)
             records.append(
                 {
                     "step": settings.step + 1,
@@ -104,7 +106,7 @@ class Meter:
                     "train_s": self.train_s,
                 }
             )
-        return records + [{**note, "train_s": self.train_s} for note in batch.notes]
+        return records + [{**note, "train_s": times_s[done]} for done, note in batch.notes]
 
     def _mark(self) -> Mark:
         if self.device.type != "cuda":

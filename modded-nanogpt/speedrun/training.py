@@ -45,8 +45,9 @@ class Checkpoint:
     params: dict[str, Tensor]
     state: ForwardState
     records: list[dict]
-    """One plain dict for each update since the last checkpoint (train_loss, lr_multiplier, step_ms, ...), and one
-    with `val_loss` for each validation; equal on every rank."""
+    """One plain dict for each update (train_loss, lr_multiplier, step_ms, ...), and one with `val_loss` for each
+    validation, since the last checkpoint; on a GPU up to the last one, and at the last step all, so that nothing waits.
+    Losses and settings are equal on every rank, times are this rank's."""
 
 
 class Trainer:
@@ -114,8 +115,10 @@ class Trainer:
     def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Generator[Checkpoint]:
         """Yields a Checkpoint at each step of `plan` (0 = before the first update, `last_step` = after the last).
 
-        Raises SeedFailed on every rank together where the loss is not finite. Closing the generator on every rank at
-        the same checkpoint leaves the trainer ready for the next seed.
+        Raises SeedFailed on every rank together where the loss is not finite, on a GPU one checkpoint late, and
+        ShardError, on every rank, where the documents run out. What follows the last step of `plan` is neither recorded
+        nor checked: let it be `last_step`. Closing the generator on every rank at the same checkpoint leaves the
+        trainer ready for the next seed.
         """
         schedule = self.track.schedule
         planned = frozenset(plan)
@@ -124,8 +127,8 @@ class Trainer:
             raise ValueError(f"planned steps {outside[:5]} lie outside 0..{schedule.last_step}")
         self.prepare(seed)
         assert self._drawn is not None
-        self.model.set_weights(self._drawn[1].result())
-        self._drawn = None
+        (_, drawn), self._drawn = self._drawn, None
+        self.model.set_weights(drawn.result())
         self.optimizer.reset()
         self.batches.start()
         meter = Meter(self.device, self.group)
