@@ -22,8 +22,8 @@ class Execution:
     compiled: bool = True
     """Training graph and optimizers through torch.compile; scoring and validation always run as written."""
     deterministic: bool = True
-    """Meant to make training repeat to the bit on one type of GPU (docs/log.md: to be shown): attention adds gradients in a fixed order, and the compiler
-    chooses kernels without timing them. Scoring repeats always."""
+    """Meant to make training repeat to the bit on one type of GPU (docs/log.md: still to be shown): attention adds
+    gradients in a fixed order, and the compiler chooses kernels without timing them. Scoring repeats always."""
     symmetric_kernels: bool = True
     """Own Triton kernels for the symmetric products of Polar Express."""
     micro_batch_tokens: int = 65536
