@@ -125,6 +125,13 @@ def test_the_plan_does_not_change_the_training(root):
     assert_equal(sparse, {LAST: dense[LAST]})
 
 
+def test_a_validation_has_the_training_time_at_which_it_was_made(root):
+    _, records = run(Trainer(quick, root), 0, [0, LAST], validate=True)
+    times_s = {record["step"]: record["train_s"] for record in records if "train_loss" in record}
+    (noted_s,) = (record["train_s"] for record in records if "val_loss" in record and record["step"] == 10)
+    assert noted_s == times_s[10] < times_s[LAST]
+
+
 def test_the_loss_falls_and_validation_is_noted(root):
     _, records = run(Trainer(quick, root), 0, [0, 10, LAST], validate=True)
     validation = {record["step"]: record["val_loss"] for record in records if "val_loss" in record}
