@@ -1,11 +1,12 @@
 """this machine -> checkpoints a second through dispatcher and pool when training and scoring cost nothing.
 
-python benchmarks/control_path.py [--groups 1,10,100] [--checkpoints 100000] [--only groups|plan|long|job]
+python benchmarks/control_path.py [--groups 1,10,100] [--checkpoints 100000] [--only groups|plan|long|job|slow]
 
 Real: Ray, the Dispatcher actor, the pool and its evaluator actors, references in the object store, the dataset and its
 commits. Null: groups are asyncio tasks that send a trainer group's messages, evaluators answer with losses at once.
 Beside each run goes a bare actor with the same clients, messages and evaluators, which passes references on and keeps
 nothing: what Ray itself costs. Ratios to it hold on a busy machine too, and so does the dispatcher's own CPU time.
+The last part makes evaluators slower than trainers, with checkpoints of 1 MB: what waits, and what memory that takes.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray._private.internal_api import node_stats
 from speedrun.schedules import forward_state
 
 from discreteness.checkpoint import CheckpointHeader
@@ -35,7 +37,9 @@ from discreteness.reading import verify
 
 NUM_EVALUATORS = 4
 CREDITS = 8
+PARTS = ("groups", "plan", "long", "job", "slow")
 CHECKPOINT = np.arange(256, dtype=np.uint8)
+LARGE_CHECKPOINT = np.zeros(2**20, np.uint8)
 SAMPLE_S = 0.5
 WARM_UP = 300
 """Checkpoints before the first figure: evaluators start, connections open."""
@@ -62,9 +66,12 @@ class Sample:
     rss_bytes: int
     curve_bytes: int
     """Losses of seeds not yet committed: what it must hold."""
+    stall_s: float = 0.0
+    """What the groups have said they waited for credits."""
+    store_bytes: int = 0
 
     @classmethod
-    def now(cls, checkpoints: int, committed: int = 0, curve_bytes: int = 0) -> "Sample":
+    def now(cls, checkpoints: int, committed: int = 0, curve_bytes: int = 0, stall_s: float = 0) -> "Sample":
         return cls(
             at_s=time.monotonic(),
             checkpoints=checkpoints,
@@ -72,6 +79,7 @@ class Sample:
             cpu_s=time.process_time(),
             rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
             curve_bytes=curve_bytes,
+            stall_s=stall_s,
         )
 
 
@@ -89,13 +97,21 @@ class NullEvaluator:
         return self.losses + np.float32(header.step)
 
 
+class SlowEvaluator(NullEvaluator):
+    """Half as fast as a control path on two cores, whatever waits."""
+
+    def score(self, data: np.ndarray, header: CheckpointHeader) -> np.ndarray:
+        time.sleep(NUM_EVALUATORS * 0.01)
+        return super().score(data, header)
+
+
 class SampledDispatcher(Dispatcher):
     """The dispatcher, which also says what it takes."""
 
     async def sample(self) -> Sample:
         curves = (attempt.curve for attempt in self.attempts.values())
         curve_bytes = sum(losses.nbytes for curve in curves for losses in curve.losses.values())
-        return Sample.now(self.checkpoints, len(self.committed), curve_bytes)
+        return Sample.now(self.checkpoints, len(self.committed), curve_bytes, self.stall_s)
 
 
 class Relay:
@@ -130,9 +146,10 @@ class Relay:
 class NullGroups:
     """Trainer groups that train nothing: each publishes a seed's checkpoints as fast as its credits let it."""
 
-    def __init__(self, dispatcher: Any, experiment: Experiment):
+    def __init__(self, dispatcher: Any, experiment: Experiment, checkpoint: np.ndarray):
         self.dispatcher = dispatcher
         self.experiment = experiment
+        self.checkpoint = checkpoint
         self.state = forward_state(experiment.track, 0)
 
     async def run(self, names: list[str]) -> None:
@@ -146,12 +163,15 @@ class NullGroups:
 
     async def _train(self, lease: Lease) -> None:
         pending: set[asyncio.Task] = set()
+        stall_s = 0.0
         for step in self.experiment.plan:
             if len(pending) == CREDITS:
+                began_s = time.monotonic()
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                stall_s += time.monotonic() - began_s
             pending.add(asyncio.ensure_future(self._publish(lease, step)))
         await asyncio.gather(*pending)
-        answer = await self.dispatcher.finish.remote(lease.attempt, [], 0.0)
+        answer = await self.dispatcher.finish.remote(lease.attempt, [], stall_s)
         assert answer is None, answer
 
     async def _publish(self, lease: Lease, step: int) -> None:
@@ -161,9 +181,9 @@ class NullGroups:
             step=step,
             layout="0123456789abcdef",
             state=self.state,
-            num_bytes=CHECKPOINT.nbytes,
+            num_bytes=self.checkpoint.nbytes,
         )
-        reference = ray.put(CHECKPOINT)
+        reference = ray.put(self.checkpoint)
         answer = await self.dispatcher.publish.remote(header, [reference], [{"step": step, **RECORD}], None)
         assert answer is None, answer
 
@@ -172,11 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", default="1,10,100", help="group counts, each with 3,000 checkpoints")
     parser.add_argument("--checkpoints", type=int, default=100_000, help="of the long run, with 10 groups")
-    parser.add_argument("--only", choices=("groups", "plan", "long", "job"), help="one part of it")
+    parser.add_argument("--only", choices=PARTS, help="one part of it")
     arguments = parser.parse_args()
     start_local(join_or_look(), num_cpus=os.cpu_count() or 1)
     print(HEADER, flush=True)
-    parts = (arguments.only,) if arguments.only else ("groups", "plan", "long", "job")
+    parts = (arguments.only,) if arguments.only else PARTS
     if "groups" in parts:
         for num_groups in map(int, arguments.groups.split(",")):
             compare(num_groups, num_seeds=100, plan_steps=30)
@@ -189,6 +209,13 @@ def main() -> None:
             show("dispatcher", 10, samples, begin, end)
     if "job" in parts:
         compare(125, num_seeds=300, plan_steps=20)
+    if "slow" in parts:
+        samples = run(10, 100, 100, evaluator=SlowEvaluator, checkpoint=LARGE_CHECKPOINT)
+        show("slow", 10, samples, WARM_UP, None)
+        peak, bound = max(s.store_bytes for s in samples) / 1e6, 10 * CREDITS * LARGE_CHECKPOINT.nbytes / 1e6
+        waited_s, clock_s = samples[-1].stall_s, samples[-1].at_s - samples[0].at_s
+        print(f"object store at most {peak:.0f} MB ({bound:.0f} MB are the credits of 10 groups); the groups waited")
+        print(f"{waited_s:.0f} s of {10 * clock_s:.0f} s together, and the dispatcher says so")
     leave(0)
 
 
@@ -198,7 +225,14 @@ def compare(num_groups: int, num_seeds: int, plan_steps: int) -> None:
     show("dispatcher", num_groups, run(num_groups, num_seeds, plan_steps), WARM_UP, None, relay_ms)
 
 
-def run(num_groups: int, num_seeds: int, plan_steps: int, relay: bool = False) -> list[Sample]:
+def run(
+    num_groups: int,
+    num_seeds: int,
+    plan_steps: int,
+    relay: bool = False,
+    evaluator: type = NullEvaluator,
+    checkpoint: np.ndarray = CHECKPOINT,
+) -> list[Sample]:
     """Trains the seeds to the end; what the actor said meanwhile. RuntimeError unless every seed is committed whole."""
     config = RunConfig(track="tiny", seeds=f"0-{num_seeds - 1}", val_tokens=0)
     experiment = replace(prepare(config, "tiny"), plan=tuple(range(plan_steps)))
@@ -207,9 +241,9 @@ def run(num_groups: int, num_seeds: int, plan_steps: int, relay: bool = False) -
             actor: Any = actor_of(Relay, experiment, range(num_seeds))
         else:
             dataset = open_dataset(experiment, replace(config, output=folder))
-            pool = EvaluatorPool(experiment, NUM_EVALUATORS, num_groups, num_gpus_each=0, evaluator=NullEvaluator)
+            pool = EvaluatorPool(experiment, NUM_EVALUATORS, num_groups, num_gpus_each=0, evaluator=evaluator)
             actor = actor_of(SampledDispatcher, dataset, range(num_seeds), experiment, pool, 3)
-        samples = watch(actor, experiment, num_groups)
+        samples = watch(actor, experiment, num_groups, checkpoint)
         if not relay and (samples[-1].committed != num_seeds or verify(folder)):
             raise RuntimeError(f"{samples[-1].committed} of {num_seeds} seeds committed; {verify(folder)}")
         ray.kill(actor)
@@ -221,19 +255,26 @@ def actor_of(kind: type, *arguments: Any) -> Any:
     return ray.remote(kind).options(num_cpus=0, max_concurrency=100_000).remote(*arguments)
 
 
-def watch(actor: Any, experiment: Experiment, num_groups: int) -> list[Sample]:
+def watch(actor: Any, experiment: Experiment, num_groups: int, checkpoint: np.ndarray) -> list[Sample]:
     """Runs the groups, in two processes, until they end."""
     names = [f"trainer-{number}" for number in range(num_groups)]
-    clients = [actor_of(NullGroups, actor, experiment) for _ in range(min(2, num_groups))]
+    clients = [actor_of(NullGroups, actor, experiment, checkpoint) for _ in range(min(2, num_groups))]
     running = [client.run.remote(names[number :: len(clients)]) for number, client in enumerate(clients)]
-    samples = [ray.get(actor.sample.remote())]
+    samples = [sample(actor)]
     while len(ray.wait(running, num_returns=len(running), timeout=SAMPLE_S)[0]) < len(running):
-        samples.append(ray.get(actor.sample.remote()))
+        samples.append(sample(actor))
     ray.get(running)
-    samples.append(ray.get(actor.sample.remote()))
+    samples.append(sample(actor))
     for client in clients:
         ray.kill(client)
     return samples
+
+
+def sample(actor: Any) -> Sample:
+    """The actor's own, and the bytes of live objects on this machine as Ray counts them."""
+    here = ray.nodes()[0]
+    stats = node_stats(here["NodeManagerAddress"], here["NodeManagerPort"], include_memory_info=False)
+    return replace(ray.get(actor.sample.remote()), store_bytes=stats.store_stats.object_store_bytes_used)
 
 
 HEADER = (

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--losses-only", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    track = small_batches(short_track(arguments, arguments.steps - 4, 4))
+    track = one_batch_size(short_track(arguments, arguments.steps - 4, 4))
     if arguments.losses_only:
         print(digest(train_losses(track, arguments.data, Execution())[0]))
         return
@@ -47,9 +47,9 @@ def main() -> None:
     precision(track, arguments.data, fresh)
 
 
-def small_batches(track: Track) -> Track:
-    """49,152 tokens a step, one shape: what is compared is arithmetic, not speed."""
-    batches = (49152,) * len(track.schedule.batch_tokens)
+def one_batch_size(track: Track) -> Track:
+    """131,072 tokens a step throughout: the shape that a run begins with."""
+    batches = (131072,) * len(track.schedule.batch_tokens)
     return replace(track, schedule=replace(track.schedule, batch_tokens=batches))
 
 

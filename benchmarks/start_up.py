@@ -66,7 +66,7 @@ def child(arguments: argparse.Namespace) -> int:
         trainer.prepare(seed)
         for checkpoint in trainer.train(seed, plan, validate=not arguments.only_first_step):
             if checkpoint.step == 0 and ended_s is not None:
-                print(f"from seed to seed: {since_start_s() - ended_s:.2f} s")
+                print(f"from seed to seed, with a validation: {since_start_s() - ended_s:.2f} s")
             if checkpoint.step == 0:
                 trainer.prepare(seed + 1)
             if checkpoint.step == 1:
@@ -90,6 +90,8 @@ def child(arguments: argparse.Namespace) -> int:
                     )
                 )
         ended_s = since_start_s()
+    next(trainer.train(arguments.seeds, [0, last]))
+    print(f"from seed to seed: {since_start_s() - ended_s:.2f} s")
     after = [count - before for count, before in zip(count_compilations(), (graphs, kernels), strict=True)]
     print(f"compiled after warm-up: {after[0]} graphs, {after[1]} kernels")
     print(

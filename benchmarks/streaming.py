@@ -9,12 +9,17 @@ loop/N      the trainer scores every N-th checkpoint itself, its launches record
 sink/N      every N-th checkpoint is published to an actor that drops it: what publishing alone costs
 streamed/N  every N-th checkpoint is published, and scored by an evaluator that shares the GPU
 
+and, in a second part, Ray Train's own asynchronous validation (train_validation.py). The steps of `log:300` up to 80
+are the way streamed/1, those after 600 sparser than streamed/6. A group of 8 GPUs publishes each step's checkpoint
+once, so the bytes that this host moves are those of its host.
+
 A block ends when the device is idle and every checkpoint of it is accepted; the wait for the latter is shown apart, as
 a run has it once, at its end. Ratios are to `none` of the same round, with a bootstrap interval over rounds.
 """
 
 import argparse
 import random
+import resource
 import statistics
 import tempfile
 import time
@@ -26,6 +31,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+import train_validation
 from speedrun.training import Checkpoint, Trainer
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
@@ -60,6 +66,7 @@ class Block:
     credit_stall_s: float = 0.0
     staging_stall_s: float = 0.0
     checkpoints: int = 0
+    sent_bytes: int = 0
     ages_s: list[float] = field(default_factory=list)
     """From the yield of a checkpoint to the first yield at which its row was accepted: late by a step at most."""
 
@@ -120,7 +127,12 @@ class TrainerActor:
             if record and (checkpoint.step % steps) % every(blocks[position].way) == 0:
                 record(checkpoint)
                 blocks[position].checkpoints += 1
+                if publisher:
+                    blocks[position].sent_bytes += self.staging.layout.num_bytes(checkpoint.state.tied)
         return [block for block in blocks if block.round_number > 0]
+
+    def peak_gb(self) -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def _begin(self, way: str) -> tuple[TimedPublisher | None, Callable[[Checkpoint], object] | None]:
         kind = way.partition("/")[0]
@@ -200,6 +212,13 @@ def main() -> None:
         )
         blocks = ray.get(trainer.run.remote(arguments.rounds, arguments.steps))
         report(blocks, arguments.steps)
+        peak_gb = ray.get(trainer.peak_gb.remote())
+        print(f"host memory of the trainer at its peak, shared pages included: {peak_gb:.1f} GB", flush=True)
+        ray.kill(trainer)
+        ray.kill(dispatcher)  # and with it the pool's evaluators: the GPU is free
+        device = "cuda" if use_gpu else "cpu"
+        validated = train_validation.measure(experiment, device, arguments.evaluator_gpus, 6, arguments.steps)
+        train_validation.report(validated, arguments.steps)
         leave(0)
 
 
@@ -217,6 +236,7 @@ def report(blocks: list[Block], steps: int) -> None:
         "age s",
         "p99",
         "drain s",
+        "GB sent",
     )
     print(f"{'':12}" + "".join(f"{column:>16}" for column in columns))
     for way in WAYS:
@@ -231,6 +251,7 @@ def report(blocks: list[Block], steps: int) -> None:
         row += [f"{sum(t.checkpoints for t in turns) / sum(t.train_s + t.drain_s for t in turns):.1f}"]
         row += [f"{np.quantile(ages, q):.3f}" if ages else "" for q in (0.5, 0.99)]
         row += [f"{statistics.median(turn.drain_s for turn in turns):.3f}"]
+        row += [f"{sum(turn.sent_bytes for turn in turns) / 1e9:.1f}"]
         print(f"{way:12}" + "".join(f"{cell:>16}" for cell in row))
 
 

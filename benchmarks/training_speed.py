@@ -28,6 +28,7 @@ REFERENCE_MS = {131072: 233, 262144: 455, 393216: 670}
 STAGE_STARTS = (0, 60, 120)  # of 180 scheduled steps
 VARIANTS = {
     "default": Execution(),
+    "any_order": Execution(deterministic=False),
     "flash3": Execution(attention="flash3"),
     "bf16_head": Execution(fp8_head=False),
     "no_symmetric": Execution(symmetric_kernels=False),

@@ -80,7 +80,12 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
     val_tokens = recipe.data.val_tokens if config.val_tokens is None else config.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
         raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
-    wishes = Execution(attention=config.attention, fp8_head=config.fp8, micro_batch_tokens=config.micro_batch_tokens)
+    wishes = Execution(
+        attention=config.attention,
+        fp8_head=config.fp8,
+        deterministic=config.deterministic,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
     execution = wishes.on("cuda" if recipe.needs_gpu else "cpu", getattr(torch, recipe.dtype))
     identity = {
         "track": asdict(recipe),

@@ -114,11 +114,9 @@ class Publisher:
     ) -> Callable[[np.ndarray], tuple[Any, Any]]:
         """What the background does with a checkpoint's bytes. `put` has copied them when it returns."""
         dispatcher = self.dispatcher
-        earlier = [sent for _, sent in self.leaving]
 
         def out(data: np.ndarray) -> tuple[Any, Any]:
             reference = ray.put(data)
-            wait(earlier)  # with several threads: references leave in the order of steps
             return dispatcher.publish.remote(header, [reference], records, expected), reference
 
         return out

@@ -40,10 +40,9 @@ class Staging:
     """Two buffers for the checkpoints of one model, made once a trainer: pinning takes the system half a second.
 
     Memory, of the small track: 2 x 0.54 GB on the device, 2 x 1.07 GB on the host (torch pins in powers of 2).
-    More than one thread only lets the uses of two checkpoints overlap; they begin in order.
     """
 
-    def __init__(self, model: FlatModel, layout: CheckpointLayout, num_threads: int = 1):
+    def __init__(self, model: FlatModel, layout: CheckpointLayout):
         self.model = model
         self.layout = layout
         device = next(iter(model.buffers_by_dtype.values())).device
@@ -56,7 +55,7 @@ class Staging:
         self._next = 0
         # A new thread stands on GPU 0, where each rank's would leave a context of some 0.5 GB.
         on_device = partial(torch.cuda.set_device, device) if on_gpu else None
-        self._background = ThreadPoolExecutor(num_threads, thread_name_prefix="staging", initializer=on_device)
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="staging", initializer=on_device)
 
     def ready(self, timeout_s: float | None) -> bool:
         """Whether `send` would not wait, once this has waited so long (None: until it is so)."""

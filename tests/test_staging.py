@@ -99,13 +99,6 @@ def test_checkpoints_are_used_in_the_order_of_the_calls(staging):
     assert order == list(range(50))
 
 
-def test_two_threads_use_two_checkpoints_at_a_time(model, layout):
-    both = threading.Barrier(2)
-    staging = Staging(model, layout, num_threads=2)
-    sent = [staging.send(True, lambda data: both.wait(60)) for _ in range(2)]
-    assert sorted(one.result(60) for one in sent) == [0, 1]
-
-
 def test_what_a_use_returns_is_not_kept(staging):
     class Reference:
         pass

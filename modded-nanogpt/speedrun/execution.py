@@ -22,8 +22,8 @@ class Execution:
     compiled: bool = True
     """Training graph and optimizers through torch.compile; scoring and validation always run as written."""
     deterministic: bool = True
-    """Meant to make training repeat to the bit on one type of GPU (docs/log.md: still to be shown): attention adds
-    gradients in a fixed order, and the compiler chooses kernels without timing them. Scoring repeats always."""
+    """Training repeats to the bit on one type of GPU: attention adds gradients in a fixed order, and the compiler
+    chooses kernels without timing them. Costs 2 to 6 % of an update (docs/log.md). Scoring repeats always."""
     symmetric_kernels: bool = True
     """Own Triton kernels for the symmetric products of Polar Express."""
     micro_batch_tokens: int = 65536
@@ -34,12 +34,14 @@ class Execution:
 
         Decided without asking the machine, so that a head node without GPU resolves as its workers do.
         """
-        fast = torch.device(device).type == "cuda" and dtype == torch.bfloat16
+        on_gpu = torch.device(device).type == "cuda"
+        fast = on_gpu and dtype == torch.bfloat16
         return replace(
             self,
             attention=resolve_backend(self.attention, device, dtype),
             fp8_head=self.fp8_head and fast,
             compiled=self.compiled and fast,
+            deterministic=self.deterministic or not on_gpu,
             symmetric_kernels=self.symmetric_kernels and fast,
         )
 
