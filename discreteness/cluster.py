@@ -2,10 +2,14 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OBJECT_STORE_SHARE = 0.3
 """Of this machine's memory, for a Ray started by us."""
@@ -80,6 +84,27 @@ def start_local(cluster: Cluster, num_cpus: int) -> str | None:
         logging_level=logging.ERROR,
     )
     return context.dashboard_url
+
+
+def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:
+    """host -> what `function` returns on it, or the text of what went wrong. One GPU of a node with GPUs is seen."""
+    calls = {}
+    for entry in ray.nodes():
+        if entry["Alive"]:
+            strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
+            share = 0.01 if entry["Resources"].get("GPU") else 0.0
+            call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
+            calls[f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"] = call.remote(*arguments)
+    ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
+    answers: dict[str, Any] = {}
+    for host, call in calls.items():
+        try:
+            answers[host] = (
+                ray.get(call) if call in ready else f"no answer after {timeout_s:g} s: its GPUs may be in use"
+            )
+        except RayError as error:
+            answers[host] = str(error).strip().splitlines()[-1]
+    return answers
 
 
 def _node(entry: dict) -> Node:

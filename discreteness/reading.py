@@ -186,7 +186,7 @@ def events(storage: Storage) -> Iterator[dict[str, Any]]:
     for info in storage.list("log"):
         try:
             event = json.loads(storage.read(f"log/{info.base_name}"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             yield event
@@ -268,5 +268,6 @@ def _running(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:
             KeyError,
             TypeError,
             ValueError,
+            RecursionError,
         ):  # best effort: replaced at any time
             continue
