@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -83,7 +84,15 @@ def start_local(cluster: Cluster, num_cpus: int) -> str | None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    keep_token_private()
     return context.dashboard_url
+
+
+def keep_token_private() -> None:
+    """Who reads the token of a Ray can run code as its user: of the file that Ray makes, only the user may."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)
 
 
 def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:
@@ -99,9 +108,8 @@ def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float
     answers: dict[str, Any] = {}
     for host, call in calls.items():
         try:
-            answers[host] = (
-                ray.get(call) if call in ready else f"no answer after {timeout_s:g} s: its GPUs may be in use"
-            )
+            late = f"no answer after {timeout_s:g} s; its GPUs may all be in use"
+            answers[host] = ray.get(call) if call in ready else late
         except RayError as error:
             answers[host] = str(error).strip().splitlines()[-1]
     return answers

@@ -252,11 +252,11 @@ def of_object_store(cluster: Cluster, reports: Sequence[NodeReport], each_bytes:
         text = f"{report.host}: /dev/shm {report.shm_bytes / GB:.2f} GB"
         way = "a larger one (docker run --shm-size, in Kubernetes an emptyDir of medium Memory at /dev/shm)"
         if report.shm_bytes < needed:
-            yield Finding(
-                "problem", "/dev/shm", f"{text}, {needed / GB:.2f} GB needed: Ray would use a disk; mount {way}"
-            )
+            yield Finding("problem", "/dev/shm", f"{text}, {needed / GB:.2f} GB needed: Ray takes a disk; mount {way}")
         elif report.shm_bytes < store:
-            yield Finding("warning", "/dev/shm", f"{text}, less than the object store: Ray may use a disk; mount {way}")
+            yield Finding(
+                "warning", "/dev/shm", f"{text}, less than the object store: Ray may take a disk; mount {way}"
+            )
         else:
             yield Finding("ok", "/dev/shm", text)
 

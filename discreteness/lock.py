@@ -200,5 +200,5 @@ def _parse(content: bytes) -> dict[str, Any]:
         return {}
     texts = ("token", "host", "job", "since")
     ours = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts)
-    ours = ours and isinstance(value.get("pid"), int) and isinstance(value.get("beat_s", 0.0), int | float)
+    ours = ours and type(value.get("pid")) is int and type(value.get("beat_s", 0.0)) is float
     return value if ours else {}

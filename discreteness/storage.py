@@ -104,11 +104,9 @@ class Storage:
         """Deletes what killed writers left behind, and nothing that `write` has not named."""
         self._expect_inside(STAGING)
         for info in self.list(STAGING):
-            if (
-                STAGED.fullmatch(info.base_name)
-                and info.mtime is not None
-                and time.time() - info.mtime.timestamp() > ABANDONED_S
-            ):
+            if not STAGED.fullmatch(info.base_name) or info.mtime is None:
+                continue
+            if time.time() - info.mtime.timestamp() > ABANDONED_S:
                 with suppress(FileNotFoundError):
                     self.filesystem.delete_file(info.path)
 
@@ -148,7 +146,10 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
         except (pa.ArrowException, NotImplementedError) as error:
             raise ValueError(f"{text} cannot be opened: {error}; use a path, s3://bucket/folder or gs://...") from None
     else:
-        filesystem, root = LocalFileSystem(), str(Path(text).expanduser().absolute())
+        try:
+            filesystem, root = LocalFileSystem(), str(Path(text).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError(f"{text} begins with a user whose home is not known; give a full path") from None
     local = isinstance(filesystem, LocalFileSystem)
     return Storage(filesystem, root.rstrip("/"), renames=local, uri=root if local else text.rstrip("/"))
 

@@ -25,11 +25,15 @@ class _Quiet(WSGIRequestHandler):
 
 @dataclass
 class S3Server:
-    """`requests`: "PUT /bucket/key?query" of each, in order. `refuse`: says of a request whether it answers 503."""
+    """`requests`: "PUT /bucket/key?query" of each, in order; a copy on the server is a COPY.
+
+    `disturb` says of a request what happens to it: "" nothing, "busy" 503 (clients try again), "refuse" 403 (they do
+    not), "lose" it is done and then answered with 403.
+    """
 
     port: int = 0
     requests: list[str] = field(default_factory=list)
-    refuse: Callable[[str], bool] = lambda request: False
+    disturb: Callable[[str], str] = lambda request: ""
     delay_s: float = 0.0
 
     def uri(self, folder: str) -> str:
@@ -40,14 +44,20 @@ class S3Server:
 
         def answer(environment: dict, start_response: Callable) -> Any:
             query = environment.get("QUERY_STRING", "")
-            request = f"{environment['REQUEST_METHOD']} {environment['PATH_INFO']}" + (f"?{query}" if query else "")
+            method = "COPY" if "HTTP_X_AMZ_COPY_SOURCE" in environment else environment["REQUEST_METHOD"]
+            request = f"{method} {environment['PATH_INFO']}" + (f"?{query}" if query else "")
             self.requests.append(request)
             time.sleep(self.delay_s)
-            if self.refuse(request):
+            how = self.disturb(request)
+            if not how:
+                return application(environment, start_response)
+            if how == "lose":
+                b"".join(application(environment, lambda *arguments: None))
+            else:
                 environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
-                start_response("503 Slow Down", [("Content-Type", "application/xml")])
-                return [b"<Error><Code>SlowDown</Code><Message>injected</Message></Error>"]
-            return application(environment, start_response)
+            status, code = ("503 Slow Down", "SlowDown") if how == "busy" else ("403 Forbidden", "AccessDenied")
+            start_response(status, [("Content-Type", "application/xml")])
+            return [f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()]
 
         self._server = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=_Quiet)
         self.port = self._server.server_port
