@@ -120,9 +120,8 @@ class Manifest:
             if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
                 raise TypeError(document)
         ids = [document.doc_id for document in self.documents]
-        for numbers in self.steps, ids:
-            if any(type(number) is not int for number in numbers) or not _ascending(numbers):
-                raise ValueError(numbers)
+        if any(type(step) is not int for step in self.steps) or not (_ascending(self.steps) and _ascending(ids)):
+            raise ValueError(self.steps)
         if min(document.num_losses for document in self.documents) < 1 or not self.accepted_sources:
             raise ValueError(self.documents)
         if type(self.identity) is not dict or type(self.documents_hash) is not str:

@@ -28,7 +28,7 @@ from discreteness.experiment import prepare
 from discreteness.identity import data_identity, identity_hash
 from discreteness.lock import LOCK_FILE, DatasetLock
 from discreteness.plan import parse_plan, parse_seeds
-from discreteness.seed_file import FOOTER_KEY
+from discreteness.seed_file import FOOTER_KEY, footer_bytes
 from discreteness.storage import open_storage
 
 any_input = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -265,6 +265,21 @@ def test_verify_finds_every_damage_that_a_reader_could_meet(folder, whole, plant
         assert all(problem.strip() and "\n" not in problem for problem in problems)
     if not problems and reading.status(root).committed and len(reading.open(root).seeds) == len(WHOLE):
         assert everything(root) == expected, "damaged, and verify did not say so"
+
+
+def test_verify_finds_damaged_statistics_which_no_checksum_covers(folder, whole):
+    root, name = folder(), "losses/seed=00000.parquet"
+    contents, expected = whole
+    lay_out(root, contents)
+    content, found = contents[name], 0
+    for at in range(len(content) - footer_bytes(content), len(content) - 4):
+        if content[at : at + 4] == bytes(4):  # the least document id, among other zeros
+            (root / name).write_bytes(content[:at] + b"\x40" + content[at + 1 :])
+            if problems := reading.verify(root):
+                found += any("statistics" in problem for problem in problems)
+            else:
+                assert everything(root) == expected
+    assert found > 0
 
 
 @slow_input
