@@ -103,7 +103,7 @@ def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float
             strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
             share = 0.01 if entry["Resources"].get("GPU") else 0.0
             call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
-            calls[f"{entry['NodeManagerHostname']} ({entry['NodeManagerAddress']})"] = call.remote(*arguments)
+            calls[f"{entry['NodeManagerHostname']} ({entry['NodeID'][:8]})"] = call.remote(*arguments)
     ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
     answers: dict[str, Any] = {}
     for host, call in calls.items():
