@@ -44,7 +44,9 @@ class Status:
         state = status(self.path)
         identity = state.identity
         seeds = [seed.seed for seed in state.committed]
-        print(f"track {identity['track']['name']}, world size {identity['world_size']}, packing {identity['packing']}")
+        recipe = identity.get("track")
+        name = recipe.get("name") if isinstance(recipe, dict) else recipe
+        print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
@@ -135,10 +137,33 @@ class Analyze:
         return 0
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Check this machine, or the cluster that RAY_ADDRESS names, for a run: one line a check, and the way on."""
+
+    track: str = "auto"
+    """As for run."""
+    data: str | None = None
+    """As for run."""
+    output: str | None = None
+    """As for run: checked for whether it can be written. Default: not checked."""
+
+    def __call__(self) -> int:
+        from discreteness.doctor import examine
+
+        findings = examine(self.track, self.data, self.output)
+        for finding in findings:
+            print(finding)
+        count = {level: sum(finding.level == level for finding in findings) for level in ("problem", "warning")}
+        print(f"{count['problem']} problems, {count['warning']} warnings")
+        return 1 if count["problem"] else 0
+
+
 COMMANDS: dict[str, Callable] = {
     "run": Run,
     "status": Status,
     "verify": Verify,
+    "doctor": Doctor,
     "documents": Documents,
     "export": Export,
     "analyze": Analyze,

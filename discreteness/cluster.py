@@ -2,10 +2,15 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OBJECT_STORE_SHARE = 0.3
 """Of this machine's memory, for a Ray started by us."""
@@ -79,7 +84,35 @@ def start_local(cluster: Cluster, num_cpus: int) -> str | None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    keep_token_private()
     return context.dashboard_url
+
+
+def keep_token_private() -> None:
+    """Who reads the token of a Ray can run code as its user: of the file that Ray makes, only the user may."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)
+
+
+def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:
+    """host -> what `function` returns on it, or the text of what went wrong. One GPU of a node with GPUs is seen."""
+    calls = {}
+    for entry in ray.nodes():
+        if entry["Alive"]:
+            strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
+            share = 0.01 if entry["Resources"].get("GPU") else 0.0
+            call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
+            calls[f"{entry['NodeManagerHostname']} ({entry['NodeID'][:8]})"] = call.remote(*arguments)
+    ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
+    answers: dict[str, Any] = {}
+    for host, call in calls.items():
+        try:
+            late = f"no answer after {timeout_s:g} s; its GPUs may all be in use"
+            answers[host] = ray.get(call) if call in ready else late
+        except RayError as error:
+            answers[host] = str(error).strip().splitlines()[-1]
+    return answers
 
 
 def _node(entry: dict) -> Node:

@@ -1,5 +1,6 @@
 """command line -> one frozen value: what the experiment is and how it is run."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +73,9 @@ class RunConfig:
 
     def check(self) -> None:
         """ValueError names the flag whose value cannot be. Apart from construction: a parser would box the line."""
+        from discreteness.storage import refuse_credentials  # pyarrow, which --help does not need
+
+        refuse_credentials(self.output)
         parse_seeds(self.seeds)
         if self.workers_per_trainer not in (1, 2, 4, 8):
             raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")
@@ -87,7 +91,7 @@ class RunConfig:
             "verify_every": (self.verify_every, 0),
         }
         for name, (value, least) in bounds.items():
-            if value is not None and value < least:
+            if value is not None and not least <= value < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
         if not 0 < self.evaluator_gpus < 1:
             raise ValueError(f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and below 1")

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import socket
 import uuid
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from discreteness.manifest import (
     read_documents,
     read_manifest,
 )
-from discreteness.seed_file import CommittedSeed, InvalidFile, losses_file, read_seed, scan, seed_path
+from discreteness.seed_file import ATTEMPT, CommittedSeed, InvalidFile, losses_file, read_seed, scan, seed_path
 from discreteness.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Dataset:
         """
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed {seed} does not fit the dataset; give one of 0 to {2**31 - 1}")
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", attempt):
+        if not ATTEMPT.fullmatch(attempt):
             raise ValueError(f"attempt {attempt!r} cannot be part of a file name; use letters, digits, - and _")
         order = self._complete(seed, steps, losses)
         path = seed_path(seed)

@@ -17,6 +17,8 @@ from speedrun.tokenizer import BOS, decode_bytes, encode
 BUILT_IN = Path(__file__).with_name("documents")
 MAX_TEXT_TOKENS = 2047
 """With BOS 2,048, the longest document that the small track trains on."""
+MAX_FILE_BYTES = MAX_TEXT_TOKENS * (128 + len("⟦⟧".encode()))
+"""No token of GPT-2 has more than 128 bytes, and each may be marked: what is larger is not even read."""
 
 
 class DocumentError(ValueError):
@@ -70,7 +72,15 @@ def documents_hash(documents: Iterable[Document]) -> str:
 
 
 def _read(doc_id: int, path: Path) -> Document:
+    if not path.name.isprintable():
+        raise DocumentError(f"{str(path)!r} has a name that cannot be printed: give it another")
     try:
+        if not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise DocumentError(f"{path} is not a file: take it out of the folder")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DocumentError(
+                f"{path} has {path.stat().st_size} bytes, more than {MAX_TEXT_TOKENS} tokens: split it in parts"
+            )
         marked = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise DocumentError(

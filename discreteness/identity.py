@@ -99,10 +99,12 @@ def sources_hash(roots: Iterable[str | Path]) -> str:
 
 def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Name, bytes, tokens (from the shard's header) and hash of the first MiB of each shard, in the order
-    given.
+    given. ValueError: one of them is none.
     """
     shards = []
     for path in map(Path, paths):
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"{path} is not a file; take it out of the data folder or download it again")
         with path.open("rb") as file:
             start = file.read(MIB)
         if len(start) < 12 or struct.unpack("<i", start[:4])[0] != SHARD_MAGIC:

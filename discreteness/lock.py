@@ -110,11 +110,11 @@ class DatasetLock:
                 return time.time() - path.stat().st_mtime > FRESH_S
             return True
         here = all(holder.get(key) == self._content[key] for key in ("host", "pid_namespace"))
-        return here and process_start(holder["pid"]) != holder["process_start"]
+        return here and process_start(holder["pid"]) != holder.get("process_start")
 
     def _acquire_heartbeat(self) -> None:
         holder = self._holder()
-        if holder and time.time() - holder["beat_s"] < FRESH_S and not self.take_over:
+        if holder and time.time() - holder.get("beat_s", 0.0) < FRESH_S and not self.take_over:
             raise LockHeld(self.storage.uri, holder)
         if holder:
             logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
@@ -196,6 +196,9 @@ def _pid_namespace() -> str:
 def _parse(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) and "token" in value else {}
+    texts = ("token", "host", "job", "since")
+    ours = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts)
+    ours = ours and type(value.get("pid")) is int and type(value.get("beat_s", 0.0)) is float
+    return value if ours else {}

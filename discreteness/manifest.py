@@ -100,16 +100,32 @@ class Manifest:
                 values["steps"] = tuple(values["steps"])
                 values["accepted_sources"] = tuple(values["accepted_sources"])
                 manifest = cls(**values)
-        except (ValueError, KeyError, AttributeError, TypeError):
+                manifest.check()
+                found_hash = identity_hash(manifest.identity)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ValueError(f"{where} does not describe an experiment; restore it, or give another --output") from None
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"{where} has schema version {version}, this discreteness reads {SCHEMA_VERSION}; "
                 "use the release that wrote it"
             )
-        if identity_hash(manifest.identity) != stated_hash:
+        if found_hash != stated_hash:
             raise ValueError(f"{where} was edited: its identity does not have the hash {stated_hash}; restore it")
         return manifest
+
+    def check(self) -> None:
+        """ValueError or TypeError where the values, which came from a file, are not of this class's types and order."""
+        for document in self.documents:
+            texts, numbers = (document.name, document.category), (document.doc_id, document.num_losses)
+            if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
+                raise TypeError(document)
+        ids = [document.doc_id for document in self.documents]
+        if any(type(step) is not int for step in self.steps) or not (_ascending(self.steps) and _ascending(ids)):
+            raise ValueError(self.steps)
+        if min(document.num_losses for document in self.documents) < 1 or not self.accepted_sources:
+            raise ValueError(self.documents)
+        if type(self.identity) is not dict or type(self.documents_hash) is not str:
+            raise TypeError(self.identity)
 
     def _hash(self, sources: Any) -> str:
         return identity_hash({**self.identity, "sources": sources})
@@ -128,10 +144,10 @@ def new_manifest(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"documents share the name {listed(twice)}; give each its own")
     ids = [d.doc_id for d in documents]
-    if any(late <= early for early, late in itertools.pairwise(ids)):
+    if not _ascending(ids):
         raise ValueError(f"documents do not have ascending ids, each once: {listed(ids)}; sort them")
     plan = [int(step) for step in steps]
-    if not plan or plan[0] < 0 or any(late <= early for early, late in itertools.pairwise(plan)):
+    if not _ascending(plan):
         raise ValueError(f"planned steps must be ascending, from 0 up and not none, not {listed(plan)}")
     plain = as_plain(identity)
     return Manifest(
@@ -144,6 +160,12 @@ def new_manifest(
         ),
         documents_hash=documents_hash(table),
     )
+
+
+def _ascending(numbers: Sequence[int]) -> bool:
+    """Not empty, each once, in order, and of the int32 of the dataset's columns."""
+    ordered = all(early < late for early, late in itertools.pairwise(numbers))
+    return ordered and bool(numbers) and numbers[0] >= 0 and numbers[-1] < 2**31
 
 
 def documents_table(
@@ -185,8 +207,14 @@ def read_documents(storage: Storage, manifest: Manifest) -> pa.Table:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (pa.ArrowException, OSError):
         table = None
-    if table is None or documents_hash(table) != manifest.documents_hash:
+    if table is None or table.schema != DOCUMENTS or documents_hash(table) != manifest.documents_hash:
         raise ValueError(f"{where} does not hold the experiment's documents; delete it, the next run writes it again")
+    counts = table.group_by(["doc_id", "name", "category"], use_threads=False).aggregate([([], "count_all")])
+    if counts.to_pylist() != [
+        {"doc_id": d.doc_id, "name": d.name, "category": d.category, "count_all": d.num_losses + 1}
+        for d in manifest.documents
+    ]:
+        raise ValueError(f"{where} and {storage.path(EXPERIMENT_FILE)} name different documents; restore the latter")
     return table
 
 

@@ -4,6 +4,8 @@ import re
 
 import numpy as np
 
+MAX_SEEDS = 1_000_000
+
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """'0-299', '0,5,7', '0-9,20-29' -> ascending seeds, each once. ValueError names the part that is wrong."""
@@ -19,8 +21,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise ValueError(f"--seeds {text!r}: the range {part!r} runs backwards; write {last}-{first}")
         if last >= 2**31:
             raise ValueError(f"--seeds {text!r}: {last} does not fit an int32")
-        if last - first >= 1_000_000:
-            raise ValueError(f"--seeds {text!r}: {last - first + 1} seeds in {part!r}; at most 1000000")
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise ValueError(f"--seeds {text!r}: more than {MAX_SEEDS} seeds up to {part!r}; give fewer at once")
         seeds.update(range(first, last + 1))
     return tuple(sorted(seeds))
 

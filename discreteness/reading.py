@@ -186,7 +186,7 @@ def events(storage: Storage) -> Iterator[dict[str, Any]]:
     for info in storage.list("log"):
         try:
             event = json.loads(storage.read(f"log/{info.base_name}"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(event, dict):
             yield event
@@ -210,7 +210,8 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
 
 def _problems_of_losses(storage: Storage, manifest: Manifest, committed: CommittedSeed) -> Iterator[str]:
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(committed.path)), page_checksum_verification=True)
+        content = pa.BufferReader(storage.read(committed.path))
+        table = pq.read_table(content, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         yield f"cannot be read: {str(error).splitlines()[0]}"
         return
@@ -244,6 +245,12 @@ def _problems_of_losses(storage: Storage, manifest: Manifest, committed: Committ
     for index in np.flatnonzero(~np.isfinite(values))[:1]:
         row = int(np.searchsorted(np.cumsum(lengths), index, side="right"))
         yield f"document {doc_id[row]}, step {step[row]} has a loss of {values[index]}"
+    # Statistics of the footer, which no checksum covers, tell readers which row groups they may leave out.
+    for document in manifest.documents:
+        found = pq.read_table(content, columns=["step"], filters=[("doc_id", "=", document.doc_id)]).num_rows
+        if found != len(steps):
+            yield f"a reader of document {document.doc_id} gets {found} of {len(steps)} rows: damaged statistics"
+            return
 
 
 def _problems_of_runs(storage: Storage, committed: CommittedSeed) -> Iterator[str]:
@@ -268,5 +275,6 @@ def _running(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:
             KeyError,
             TypeError,
             ValueError,
+            RecursionError,
         ):  # best effort: replaced at any time
             continue

@@ -20,6 +20,8 @@ from discreteness.manifest import DocumentInfo, Manifest
 from discreteness.storage import Storage
 
 SEED_FILE = re.compile(r"seed=(\d{5,})\.parquet")
+ATTEMPT = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""It becomes part of file names."""
 FOOTER_READERS = 16
 """Footers read at once: an object store answers each in tens of milliseconds."""
 FOOTER_KEY = b"discreteness"
@@ -101,7 +103,12 @@ def read_committed(tail: bytes, seed: int, manifest: Manifest) -> CommittedSeed:
         raise InvalidFile("truncated, or not a Parquet file") from None
     try:
         committed = CommittedSeed(**json.loads(metadata.metadata[FOOTER_KEY]))
-    except (ValueError, KeyError, TypeError):
+        for name, kind in CommittedSeed.__annotations__.items():
+            if type(getattr(committed, name)) is not kind:
+                raise TypeError(name)
+        if not ATTEMPT.fullmatch(committed.attempt):
+            raise ValueError(committed.attempt)
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidFile("a Parquet file without the footer of a committed seed") from None
     if not columns.equals(LOSSES):
         raise InvalidFile("its columns are not those of schema 1")

@@ -5,6 +5,7 @@ they apply as a whole or not at all. Everything goes through `pyarrow.fs`.
 """
 
 import os
+import re
 import time
 import uuid
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 STAGING = "_staging"
 ABANDONED_S = 3600
 """Age at which a file in `_staging` belongs to a process that died: no write takes that long."""
+STAGED = re.compile(r"[0-9a-f]{32}-.*", re.DOTALL)
 
 
 class Storage:
@@ -32,16 +34,20 @@ class Storage:
         self.uri = uri
 
     def path(self, name: str) -> str:
-        """The file's path within `filesystem`."""
+        """The file's path within `filesystem`. ValueError: the name would leave the folder."""
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise ValueError(f"{name!r} is no name of a file below {self.uri}")
         return f"{self.root}/{name}"
 
     def read(self, name: str) -> bytes:
         """The file's bytes. FileNotFoundError: no such file."""
+        self._expect_file(name)
         with self.filesystem.open_input_file(self.path(name)) as file:
             return file.read()
 
     def read_tail(self, name: str, num_bytes: int) -> bytes:
         """The last `num_bytes` bytes of a file, all of it where it is shorter."""
+        self._expect_file(name)
         with self.filesystem.open_input_file(self.path(name)) as file:
             size = file.size()
             file.seek(max(0, size - num_bytes))
@@ -69,8 +75,9 @@ class Storage:
             return
         final = self.path(name)
         staged = self.path(f"{STAGING}/{uuid.uuid4().hex}-{Path(name).name}")
-        self.filesystem.create_dir(self.path(STAGING), recursive=True)
-        self.filesystem.create_dir(str(Path(final).parent), recursive=True)
+        for folder in STAGING, str(Path(name).parent):
+            self._expect_inside(folder)
+            self.filesystem.create_dir(self.path(folder), recursive=True)
         try:
             self._put(staged, content)
             if durable:
@@ -94,11 +101,26 @@ class Storage:
             _fsync(self.root)
 
     def sweep_staging(self) -> None:
-        """Deletes what killed writers left behind."""
+        """Deletes what killed writers left behind, and nothing that `write` has not named."""
+        self._expect_inside(STAGING)
         for info in self.list(STAGING):
-            if info.mtime is not None and time.time() - info.mtime.timestamp() > ABANDONED_S:
+            if not STAGED.fullmatch(info.base_name) or info.mtime is None:
+                continue
+            if time.time() - info.mtime.timestamp() > ABANDONED_S:
                 with suppress(FileNotFoundError):
                     self.filesystem.delete_file(info.path)
+
+    def _expect_file(self, name: str) -> None:
+        """On a disk a name may also be a pipe or a device, and opening one can wait for ever."""
+        path = Path(self.path(name))
+        if self.renames and path.exists() and not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+
+    def _expect_inside(self, folder: str) -> None:
+        """A dataset made by others may hold a link: nothing is written or swept where it leads."""
+        path, root = Path(self.path(folder)), Path(self.root)
+        if self.renames and not path.resolve().is_relative_to(root.resolve()):
+            raise PermissionError(f"{path} is a link that leads out of the dataset, to {path.resolve()}; take it out")
 
     def _put(self, path: str, content: bytes | pa.Buffer) -> None:
         # A single write: after an error between pieces, leaving the block would complete the upload as it is.
@@ -110,7 +132,7 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
     """Storage at a local path (relative ones made absolute) or a URI such as s3://bucket/folder or
     gs://bucket/folder.
 
-    A `Storage` is returned as it is. ValueError: no file system is known for the URI.
+    A `Storage` is returned as it is. ValueError: no file system is known for the URI, or it carries credentials.
     """
     if isinstance(uri, Storage):
         return uri
@@ -118,11 +140,27 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
     if not text:
         raise ValueError("the dataset's name is empty; give a directory or a URI such as s3://bucket/folder")
     if "://" in text:
-        filesystem, root = FileSystem.from_uri(text)
+        refuse_credentials(text)
+        try:
+            filesystem, root = FileSystem.from_uri(text)
+        except (pa.ArrowException, NotImplementedError) as error:
+            raise ValueError(f"{text} cannot be opened: {error}; use a path, s3://bucket/folder or gs://...") from None
     else:
-        filesystem, root = LocalFileSystem(), str(Path(text).expanduser().absolute())
+        try:
+            filesystem, root = LocalFileSystem(), str(Path(text).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError(f"{text} begins with a user whose home is not known; give a full path") from None
     local = isinstance(filesystem, LocalFileSystem)
     return Storage(filesystem, root.rstrip("/"), renames=local, uri=root if local else text.rstrip("/"))
+
+
+def refuse_credentials(uri: str) -> None:
+    """ValueError, which does not repeat them, for s3://KEY:SECRET@bucket and for secrets in the query."""
+    if re.match(r"\w+://[^/@]*:[^@]*@", uri) or re.search(r"[?&][^=&]*(secret|token|key|password)[^=&]*=", uri, re.I):
+        raise ValueError(
+            "the URI carries credentials, which lists of processes and jobs and the log would show; take them out and "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the machine's role (docs/security.md)"
+        )
 
 
 def _fsync(path: str) -> None:

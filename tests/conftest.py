@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("long", max_examples=2000)  # pytest --hypothesis-profile=long tests/test_bad_input.py
 
 ROOT = Path(__file__).parents[1]
 

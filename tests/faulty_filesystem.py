@@ -1,5 +1,8 @@
-"""File systems that fail at a chosen operation, and an object store in memory that cannot rename."""
+"""File systems that fail at a chosen operation or answer late, and an object store in memory that cannot rename."""
 
+import errno
+import os
+import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -110,6 +113,59 @@ class FaultyLocal(_Handler):
         return pa.PythonFile(_Upload(self.faults, path, stream.write, stream.close), mode="w")
 
 
+class NfsClient(FaultyLocal):
+    """A local folder as one client of a network file system may see it.
+
+    `stale`: share of calls that fail with ESTALE. `late`: share of calls that are answered from what this client saw
+    before: old listings, and files of others that are not there yet. A move is a copy in two halves, then a delete.
+    """
+
+    def __init__(self, chance: random.Random, faults: Faults | None = None, stale: float = 0.05, late: float = 0.5):
+        super().__init__(faults or Faults())
+        self.chance, self.stale, self.late = chance, stale, late
+        self.seen = {}
+
+    def _answer(self, key, look):
+        self._trip()
+        if key not in self.seen or self.chance.random() >= self.late:
+            self.seen[key] = look()
+        return self.seen[key]
+
+    def _trip(self):
+        if self.chance.random() < self.stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def get_file_info(self, paths):
+        return [self._answer(path, lambda path=path: self.base.get_file_info(path)) for path in paths]
+
+    def get_file_info_selector(self, selector):
+        return self._answer(("list", selector.base_dir), lambda: self.base.get_file_info(selector))
+
+    def open_input_file(self, path):
+        self._trip()
+        return super().open_input_file(path)
+
+    def open_output_stream(self, path, metadata):
+        self._trip()
+        return super().open_output_stream(path, metadata)
+
+    def move(self, source, target):
+        self._trip()
+        with self.base.open_input_file(source) as file:
+            content = file.read()
+        # Each client copies to a name of its own first: a half that another finishes would be a file of two.
+        for name, part in ("half move", content[: len(content) // 2]), ("move", content):
+            self.faults.run(f"{name} {target}", lambda part=part: self._put(target, part))
+        self.base.delete_file(source)
+        self.seen.clear()  # what a client wrote itself it sees
+
+    def _put(self, target, content):
+        hidden = f"{target.rpartition('/')[0]}/.nfs{self.chance.random()}"
+        with self.base.open_output_stream(hidden) as file:
+            file.write(content)
+        self.base.move(hidden, target)
+
+
 class _ObjectUpload(_Upload):
     """An upload whose part failed cannot be completed: closing it leaves no object."""
 
@@ -184,6 +240,11 @@ class ObjectStore(_Handler):
 def local_storage(root, faults):
     """Storage as on a local disk (stage, fsync, rename), on a file system with faults."""
     return Storage(PyFileSystem(FaultyLocal(faults)), str(root), renames=True, uri=str(root))
+
+
+def nfs_storage(root, client):
+    """Storage of one client of a network file system."""
+    return Storage(PyFileSystem(client), str(root), renames=True, uri=str(root))
 
 
 def object_storage(faults=None):

@@ -442,12 +442,12 @@ def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
 
 def test_leftovers_of_killed_writers_are_swept_when_old(tmp_path):
     create(tmp_path)
-    for name, age_s in ("old", 7200), ("new", 60):
+    for name, age_s in (f"{'0' * 32}-old", 7200), (f"{'0' * 32}-new", 60), ("not ours", 7200):
         path = tmp_path / "_staging" / name
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age_s,) * 2)
     create(tmp_path)
-    assert names(tmp_path / "_staging") == ["new"]
+    assert names(tmp_path / "_staging") == [f"{'0' * 32}-new", "not ours"]
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):

@@ -155,3 +155,10 @@ def test_a_group_that_finds_no_place_in_time_is_given_up_and_says_what_was_asked
     assert code != 0
     assert "seeds committed 0/2" in text
     assert "was given up: " in text
+
+
+def test_the_doctor_asks_every_node_of_the_cluster(head, tmp_path):
+    code, text = submit(head, tmp_path, "python", "-m", "discreteness", "doctor", "--track", "tiny", cwd=ROOT)
+    assert "0 problems" in text and code == 0, text
+    for line in ("ok       ray token      on", "ok       data ", "ok       attention ", "ok       /dev/shm "):
+        assert line in text, text
