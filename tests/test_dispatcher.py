@@ -32,6 +32,7 @@ class LocalPool:
     def __init__(self, experiment):
         self.evaluator = Evaluator(experiment, "cpu")
         self.replaced = 0
+        self.given_up = ""
         self.on_event = print
         self.nodes = {}
         self.gate = asyncio.Event()

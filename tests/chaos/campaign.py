@@ -1,0 +1,247 @@
+"""a seed of chance -> an experiment broken again and again, completed, checked, and a table of what it cost.
+
+`python -m tests.chaos.campaign --seed 7 --rounds 2 --table docs/faults_table.md` (`make chaos`). One experiment on a
+cluster of three machines; each round strikes once with every kind of fault, in an order and at moments drawn from the
+seed. After a fault the campaign waits until every trainer group has committed a seed again; where a fault ends the
+job, the same command is given again. In the end the experiment is completed, and the checker compares it with a run
+that nothing happened to.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.checker import check
+from tests.chaos.faults import FAULTS
+from tests.chaos.machines import Disk, Machines, possible
+from tests.conftest import Program
+
+RECOVERY_S = 480
+"""After so long a fault counts as not survived."""
+GROUPS = 2
+TEXTS = {
+    "lines.txt": "One line follows the other.\nThe sun comes up, the sun goes down.\n",
+    "numbers.txt": "one two three four five six seven eight nine ten",
+    "short.txt": "A short text.",
+}
+
+
+class Stage:
+    """The machines, the disk and the job of one campaign, and the random numbers that decide."""
+
+    def __init__(self, folder, seed, workers, machines):
+        self.folder = Path(folder)
+        self.rng = random.Random(seed)
+        self.workers = workers
+        self.machines = machines
+        self.disk = Disk(folder)
+        self.dataset = self.disk.mount / "set"
+        self.documents = self.folder / "documents"
+        self.documents.mkdir()
+        for name, text in TEXTS.items():
+            (self.documents / name).write_text(text)
+        self.job = None
+        self.commands = 0
+        self.output = 0
+
+    @property
+    def experiment(self):
+        return ["--track", "tests.quick_track:quick", "--checkpoints", "every:2", "--documents", str(self.documents)]
+
+    def command(self, seeds="0-999", evaluators=None):
+        arguments = [sys.executable, "jobs/run_seeds.py", *self.experiment, "--seeds", seeds]
+        arguments += ["--workers-per-trainer", str(self.workers), "--trainers", str(GROUPS)]
+        arguments += ["--evaluators", str(evaluators or self.rng.choice([1, 2])), "--start-timeout-s", "120"]
+        return [*arguments, "--output", str(self.dataset)]
+
+    def start(self, seeds="0-999"):
+        self.commands += 1
+        environment = self.machines.environment
+        log = self.folder / f"job-{self.commands}.txt"
+        self.job = Program(self.command(seeds)[1:], log, **{k: v for k, v in environment.items()})
+        self.output = 0
+
+    def processes(self, name, whole=False):
+        """(process id, machine) of what runs on the machines under that name, at least one."""
+        found, deadline_s = [], time.monotonic() + 120
+        while not found:
+            for node in self.machines.nodes:
+                for pid, command in node.commands():
+                    if name in command if whole else command.startswith(name):
+                        found.append((pid, node))
+            if not found and time.monotonic() > deadline_s:
+                raise RuntimeError(f"no process {name} runs")
+        return found
+
+    def busy(self):
+        """Machines with a trainer group."""
+        nodes = {node for _, node in self.processes("ray::RayTrainWorker")}
+        return sorted(nodes, key=lambda node: node.name)
+
+    def files(self):
+        """Committed seeds."""
+        return sorted((self.dataset / "losses").glob("seed=*.parquet"))
+
+    def lost(self):
+        """(attempts lost, checkpoints of them) so far, by the dataset's log."""
+        events = []
+        for path in (self.dataset / "log").glob("*.json"):
+            try:
+                events.append(json.loads(path.read_text()))
+            except ValueError:
+                continue  # a full disk cut it short
+        lost = [event for event in events if event.get("event") == "attempt lost"]
+        return len(lost), sum(event.get("checkpoints", 0) for event in lost)
+
+    def wait_for_all_groups(self):
+        """Until each group has committed a seed after what the job has written so far. "" or why that did not come."""
+        start, deadline_s = len(self.job.output), time.monotonic() + RECOVERY_S
+        while True:
+            text = self.job.output
+            groups = dict(re.findall(r"leased to (\S+) \(attempt (\w+)\)", text))
+            by_attempt = {attempt: group for group, attempt in re.findall(r"leased to (\S+) \(attempt (\w+)\)", text)}
+            committed = re.findall(r"committed: \d+ checkpoints \(attempt (\w+)\)", text[start:])
+            if len({by_attempt[attempt] for attempt in committed}) >= GROUPS:
+                return ""
+            if (code := self.job.process.poll()) is not None:
+                return f"the job ended with code {code}:\n{text[-2000:]}"
+            if time.monotonic() > deadline_s:
+                return f"not recovered after {RECOVERY_S} s (groups seen {sorted(groups)}):\n{text[-3000:]}"
+            time.sleep(0.2)
+
+    def kill_job(self):
+        if self.job is not None and self.job.process.poll() is None:
+            os.killpg(self.job.process.pid, signal.SIGKILL)
+            self.job.process.wait()
+
+    def close(self):
+        self.kill_job()
+        self.machines.stop()
+        self.disk.close()
+
+
+def strike(stage, name):
+    """One fault and its recovery: a row of the table."""
+    kind = FAULTS[name]
+    row = {"fault": name, "note": "", "trouble": ""}
+    stage.machines.sweep()
+    time.sleep(stage.rng.uniform(0, 4))
+    before = stage.lost()
+    began_s = time.monotonic()
+    try:
+        running = kind(stage)
+        time.sleep(next(running))
+        next(running, None)
+        if kind.ends_job:
+            row["note"] = f"exit code {stage.job.wait(180)}"
+            stage.start()
+        row["trouble"] = stage.wait_for_all_groups()
+    except (AssertionError, RuntimeError, OSError, pytest.fail.Exception) as error:
+        row["trouble"] = f"{type(error).__name__}: {error}"
+    after = stage.lost()
+    row["recovery_s"] = round(time.monotonic() - began_s, 1)
+    row["attempts"], row["checkpoints"] = after[0] - before[0], after[1] - before[1]
+    print(json.dumps(row), flush=True)
+    if row["trouble"]:  # go on with the other faults, from a fresh start
+        stage.disk.recover()
+        stage.kill_job()
+        stage.machines.restart()
+        stage.start()
+        stage.wait_for_all_groups()
+    return row
+
+
+def campaign(folder, seed, rounds, workers, names):
+    """Rows of the table and the checker's problems."""
+    print(f"chaos seed {seed}: {rounds} rounds of {len(names)} kinds, groups of {workers}", flush=True)
+    machines = Machines(folder, GROUPS + 1)
+    stage = Stage(folder, seed, workers, machines)
+    rows = []
+    try:
+        stage.start()
+        if trouble := stage.wait_for_all_groups():
+            raise RuntimeError(trouble)
+        for _ in range(rounds):
+            order = list(names)
+            stage.rng.shuffle(order)
+            for name in order:
+                rows.append(strike(stage, name))
+        os.kill(stage.job.process.pid, signal.SIGTERM)
+        stage.job.wait(60)
+        last = max(int(path.stem.removeprefix("seed=")) for path in stage.files())
+        stage.start(seeds=f"0-{last}")  # what is missing below the last
+        if code := stage.job.wait(600):
+            raise RuntimeError(f"the experiment does not complete, exit code {code}:\n{stage.job.output[-3000:]}")
+        dataset = stage.folder / "set"
+        shutil.copytree(stage.dataset, dataset)
+    finally:
+        stage.close()
+    problems = check(dataset, range(last + 1), faultless(stage, last))
+    return rows, last + 1, problems
+
+
+def faultless(stage, last):
+    """The same seeds with nothing in between: torchrun with as many workers, scored in the loop, without Ray."""
+    arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={stage.workers}", "-m"]
+    arguments += ["discreteness", "run", "--inline", *stage.experiment, "--seeds", f"0-{last}"]
+    inline = Program([*arguments, "--output", str(stage.folder / "truth")], stage.folder / "truth.txt")
+    assert inline.wait(1800) == 0, inline.output
+    return stage.folder / "truth"
+
+
+def table(rows):
+    """Markdown: a line a kind."""
+    lines = [
+        "| fault | times | survived | recovery, s (median, worst) | attempts lost | checkpoints lost | exit codes |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name in sorted({row["fault"] for row in rows}):
+        of = [row for row in rows if row["fault"] == name]
+        times = sorted(row["recovery_s"] for row in of)
+        codes = ", ".join(sorted({row["note"].removeprefix("exit code ") for row in of} - {""})) or "-"
+        lines.append(
+            f"| {name} | {len(of)} | {sum(not row['trouble'] for row in of)} | {times[len(times) // 2]:.0f}, {times[-1]:.0f} | "
+            f"{sum(row['attempts'] for row in of)} | {sum(row['checkpoints'] for row in of)} | {codes} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="of a group")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="comma-separated; default: all kinds")
+    arguments = parser.parse_args()
+    if reason := possible():
+        sys.exit(f"error: {reason}")
+    names = arguments.faults.split(",")
+    if unknown := [name for name in names if name not in FAULTS]:
+        sys.exit(f"error: --faults {unknown}: there are {', '.join(FAULTS)}")
+    folder = tempfile.mkdtemp(prefix="dc-chaos-")
+    os.environ.update(HOME=folder, XDG_CACHE_HOME=f"{folder}/cache", OMP_NUM_THREADS="1")
+    rows, num_seeds, problems = campaign(folder, arguments.seed, arguments.rounds, arguments.workers, names)
+    print(table(rows))
+    print(f"{len(rows)} faults of {len(names)} kinds, {num_seeds} seeds")
+    for problem in problems[:20]:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "every planned row once, one attempt a seed, bitwise equal")
+    broken = [row["fault"] for row in rows if row["trouble"]]
+    print(f"not survived: {broken or 'none'}")
+    if not problems and not broken:
+        shutil.rmtree(folder)
+    sys.exit(bool(problems or broken))
+
+
+if __name__ == "__main__":
+    main()
