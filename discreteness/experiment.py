@@ -91,7 +91,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         "data": data_identity(shards),
         "world_size": world_size,
         "execution": asdict(execution),
-        "sources": sources_hash(_identity_sources()),
+        "sources": sources_hash(identity_sources()),
     }
     return Experiment(
         track=recipe,
@@ -165,7 +165,8 @@ def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:
     return steps
 
 
-def _identity_sources() -> list[Path]:
+def identity_sources() -> list[Path]:
+    """Source files that decide losses."""
     trainer = sorted(Path(speedrun.__file__).parent.glob("*.py"))
     scoring = [Path(__file__).with_name(name) for name in SCORING_SOURCES]
     return [*trainer, *scoring]

@@ -196,7 +196,7 @@ class EvaluatorPool:
         self.members.append(member)
         start = asyncio.ensure_future(self._greet(member))
         self._starts.add(start)
-        start.add_done_callback(self._starts.discard)
+        start.add_done_callback(self._started)
 
     async def _greet(self, member: _Member) -> None:
         try:
@@ -215,6 +215,11 @@ class EvaluatorPool:
         self.on_event(f"evaluator {member.number} ready (pid {pid})")
         self._hand_out()
 
+    def _started(self, start: asyncio.Task) -> None:
+        self._starts.discard(start)
+        if not start.cancelled() and (error := start.exception()):
+            self._give_up(f"an evaluator could not be made: {last_line(error)}")
+
     def _give_up(self, reason: str) -> None:
         """Everybody who waits is told, and everybody who comes."""
         self.given_up = reason
@@ -225,7 +230,7 @@ class EvaluatorPool:
         self._waiting.clear()
 
     def _replace(self, member: _Member, error: Exception, suspects: list[object]) -> None:
-        """Ends a member and creates its successor, once however many of its calls fail: the first knows the suspects."""
+        """Ends a member and creates its successor, once however many of its calls fail; the first names suspects."""
         if member not in self.members:
             return
         self.members.remove(member)

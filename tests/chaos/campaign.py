@@ -209,9 +209,11 @@ def table(rows):
         of = [row for row in rows if row["fault"] == name]
         times = sorted(row["recovery_s"] for row in of)
         codes = ", ".join(sorted({row["note"].removeprefix("exit code ") for row in of} - {""})) or "-"
+        survived = sum(not row["trouble"] for row in of)
+        attempts, checkpoints = (sum(row[name] for row in of) for name in ("attempts", "checkpoints"))
         lines.append(
-            f"| {name} | {len(of)} | {sum(not row['trouble'] for row in of)} | {times[len(times) // 2]:.0f}, {times[-1]:.0f} | "
-            f"{sum(row['attempts'] for row in of)} | {sum(row['checkpoints'] for row in of)} | {codes} |"
+            f"| {name} | {len(of)} | {survived} | {times[len(times) // 2]:.0f}, {times[-1]:.0f} | {attempts} | "
+            f"{checkpoints} | {codes} |"
         )
     return "\n".join(lines)
 

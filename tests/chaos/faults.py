@@ -92,7 +92,7 @@ def driver_stopped(stage):
     yield 0
 
 
-@fault("driver killed, a committed file cut short", ends_job=True)
+@fault("driver killed and a committed file cut short", ends_job=True)
 def file_damaged(stage):
     kill(stage.job.process.pid)
     stage.job.process.wait()
