@@ -108,9 +108,12 @@ class EvaluatorPool:
     async def fetch(self, reference: ray.ObjectRef) -> np.ndarray:
         """The bytes themselves, for who keeps them. Raises CheckpointLost."""
         try:
-            return await reference
+            return await asyncio.wait_for(reference, IN_FLIGHT_EACH * CALL_TIMEOUT_S)
         except ObjectLostError:
             raise CheckpointLost("the worker that held a checkpoint to keep is gone") from None
+        except TimeoutError:
+            bound_s = IN_FLIGHT_EACH * CALL_TIMEOUT_S
+            raise CheckpointLost(f"the bytes of a checkpoint to keep did not come within {bound_s} s") from None
 
     async def validate(self, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
         """Mean loss of one validation chunk, after the documents that wait and some of those to come. Raises as

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from tests.conftest import ROOT
 from tests.processes import descendants
@@ -162,12 +163,15 @@ def network_cut_long(stage):
     stage.machines.add()
 
 
-@fault("network slow for 15 s")
-def network_slow(stage):
+@fault("network flaps for 12 s")
+def network_flaps(stage):
     node = stage.rng.choice(stage.busy())
-    node.slow(delay_ms=150)
-    yield 15
-    node.slow(0)
+    for _ in range(10):
+        node.cut()
+        time.sleep(stage.rng.uniform(0.1, 0.9))
+        node.heal()
+        time.sleep(stage.rng.uniform(0.1, 1.1))
+    yield 0
 
 
 @fault("disk full for 8 s")

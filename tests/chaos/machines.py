@@ -110,13 +110,6 @@ class Machine:
     def heal(self):
         subprocess.run(["ip", "link", "set", self.link, "up"], capture_output=True)
 
-    def slow(self, delay_ms):
-        """Each packet to it later; 0: as before."""
-        if delay_ms:
-            _run("tc", "qdisc", "add", "dev", self.link, "root", "netem", "delay", f"{delay_ms}ms")
-        else:
-            subprocess.run(["tc", "qdisc", "del", "dev", self.link, "root"], capture_output=True)
-
 
 class Machines:
     """A head on this host, which trains nothing, and nodes. `environment` is what a driver needs to join."""
