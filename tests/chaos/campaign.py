@@ -44,6 +44,7 @@ class Stage:
         self.num_seeds = num_seeds
         self.rng = random.Random(seed)
         self.workers = workers
+        self.trainers = GROUPS
         self.machines = machines
         self.disk = Disk(folder)
         self.dataset = self.disk.mount / "set"
@@ -61,7 +62,7 @@ class Stage:
     def command(self, num_seeds=None, evaluators=None):
         arguments = [sys.executable, "jobs/run_seeds.py", *self.experiment]
         arguments += ["--seeds", f"0-{(num_seeds or self.num_seeds) - 1}"]
-        arguments += ["--workers-per-trainer", str(self.workers), "--trainers", str(GROUPS)]
+        arguments += ["--workers-per-trainer", str(self.workers), "--trainers", str(self.trainers)]
         arguments += ["--evaluators", str(evaluators or self.rng.choice([1, 2])), "--start-timeout-s", "120"]
         return [*arguments, "--output", str(self.dataset)]
 
