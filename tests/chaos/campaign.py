@@ -25,6 +25,7 @@ from tests.chaos.checker import check
 from tests.chaos.faults import FAULTS
 from tests.chaos.machines import Disk, Machines, possible
 from tests.conftest import Program
+from tests.processes import descendants
 
 RECOVERY_S = 480
 """After so long a fault counts as not survived."""
@@ -72,9 +73,12 @@ class Stage:
         self.job = Program(self.command(num_seeds)[1:], log, **self.machines.environment)
 
     def processes(self, name, whole=False):
-        """(process id, machine) of what runs on the machines under that name, at least one."""
+        """(process id, machine) of what runs on the machines under that name, at least one; the machine is None for the
+        head, where Ray puts what needs no CPU if the machine that it was meant for has just gone."""
         found, deadline_s = [], time.monotonic() + 120
         while not found:
+            head = descendants(self.machines.head.pid)
+            found = [(pid, None) for pid, command in head.items() if command.startswith(name)]
             for node in self.machines.nodes:
                 for pid, command in node.commands():
                     if name in command if whole else command.startswith(name):
@@ -231,6 +235,7 @@ def main():
     arguments = parser.parse_args()
     if reason := possible():
         sys.exit(f"error: {reason}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the machines down as well
     names = arguments.faults.split(",")
     if unknown := [name for name in names if name not in FAULTS]:
         sys.exit(f"error: --faults {unknown}: there are {', '.join(FAULTS)}")

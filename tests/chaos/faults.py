@@ -122,8 +122,8 @@ def group_machine_off(stage):
 
 @fault("machine of evaluators without power")
 def evaluator_machine_off(stage):
-    _, node = stage.rng.choice(stage.processes("ray::Evaluator"))
-    stage.machines.lose(node)
+    nodes = [node for _, node in stage.processes("ray::Evaluator") if node]
+    stage.machines.lose(stage.rng.choice(nodes or stage.busy()))
     yield 0
     stage.machines.add()
 
