@@ -159,6 +159,24 @@ class Doctor:
         return 1 if count["problem"] else 0
 
 
+@dataclass(frozen=True)
+class Rescore:
+    """Score the kept weights of a dataset (--keep-weights) on other documents, into a dataset of their own."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    documents: str
+    """Folder of UTF-8 .txt files to score."""
+    output: str
+    """Dataset directory or URI; an interrupted one is continued."""
+    track: str | None = None
+    """The dataset's track, where it is one of your own: package.module:name."""
+
+    def __call__(self) -> int:
+        from discreteness.rescore import rescore
+
+        return rescore(self.path, self.documents, self.output, self.track)
+
+
 COMMANDS: dict[str, Callable] = {
     "run": Run,
     "status": Status,
@@ -166,6 +184,7 @@ COMMANDS: dict[str, Callable] = {
     "doctor": Doctor,
     "documents": Documents,
     "export": Export,
+    "rescore": Rescore,
     "analyze": Analyze,
 }
 

@@ -24,7 +24,8 @@ from discreteness.scoring import first_difference
 from discreteness.weights import WeightsFormat
 
 LEASE_DEADLINE_S = 900
-"""An attempt that sends nothing for so long is over; above every other bound (trainers.py lists them)."""
+"""An attempt that sends nothing for so long is over, and its group ended; so is one that builds its trainer for so
+long. Above every other bound (docs/faults.md lists them)."""
 LEASE_POLL_S = 20
 """`lease` answers at least this often, far below the process group's timeout under which other ranks wait."""
 COMMIT_PATIENCE_S = 300
@@ -35,6 +36,8 @@ WRITES_AT_ONCE = 4
 WATCH_S = LEASE_DEADLINE_S / 30
 RUNNING_SHARE = 0.1
 """Most of a core that rows of running seeds may take: at every step a seed's rows cost half a second to write."""
+TAIL_PATIENCE_S = 900
+"""How long what a trained seed still waits for (validation, which has no hurry) may take."""
 MAX_GROUP_FAILURES = 3
 """Failures of a group in a row, without a committed seed between them, before its slot is given up."""
 
@@ -114,6 +117,9 @@ class Dispatcher:
         self.committed: set[int] = set()
         self.groups: set[str] = set()
         self.entries: dict[str, int] = {}
+        self.ends: dict[str, Callable[[], None]] = {}
+        self.heard_s: dict[str, float] = {}
+        """Last word of a group that has no attempt; an attempt keeps its own."""
         self.group_errors: dict[str, str] = {}
         self.group_failures: dict[str, int] = {}
         self.last_failure: dict[str, str] = {}
@@ -128,8 +134,11 @@ class Dispatcher:
 
     # ---- trainer groups ----
 
-    async def enter(self, group: str, node_id: str) -> bool:
-        """A group has (again) its place and processes; what it was training before died with them. False: leave."""
+    async def enter(self, group: str, node_id: str, end: Callable[[], None] | None = None) -> bool:
+        """A group has (again) its place and processes; what it was training before died with them. False: leave.
+
+        `end` ends its processes, should they fall silent; Ray Train then starts others, which enter again.
+        """
         if not self._background:  # here, where the event loop runs
             self._background = [asyncio.ensure_future(work) for work in (self._watch_attempts(), self._show_running())]
             for task in self._background:
@@ -138,8 +147,11 @@ class Dispatcher:
         if group in self.groups:
             self._group_failed(group, self.group_errors.pop(group, "its processes were restarted"))
         self.groups.add(group)
+        self.heard_s[group] = time.monotonic()
+        if end:
+            self.ends[group] = end
         self.pool.place(group, node_id)
-        return not self._given_up(group)
+        return not self._why_stop(group)
 
     async def trouble(self, group: str, error: str) -> None:
         """A group is about to die of this error, before it has a lease."""
@@ -147,20 +159,22 @@ class Dispatcher:
 
     async def leave(self, group: str, reason: str) -> bool:
         """A group's fit() has ended, with an error in `reason` or in order. True: start it again."""
+        self.ends.pop(group, None)
         entered = group in self.groups  # one that never found a place would only wait again
         if reason:
             self._group_failed(group, reason)
             self.groups.discard(group)  # counted here, not once more when it enters
-        elif self._given_up(group):
-            reason = self.last_failure[group]
-        again = bool(reason) and entered and not self.done() and not self._given_up(group)
+        else:
+            reason = self._why_stop(group)
+        again = bool(reason) and entered and not self.done() and not self._why_stop(group)
         if not again:
             self.groups_ended[group] = reason
         return again
 
     async def lease(self, group: str) -> Lease:
         """The next seed for a group, or "wait" while others may still give one back, or "stop"."""
-        if self._given_up(group):
+        self.heard_s[group] = time.monotonic()
+        if self._why_stop(group):
             return Lease(order="stop")
         entry = self.entries.get(group)
         if not self.pending and not self.done():
@@ -168,7 +182,8 @@ class Dispatcher:
                 await asyncio.wait_for(self._changed.wait(), LEASE_POLL_S)
             except TimeoutError:
                 return Lease(order="wait")
-        if self.done() or entry != self.entries.get(group):  # the asker died while it waited, and its group is back
+        # The asker may have died while it waited, and its group be back.
+        if self.done() or self._why_stop(group) or entry != self.entries.get(group):
             return Lease(order="stop")
         if not self.pending:
             return Lease(order="wait")
@@ -226,8 +241,12 @@ class Dispatcher:
         if attempt is None:
             return f"attempt {attempt_id} is over"
         attempt.curve.add_records(records)
-        while attempt.tasks:
-            await asyncio.wait(attempt.tasks)
+        give_up_s = time.monotonic() + TAIL_PATIENCE_S
+        while attempt.tasks and time.monotonic() < give_up_s:
+            await asyncio.wait(attempt.tasks, timeout=give_up_s - time.monotonic())
+        if attempt.tasks:
+            waiting = f"{len(attempt.tasks)} pieces of work, {self.pool.ready()} evaluators ready"
+            self._end(attempt, f"its validation losses did not come within {TAIL_PATIENCE_S} s ({waiting})")
         if attempt.id not in self.attempts:
             return f"attempt {attempt_id} is over"
         return await self._outcome(attempt, self._task(attempt, self._commit(attempt, stall_s)))
@@ -341,15 +360,18 @@ class Dispatcher:
             return
         for task in attempt.tasks:
             task.cancel()
+        self.heard_s[attempt.group] = time.monotonic()  # it hears of it with its next checkpoint
         self.attempts_lost += 1
         self.lost[attempt.seed] += 1
         if self.lost[attempt.seed] >= self.max_attempts:
             self.failed[attempt.seed] = error
+            self._aside(self.dataset.remove_running, attempt.seed)
             self._event(f"seed {attempt.seed} failed after {self.max_attempts} attempts: {error}")
         else:
             self.pending.appendleft(attempt.seed)
             self._event(f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}")
-        self.dataset.log({"event": "attempt lost", "seed": attempt.seed, "attempt": attempt.id, "error": error})
+        event = {"event": "attempt lost", "seed": attempt.seed, "attempt": attempt.id, "error": error}
+        self._aside(self.dataset.log, event | {"checkpoints": len(attempt.curve.losses)})
         self._notify()
 
     def _group_failed(self, group: str, reason: str) -> None:
@@ -359,20 +381,30 @@ class Dispatcher:
         for attempt in [a for a in self.attempts.values() if a.group == group]:
             self._end(attempt, f"{group}: {reason}")
 
-    def _given_up(self, group: str) -> bool:
-        return self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES
+    def _why_stop(self, group: str) -> str:
+        """Why a group is to train no more seeds; empty while it may."""
+        if self.group_failures.get(group, 0) >= MAX_GROUP_FAILURES:
+            return self.last_failure[group]
+        return self.pool.given_up
 
     def _background_ended(self, task: asyncio.Task) -> None:
         if not task.cancelled() and (error := task.exception()):
             self._event(f"{task.get_coro()} ended, which it should not: {type(error).__name__}: {error}")
 
     async def _watch_attempts(self) -> None:
-        """Ends attempts that have gone silent."""
+        """Ends attempts that have gone silent, and the processes of their groups."""
         while True:
             await asyncio.sleep(WATCH_S)
+            now_s = time.monotonic()
             for attempt in list(self.attempts.values()):
-                if time.monotonic() - attempt.heard_s > LEASE_DEADLINE_S and not attempt.tasks:
+                if now_s - attempt.heard_s > LEASE_DEADLINE_S and not attempt.tasks:
                     self._end(attempt, f"{attempt.group} sent nothing for {LEASE_DEADLINE_S} s")
+                    self.heard_s[attempt.group] = attempt.heard_s
+            training = {attempt.group for attempt in self.attempts.values()}
+            for group in self.ends.keys() - training:
+                if now_s - self.heard_s[group] > LEASE_DEADLINE_S:
+                    self.group_errors[group] = f"it sent nothing for {LEASE_DEADLINE_S} s and was ended"
+                    self.ends.pop(group)()
 
     async def _show_running(self) -> None:
         """Leaves the rows so far of seeds in training for a viewer, the less often the more there are of them."""
@@ -385,8 +417,13 @@ class Dispatcher:
                     began_s = time.monotonic()
                     await asyncio.to_thread(attempt.curve.show, self.dataset, attempt.seed, attempt.id)
                     took_s += time.monotonic() - began_s
-                    if attempt.seed in self.committed:  # meanwhile, which removed what came too early
-                        self.dataset.remove_running(attempt.seed)
+                    if attempt.seed in self.committed or attempt.seed in self.failed:
+                        # Meanwhile, which removed what came too early.
+                        await asyncio.to_thread(self.dataset.remove_running, attempt.seed)
+
+    def _aside(self, write: Callable, *arguments: Any) -> None:
+        """In a thread, and nobody waits for it: a disk that hangs must not hold the control path."""
+        asyncio.get_running_loop().run_in_executor(None, write, *arguments)
 
     def _notify(self) -> None:
         self._changed.set()

@@ -27,6 +27,9 @@ from discreteness.topology import Topology, choose
 POLL_S = 1.0
 LEAVE_S = 30
 """How long trainer groups may take to end in order once there is nothing left to train."""
+ANSWER_S = 300
+"""How long the dispatcher may be silent. It answers within milliseconds; everybody else who waits for it ends with
+the job."""
 
 
 class Interrupted(Exception):
@@ -129,7 +132,7 @@ def _run_on_ray(
     actor, groups = start_groups(dispatcher, config, experiment, topology, scratch, num_groups)
     try:
         progress = _watch(dispatcher, groups, reporter, signals)
-    except RayActorError as error:
+    except (RayActorError, TimeoutError) as error:
         reporter.say(f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again.")
         return 1
     finally:
@@ -143,8 +146,11 @@ def _watch(dispatcher: Any, groups: list[ray.ObjectRef], reporter: Reporter, sig
     """Shows progress until every seed is committed or failed, or no group is left to train one."""
     while True:
         asked = dispatcher.progress.remote(reporter.events_seen)
+        give_up_s = time.monotonic() + ANSWER_S
         while not ray.wait([asked], timeout=POLL_S)[0]:
             signals.check()
+            if time.monotonic() > give_up_s:
+                raise TimeoutError(f"it has not answered for {ANSWER_S} s")
         progress: Progress = ray.get(asked)
         reporter.show(progress)
         if progress.done or not _running(groups):

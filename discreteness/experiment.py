@@ -10,6 +10,7 @@ import torch
 from speedrun import tokenizer
 from speedrun.data import find_shards
 from speedrun.execution import Execution
+from speedrun.schedules import step_settings
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.validation import vocabulary_of
@@ -75,7 +76,8 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
     data_root = str(data_folder(config.data, recipe))
     if recipe.data.made_on_first_use:
         ensure_tiny_corpus(data_root)
-    shards = find_shards(data_root, recipe.data.train_glob) + find_shards(data_root, recipe.data.val_glob)
+    training = find_shards(data_root, recipe.data.train_glob)
+    shards = training + find_shards(data_root, recipe.data.val_glob)
     plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
     val_tokens = recipe.data.val_tokens if config.val_tokens is None else config.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
@@ -87,13 +89,15 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         micro_batch_tokens=config.micro_batch_tokens,
     )
     execution = wishes.on("cuda" if recipe.needs_gpu else "cpu", getattr(torch, recipe.dtype))
+    data = data_identity(shards)
+    _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
     identity = {
         "track": asdict(recipe),
         "checkpoints": list(plan),
         "documents": documents_hash(documents),
         "packing": config.packing,
         "score_tokens": config.score_tokens,
-        "data": data_identity(shards),
+        "data": data,
         "world_size": world_size,
         "execution": asdict(execution),
         "sources": sources_hash(identity_sources()),
@@ -152,6 +156,16 @@ def data_folder(data: str | None, recipe: Track) -> Path:
     return Path(os.environ.get("DATA_PATH", ".")).absolute()
 
 
+def _check_tokens(recipe: Track, data_root: str, there: int) -> None:
+    """Said before hours of training, not after them. Batches of whole documents need somewhat more than this."""
+    needed = sum(step_settings(recipe.schedule, step).batch_tokens for step in range(recipe.schedule.last_step))
+    if there < needed:
+        raise ValueError(
+            f"the shards of --data {data_root} hold {there} training tokens; a seed of track {recipe.name} takes "
+            f"{needed}: add shards"
+        )
+
+
 def _validation_steps(recipe: Track) -> frozenset[int]:
     last = recipe.schedule.last_step
     return frozenset(range(0, last + 1, recipe.validate_every)) | {last}
@@ -171,7 +185,7 @@ def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:
 
 
 def identity_sources() -> list[Path]:
-    """Files that decide losses."""
+    """Source files that decide losses."""
     trainer = sorted(Path(speedrun.__file__).parent.glob("*.py"))
     scoring = [Path(__file__).with_name(name) for name in SCORING_SOURCES]
     return [*trainer, *scoring]

@@ -40,7 +40,6 @@ class TrainerGroups:
     def _fit(self, name: str) -> str:
         """One fit(); what ended it, "" when there was nothing left to train."""
         topology = self.topology
-        resources = {"CPU": 1.0} | ({"GPU": topology.gpus_per_worker} if topology.use_gpu else {})
         spec = GroupSpec(
             name=name,
             dispatcher=self.dispatcher,
@@ -55,13 +54,7 @@ class TrainerGroups:
             torch_config=TorchConfig(
                 backend="cpu:gloo,cuda:nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S
             ),
-            scaling_config=ScalingConfig(
-                num_workers=topology.workers_per_trainer,
-                use_gpu=topology.use_gpu,
-                resources_per_worker=resources,
-                placement_strategy="STRICT_PACK",
-                accelerator_type=self.config.gpu_type,
-            ),
+            scaling_config=scaling(topology, self.config.gpu_type),
             run_config=RunConfig(
                 # A unique name: with an old one Train would restore what it remembers of that run.
                 name=f"{name}-{uuid.uuid4().hex[:8]}",
@@ -74,9 +67,25 @@ class TrainerGroups:
         try:
             trainer.fit()
         except (TrainingFailedError, RayActorError) as error:
-            asked = f"{topology.workers_per_trainer} x {resources} on one node"
+            asked = f"{topology.workers_per_trainer} x {worker_resources(topology)} on one node"
             return f"{last_line(error)} (asked: {asked}; the cluster has {ray.cluster_resources()})"
         return ""
+
+
+def worker_resources(topology: Topology) -> dict[str, float]:
+    """What one worker reserves: the rest of its GPU is for evaluators."""
+    return {"CPU": 1.0} | ({"GPU": topology.gpus_per_worker} if topology.use_gpu else {})
+
+
+def scaling(topology: Topology, gpu_type: str | None) -> ScalingConfig:
+    """A group's place: all its workers on one node, with GPUs of that type if one is named."""
+    return ScalingConfig(
+        num_workers=topology.workers_per_trainer,
+        use_gpu=topology.use_gpu,
+        resources_per_worker=worker_resources(topology),
+        placement_strategy="STRICT_PACK",
+        accelerator_type=gpu_type if topology.use_gpu else None,
+    )
 
 
 def start_groups(

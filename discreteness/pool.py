@@ -23,8 +23,12 @@ IN_FLIGHT_EACH = 2
 """One scoring, one in the evaluator's mailbox with its bytes already on the node."""
 MAX_STRIKES = 3
 """Evaluators that may die under one checkpoint before the checkpoint is to blame."""
-
-DOCUMENTS, VALIDATION = 0, 1  # priorities: validation only where no checkpoint waits
+MAX_FAILED_STARTS = 3
+"""Starts of each evaluator that may fail, with none anywhere succeeding between them, before the pool gives up."""
+RESTART_S, LONGEST_RESTART_S = 5.0, 300.0
+"""Wait after a failed start, doubled each time: what fails at once must not become a busy loop."""
+VALIDATION_WAITS_FOR = 64
+"""Checkpoints that may overtake a validation chunk: it is not urgent, but it holds its checkpoint's bytes."""
 
 
 class CheckpointLost(Exception):
@@ -32,7 +36,7 @@ class CheckpointLost(Exception):
 
 
 class CheckpointRejected(Exception):
-    """Evaluators cannot score this checkpoint: a deterministic error, or it killed several of them."""
+    """Evaluators cannot score this checkpoint: a deterministic error, it killed several of them, or none can start."""
 
 
 @dataclass(eq=False)
@@ -43,10 +47,12 @@ class _Member:
     group: str
     actor: Any
     alive: bool = False
-    suspect: object = None
-    """The call that was running when it died."""
+    suspects: list[object] = field(default_factory=list)
+    """The calls that may have killed it."""
     calls: list[object] = field(default_factory=list)
-    """A token a call, oldest first: only the oldest can be what the evaluator is working on."""
+    """A token a call, oldest first: it works on as many as it has threads."""
+    alone: bool = False
+    """Its call has been under suspicion and must have no company that could be blamed, or be to blame."""
 
 
 class EvaluatorPool:
@@ -68,12 +74,16 @@ class EvaluatorPool:
         self.num_evaluators = num_evaluators
         self.share = -(-num_evaluators // num_groups)
         self.num_gpus_each = num_gpus_each
+        self.threads = IN_FLIGHT_EACH if num_gpus_each else 1
         self.on_event: Callable[[str], None] = print
         self.members: list[_Member] = []
         self.replaced = 0
         self.created = 0
+        self.given_up = ""
+        """Why no evaluator will ever score again; empty while there is hope."""
         self.nodes: dict[str, str] = {}
-        self._waiting: list[tuple[int, int, asyncio.Future]] = []
+        self._failed_starts = 0
+        self._waiting: list[tuple[int, int, bool, asyncio.Future]] = []
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
 
@@ -93,23 +103,27 @@ class EvaluatorPool:
     async def score(self, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
         """float32 losses of all documents. Raises CheckpointLost or CheckpointRejected; a dead evaluator is replaced
         and its checkpoints scored again without a word to the caller."""
-        return await self._call(DOCUMENTS, "score", reference, header)
+        return await self._call(0, "score", reference, header)
 
     async def fetch(self, reference: ray.ObjectRef) -> np.ndarray:
         """The bytes themselves, for who keeps them. Raises CheckpointLost."""
         try:
-            return await reference
+            return await asyncio.wait_for(reference, IN_FLIGHT_EACH * CALL_TIMEOUT_S)
         except ObjectLostError:
             raise CheckpointLost("the worker that held a checkpoint to keep is gone") from None
+        except TimeoutError:
+            bound_s = IN_FLIGHT_EACH * CALL_TIMEOUT_S
+            raise CheckpointLost(f"the bytes of a checkpoint to keep did not come within {bound_s} s") from None
 
     async def validate(self, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
-        """Mean loss of one validation chunk, after whatever documents wait. Raises as `score` does."""
-        return await self._call(VALIDATION, "validate", reference, header, chunk)
+        """Mean loss of one validation chunk, after the documents that wait and some of those to come. Raises as
+        `score` does."""
+        return await self._call(VALIDATION_WAITS_FOR, "validate", reference, header, chunk)
 
-    async def _call(self, priority: int, method: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int):
+    async def _call(self, patience: int, method: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int):
         strikes, trouble = 0, ""
         while True:
-            member, token = await self._acquire(priority)
+            member, token = await self._acquire(patience, alone=strikes > 0)
             try:
                 call = getattr(member.actor, method).remote(reference, header, *rest)
                 # Two in the mailbox: the younger waits for the older.
@@ -120,44 +134,52 @@ class EvaluatorPool:
                 if isinstance(error.cause, ValueError):  # the bytes are wrong, for every evaluator alike
                     raise CheckpointRejected(f"step {header.step} cannot be scored: {last_line(error)}") from None
                 # Its own trouble, such as a full or broken GPU, which would meet every later checkpoint as well.
-                self._replace(member, error)
-                strikes, trouble = strikes + 1, last_line(error)
+                self._replace(member, error, [token])
+                strikes, trouble = strikes + (token in member.suspects), last_line(error)
             except ObjectLostError:
                 raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
             except (RayError, TimeoutError) as error:  # it died, hangs, or Ray ended it for its memory
-                self._replace(member, error)
-                strikes, trouble = strikes + (member.suspect is token), last_line(error)
+                self._replace(member, error, member.calls[: self.threads])
+                strikes, trouble = strikes + (token in member.suspects), last_line(error)
             finally:
-                member.calls.remove(token)
-                self._hand_out()
+                self._release(member, token)
             if strikes >= MAX_STRIKES:
                 raise CheckpointRejected(f"step {header.step} ended {strikes} evaluators; the last: {trouble}")
 
-    async def _acquire(self, priority: int) -> tuple[_Member, object]:
-        """Waits for a place: documents before validation, then in order of arrival."""
+    async def _acquire(self, patience: int, alone: bool) -> tuple[_Member, object]:
+        """Waits for a place: in order of arrival, but `patience` later ones may go first; `alone`: an idle evaluator
+        to itself. CheckpointRejected: there will be none."""
+        if self.given_up:
+            raise CheckpointRejected(self.given_up)
         place: asyncio.Future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._order), place))
+        order = next(self._order)
+        heapq.heappush(self._waiting, (order + patience, order, alone, place))
         self._hand_out()
         try:
             return await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():  # handed out in the same turn as the cancellation
-                member, token = place.result()
-                member.calls.remove(token)
-                self._hand_out()
+                self._release(*place.result())
             raise
+
+    def _release(self, member: _Member, token: object) -> None:
+        member.calls.remove(token)
+        member.alone = False
+        self._hand_out()
 
     def _hand_out(self) -> None:
         while self._waiting:
-            free = [m for m in self.members if m.alive and len(m.calls) < IN_FLIGHT_EACH]
-            if not free:
-                return
-            _, _, place = heapq.heappop(self._waiting)
-            if not place.done():
-                member = min(free, key=lambda m: len(m.calls))
-                token = object()
+            *_, alone, place = self._waiting[0]
+            if not place.done():  # else its caller has left
+                most = 0 if alone else IN_FLIGHT_EACH - 1
+                free = [m for m in self.members if m.alive and not m.alone and len(m.calls) <= most]
+                if not free:
+                    return
+                member, token = min(free, key=lambda m: len(m.calls)), object()
                 member.calls.append(token)
+                member.alone = alone
                 place.set_result((member, token))
+            heapq.heappop(self._waiting)
 
     def _create(self, number: int, group: str) -> None:
         actor: Any = (
@@ -168,7 +190,7 @@ class EvaluatorPool:
                 num_gpus=self.num_gpus_each,
                 # On a GPU the second call's checkpoint comes in while the first's is scored (loading.py); a CPU has
                 # nothing to gain and one thread adds in one order.
-                max_concurrency=IN_FLIGHT_EACH if self.num_gpus_each else 1,
+                max_concurrency=self.threads,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(self.nodes[group], soft=True),
             )
             .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")
@@ -177,26 +199,46 @@ class EvaluatorPool:
         self.members.append(member)
         start = asyncio.ensure_future(self._greet(member))
         self._starts.add(start)
-        start.add_done_callback(self._starts.discard)
+        start.add_done_callback(self._started)
 
     async def _greet(self, member: _Member) -> None:
         try:
             pid = await asyncio.wait_for(member.actor.ready.remote(), START_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
-            await asyncio.sleep(5)  # a start that fails at once must not become a busy loop
-            self._replace(member, error)
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS * self.created and not self.ready():
+                self._give_up(f"no evaluator can start: {last_line(error)}")
+                return
+            rounds = self._failed_starts // self.created
+            await asyncio.sleep(min(RESTART_S * 2**rounds, LONGEST_RESTART_S))
+            self._replace(member, error, [])
             return
         member.alive = True
+        self._failed_starts = 0
         self.on_event(f"evaluator {member.number} ready (pid {pid})")
         self._hand_out()
 
-    def _replace(self, member: _Member, error: Exception) -> None:
-        """Ends a member and creates its successor, once however many of its calls fail."""
+    def _started(self, start: asyncio.Task) -> None:
+        self._starts.discard(start)
+        if not start.cancelled() and (error := start.exception()):
+            self._give_up(f"an evaluator could not be made: {last_line(error)}")
+
+    def _give_up(self, reason: str) -> None:
+        """Everybody who waits is told, and everybody who comes."""
+        self.given_up = reason
+        self.on_event(f"the evaluators are given up: {reason}")
+        for *_, place in self._waiting:
+            if not place.done():
+                place.set_exception(CheckpointRejected(reason))
+        self._waiting.clear()
+
+    def _replace(self, member: _Member, error: Exception, suspects: list[object]) -> None:
+        """Ends a member and creates its successor, once however many of its calls fail; the first names suspects."""
         if member not in self.members:
             return
         self.members.remove(member)
         member.alive = False
-        member.suspect = member.calls[0] if member.calls else None
+        member.suspects = suspects
         self.replaced += 1
         ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
         self.on_event(f"evaluator {member.number} lost ({last_line(error)}); a new one starts")

@@ -76,6 +76,11 @@ class Experiment:
             losses[index] = self._losses_of(seed, document)[rows, tokens]
         return losses
 
+    @property
+    def attempts(self) -> dict[int, str]:
+        """Committed seed -> the attempt that its rows come from."""
+        return {seed: committed.attempt for seed, committed in self._committed.items()}
+
     def document(self, doc: str | int) -> DocumentInfo:
         """A document by its name or id. ValueError names those that exist."""
         for document in self.documents:

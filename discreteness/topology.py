@@ -8,7 +8,7 @@ from speedrun.schedules import step_settings
 from speedrun.tracks import Track
 
 from discreteness.checkpoint import CheckpointLayout
-from discreteness.cluster import Cluster
+from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
 from discreteness.experiment import Experiment
 
@@ -46,13 +46,15 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     """ValueError names what is asked and what exists, where one object store cannot hold what may be in flight."""
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
-    hosts = [node for node in cluster.nodes if (node.gpus if use_gpu else node.cpus) >= workers]
+    room = {node: _groups_that_fit(node, workers, use_gpu, config.gpu_type) for node in cluster.nodes}
+    hosts = [node for node in cluster.nodes if room[node]]
     if use_gpu and not hosts and (cluster.local or config.trainers is None):
+        kind = f"{config.gpu_type} GPUs" if config.gpu_type else "GPUs"
         raise ValueError(
-            f"--track {experiment.track.name}: no machine has {workers} GPUs, the cluster has {cluster.describe()}; "
+            f"--track {experiment.track.name}: no machine has {workers} {kind}, the cluster has {cluster.describe()}; "
             "with --trainers N the groups wait for an autoscaler to bring them"
         )
-    fits = sum(int((node.gpus if use_gpu else node.cpus) // workers) for node in hosts)
+    fits = sum(room[node] for node in cluster.nodes)
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = config.evaluators or (trainers * workers if use_gpu else trainers)
     layout = CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
@@ -99,6 +101,13 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         checkpoint_bytes=checkpoint_bytes,
         report=report,
     )
+
+
+def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | None) -> int:
+    """Groups of one node: each worker takes a CPU, and on a GPU track one GPU (with its evaluators) of that type."""
+    if use_gpu and gpu_type not in (None, node.gpu_type):
+        return 0
+    return int(min(node.cpus, node.gpus if use_gpu else node.cpus) // workers)
 
 
 def _seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple[float, float, float]:

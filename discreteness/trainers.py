@@ -2,10 +2,11 @@
 
 `train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 30 s,
 twice that where one waits before it (pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s (here) <
-silence of an attempt 900 s (dispatcher.py).
+silence of an attempt 900 s (dispatcher.py). docs/faults.md lists every wait.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from speedrun.tiny_corpus import ensure_tiny_corpus
 from speedrun.training import SeedFailed, Trainer
 
 from discreteness.checkpoint import CheckpointLayout
-from discreteness.dispatcher import Lease
+from discreteness.dispatcher import LEASE_POLL_S, Lease
 from discreteness.experiment import Experiment
 from discreteness.publisher import Publisher
 from discreteness.scoring import Scorer
@@ -53,8 +54,9 @@ def train_group(config: dict[str, GroupSpec]) -> None:
         torch.set_num_threads(1)  # bitwise: sums in one order, whatever the machine
     go_on = torch.ones(1)
     if rank == 0:
-        node_id = ray.get_runtime_context().get_node_id()
-        go_on[0] = ray.get(spec.dispatcher.enter.remote(spec.name, node_id))
+        here = ray.get_runtime_context()
+        end = partial(ray.kill, here.current_actor)  # one rank is enough: Train ends the others
+        go_on[0] = ray.get(spec.dispatcher.enter.remote(spec.name, here.get_node_id(), end))
     if not _broadcast(go_on, group).item():
         return
     try:
@@ -106,9 +108,11 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Stagin
     records = publisher.drain()
     if votes.now(publisher.rejection != ""):
         return  # the dispatcher said no and has ended the attempt
-    if trainer.rank == 0:
-        # The commit comes before the next seed's first checkpoint, and the other ranks wait for the next lease.
-        ray.get(spec.dispatcher.finish.remote(lease.attempt, records, publisher.stall_s))
+    # The commit comes before the next seed's first checkpoint.
+    rank, group = trainer.rank, trainer.group
+    _wait_together(
+        spec.dispatcher.finish.remote(lease.attempt, records, publisher.stall_s) if rank == 0 else None, group
+    )
 
 
 def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> Lease | None:
@@ -124,6 +128,18 @@ def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> 
             return None
         if number == 2:
             return Lease(order="train", seed=seed, attempt=f"{attempt:012x}", next_seed=next_seed)
+
+
+def _wait_together(call: ray.ObjectRef | None, group: dist.ProcessGroup | None) -> None:
+    """Rank 0 waits for an answer. The others hear of it often enough not to take the wait for a hang."""
+    while True:
+        waiting = torch.zeros(1)
+        if call is not None:
+            waiting[0] = not ray.wait([call], timeout=LEASE_POLL_S)[0]
+        if not _broadcast(waiting, group).item():
+            break
+    if call is not None:
+        ray.get(call)
 
 
 def _broadcast(numbers: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:

@@ -1,12 +1,14 @@
-"""checkpoint bytes -> a safetensors file, for --keep-weights. Nothing in it is ever unpickled."""
+"""checkpoint bytes <-> a safetensors file, for --keep-weights. Nothing in it is ever unpickled."""
 
 import json
 from dataclasses import asdict
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from speedrun.model import GPT
+from speedrun.schedules import ForwardState
 from speedrun.tracks import Track
 from torch import Tensor
 
@@ -40,3 +42,40 @@ class WeightsFormat:
         }
         path = f"weights/seed={header.seed:05d}-{header.attempt}/step={header.step:06d}.safetensors"
         return path, save(tensors, metadata)
+
+    def read(self, content: bytes) -> tuple[np.ndarray, CheckpointHeader]:
+        """A file's content -> uint8 checkpoint bytes and their header, as `file` got them.
+
+        ValueError: not such a file, or of a model of another shape.
+        """
+        try:
+            tensors = load(content)
+            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            values = json.loads(metadata["state"])
+            state = ForwardState(**values | {"frequencies": tuple(values["frequencies"])})
+            seed, attempt, step = int(metadata["seed"]), metadata["attempt"], int(metadata["step"])
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
+        data = np.zeros(self.layout.num_bytes(state.tied), np.uint8)
+        buffers = dict(self.layout.split(data, state.tied))
+        for slot in self.slots:
+            buffer = buffers[slot.dtype]
+            if slot.offset + slot.numel > buffer.numel():
+                continue
+            tensor = tensors.get(slot.name)
+            if tensor is None or tensor.shape != slot.shape or tensor.dtype != buffer.dtype:
+                found = "nothing" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
+                raise ValueError(
+                    f"weights of seed {seed} step {step}: {slot.name} is {found}, track {self.track} has "
+                    f"{buffer.dtype}{list(slot.shape)}"
+                )
+            buffer[slot.offset : slot.offset + slot.numel].view(slot.shape).copy_(tensor)
+        header = CheckpointHeader(
+            seed=seed,
+            attempt=attempt,
+            step=step,
+            layout=self.layout.fingerprint,
+            state=state,
+            num_bytes=data.nbytes,
+        )
+        return data, header

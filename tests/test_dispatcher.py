@@ -32,6 +32,7 @@ class LocalPool:
     def __init__(self, experiment):
         self.evaluator = Evaluator(experiment, "cpu")
         self.replaced = 0
+        self.given_up = ""
         self.on_event = print
         self.nodes = {}
         self.gate = asyncio.Event()
@@ -457,3 +458,105 @@ def test_silence_is_noticed_while_rows_are_being_written(job, monkeypatch):
     progress = asyncio.run(scenario())
     assert (progress.pending, progress.attempts_lost) == (2, 1)
     assert any("g sent nothing for 0.2 s" in event for event in progress.events)
+
+
+def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
+    """Hung where no collective times out, or while it builds its trainer: it would hold its machine for ever."""
+    dispatcher, publish, checkpoints, _ = job
+    monkeypatch.setattr("discreteness.dispatcher.WATCH_S", 0.01)
+    monkeypatch.setattr("discreteness.dispatcher.LEASE_DEADLINE_S", 0.3)
+    ended = []
+
+    async def scenario():
+        await dispatcher.enter("hung", "node", lambda: ended.append("hung"))
+        lease = await dispatcher.lease("hung")
+        await dispatcher.enter("building", "node", lambda: ended.append("building"))
+        while dispatcher.attempts or len(ended) < 2:
+            await asyncio.sleep(0.01)
+        await dispatcher.enter("hung", "node", lambda: ended.append("again"))
+        again = await dispatcher.lease("hung")
+        assert again.seed == lease.seed
+        for number in range(len(checkpoints)):  # as long as it speaks it is left alone
+            await asyncio.sleep(0.1)
+            assert await publish(again, number) is None
+        assert await dispatcher.finish(again.attempt, [], 0.0) is None
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert sorted(ended) == ["building", "hung"]
+    assert (progress.committed, progress.attempts_lost) == (1, 1)
+    assert "hung failed: it sent nothing for 0.3 s and was ended" in progress.events
+
+
+def test_a_rejected_attempts_group_is_not_taken_for_silent(job, monkeypatch):
+    """It trains on until its next checkpoint, however long ago it asked for work."""
+    dispatcher, *_ = job
+    monkeypatch.setattr("discreteness.dispatcher.WATCH_S", 0.01)
+    monkeypatch.setattr("discreteness.dispatcher.LEASE_DEADLINE_S", 0.4)
+    ended = []
+
+    async def scenario():
+        await dispatcher.enter("g", "node", lambda: ended.append("g"))
+        lease = await dispatcher.lease("g")
+        for _ in range(5):
+            await asyncio.sleep(0.1)
+            await dispatcher.hear(lease.attempt, 1, [])
+        await dispatcher.fail(lease.attempt, "a checkpoint was lost")
+        await asyncio.sleep(0.2)
+
+    asyncio.run(scenario())
+    assert ended == []
+
+
+def test_validation_that_does_not_come_ends_the_attempt_and_says_so(job, monkeypatch):
+    dispatcher, publish, checkpoints, dataset = job
+    monkeypatch.setattr("discreteness.dispatcher.TAIL_PATIENCE_S", 0.2)
+
+    async def never(*arguments):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(dispatcher.pool, "validate", never)
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        assert "is over" in await finish(dispatcher, publish, checkpoints, lease)
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert any("its validation losses did not come within 0.2 s" in event for event in progress.events)
+    assert (progress.pending, progress.attempts_lost) == (2, 1)
+    assert dataset.committed() == {}
+
+
+def test_a_disk_that_hangs_does_not_hold_the_control_path(job, monkeypatch):
+    dispatcher, *_, dataset = job
+    hangs = threading.Event()
+    monkeypatch.setattr(dataset, "log", lambda event: hangs.wait(60))
+    monkeypatch.setattr(dataset, "remove_running", lambda seed: hangs.wait(60))
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        for _ in range(3):
+            lease = await dispatcher.lease("g")
+            await dispatcher.fail(lease.attempt, "died")
+        progress = await dispatcher.progress(0)
+        hangs.set()
+        return progress
+
+    assert asyncio.run(scenario()).failed == {5: "died"}
+
+
+def test_no_evaluator_left_ends_every_group_with_the_reason(job):
+    dispatcher, *_ = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lease = await dispatcher.lease("g")
+        dispatcher.pool.given_up = "no evaluator can start: no device"
+        await dispatcher.fail(lease.attempt, dispatcher.pool.given_up)
+        assert (await dispatcher.lease("g")).order == "stop"
+        assert not await dispatcher.leave("g", "")
+        return await dispatcher.progress(0)
+
+    assert asyncio.run(scenario()).groups_ended == {"g": "no evaluator can start: no device"}

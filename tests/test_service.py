@@ -1,12 +1,14 @@
 """The whole job with its real parts: Ray, Ray Train, evaluator actors, object store, dataset."""
 
 import os
+import re
 import signal
 import time
 
 import numpy as np
 import pytest
 
+from discreteness.cli import Status
 from discreteness.reading import open as open_reader
 from discreteness.reading import status, verify
 from tests.processes import descendants, gone, named
@@ -108,7 +110,7 @@ def test_a_killed_evaluator_costs_nothing_and_a_killed_worker_one_attempt(progra
     assert np.array_equal(all_losses(tmp_path / "set", [0, 1, 2]), all_losses(truth, [0, 1, 2]))
 
 
-def test_a_seed_that_always_fails_ends_the_job_with_its_reason(program, tmp_path):
+def test_a_seed_that_always_fails_ends_the_job_with_its_reason(program, tmp_path, capsys):
     arguments = [
         "jobs/run_seeds.py",
         "--track",
@@ -124,3 +126,6 @@ def test_a_seed_that_always_fails_ends_the_job_with_its_reason(program, tmp_path
     assert job.output.count("leased to") == 2
     assert len(status(str(tmp_path / "set")).failed_attempts) == 2
     assert status(str(tmp_path / "set")).committed == ()
+    Status(str(tmp_path / "set"))()
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"lost attempt \w+ of seed 4: the training loss is", shown)) == 2

@@ -76,3 +76,35 @@ def test_the_track_fits_the_hardware():
     old = Node(cpus=8, gpus=4, gpu_type="V100", object_store_bytes=1)
     with pytest.raises(ValueError, match="V100"):
         Cluster((old,), local=False).track("auto")
+
+
+A100 = Node(cpus=96, gpus=8, gpu_type="A100", object_store_bytes=400_000_000_000)
+
+
+def test_a_mixed_cluster_counts_only_nodes_of_the_type_that_is_asked_for():
+    mixed = Cluster((HEAD, P5, A100, A100, LAPTOP), local=False)
+    assert choose(experiment(small, 8), RunConfig(), mixed).trainers == 3
+    assert choose(experiment(small, 8), RunConfig(gpu_type="A100"), mixed).trainers == 2
+    assert choose(experiment(small, 4), RunConfig(gpu_type="H100"), mixed).trainers == 2
+    with pytest.raises(ValueError, match="no machine has 8 B200 GPUs"):
+        choose(experiment(small, 8), RunConfig(gpu_type="B200"), mixed)
+
+
+def test_a_node_with_fewer_cores_than_workers_holds_no_group():
+    thin = Node(cpus=4, gpus=8, gpu_type="H100", object_store_bytes=400_000_000_000)
+    assert choose(experiment(small, 4), RunConfig(), Cluster((thin,), local=False)).trainers == 1
+    with pytest.raises(ValueError, match="no machine has 8 GPUs"):
+        choose(experiment(small, 8), RunConfig(), Cluster((thin,), local=False))
+
+
+def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators():
+    from discreteness.groups import scaling
+
+    chosen = choose(experiment(small, 8), RunConfig(evaluator_gpus=0.25), Cluster((P5,), local=False))
+    place = scaling(chosen, "H100")
+    assert (place.num_workers, place.placement_strategy, place.accelerator_type) == (8, "STRICT_PACK", "H100")
+    assert place.resources_per_worker == {"CPU": 1.0, "GPU": 0.75}
+    assert chosen.gpus_per_evaluator + place.resources_per_worker["GPU"] == 1
+    on_cpus = scaling(choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True)), "H100")
+    assert (on_cpus.use_gpu, on_cpus.accelerator_type) == (False, None)
+    assert on_cpus.resources_per_worker == {"CPU": 1.0}

@@ -1,0 +1,30 @@
+"""an evaluator that is broken in a known way, for test_pool.py: Ray's workers import it by name."""
+
+import os
+import time
+
+import numpy as np
+
+POISON = 666
+"""The step whose checkpoint ends who scores it."""
+
+
+class Flaky:
+    """Its losses are the step. `experiment`: "broken" for one that cannot start."""
+
+    def __init__(self, experiment, device):
+        if experiment == "broken":
+            raise RuntimeError("no device")
+
+    def ready(self):
+        return os.getpid()
+
+    def score(self, data, header):
+        time.sleep(0.05)
+        if header.step == POISON:
+            os._exit(1)
+        return np.array([header.step], np.float32)
+
+    def validate(self, data, header, chunk):
+        time.sleep(0.05)
+        return float(chunk)

@@ -1,0 +1,124 @@
+"""Evaluators that die, hang or cannot start: who is blamed, who is scored again, and when it ends. Real actors."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+
+from discreteness import pool as pool_module
+from discreteness.pool import CheckpointRejected, EvaluatorPool
+from tests.flaky_evaluator import POISON, Flaky
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def small_ray(tmp_path_factory, private_home):
+    """One process holds Ray for this file; other test files start theirs in processes of their own."""
+    ray.init(address="local", num_cpus=1, num_gpus=2, include_dashboard=False, object_store_memory=100_000_000)
+    yield
+    ray.shutdown()
+
+
+@asynccontextmanager
+async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0):
+    pool = EvaluatorPool(experiment, num_evaluators, 1, num_gpus_each, evaluator=Flaky)
+    pool.place("g", ray.get_runtime_context().get_node_id())
+    yield pool
+    for member in pool.members:
+        ray.kill(member.actor)
+
+
+def score(pool, step):
+    return pool.score(ray.put(np.zeros(1, np.uint8)), SimpleNamespace(step=step))
+
+
+def test_poison_ends_three_evaluators_and_its_neighbours_lose_nothing(small_ray):
+    async def scenario():
+        # On a GPU an evaluator works on two calls at once: either may have killed it.
+        async with a_pool(num_gpus_each=1.0) as pool:
+            steps = [1, POISON, 2, 3, 4, 5]
+            return pool, await asyncio.gather(*(score(pool, step) for step in steps), return_exceptions=True)
+
+    pool, (first, rejected, *others) = asyncio.run(scenario())
+    assert isinstance(rejected, CheckpointRejected)
+    assert f"step {POISON} ended 3 evaluators" in str(rejected)
+    assert [int(losses[0]) for losses in (first, *others)] == [1, 2, 3, 4, 5]
+    assert pool.replaced == 3
+
+
+def test_a_dead_evaluators_checkpoints_are_scored_again(small_ray):
+    async def scenario():
+        async with a_pool(num_evaluators=2) as pool:
+            under_way = [asyncio.ensure_future(score(pool, step)) for step in range(12)]
+            await under_way[0]
+            ray.kill(pool.members[0].actor)
+            return pool, await asyncio.gather(*under_way)
+
+    pool, losses = asyncio.run(scenario())
+    assert [int(one[0]) for one in losses] == list(range(12))
+    assert pool.replaced == 1
+
+
+def test_evaluators_that_never_start_end_the_wait_and_say_why(small_ray, monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_S", 0.01)
+
+    async def scenario():
+        async with a_pool("broken") as pool:
+            with pytest.raises(CheckpointRejected, match="no evaluator can start: RuntimeError: no device"):
+                await score(pool, 1)
+            with pytest.raises(CheckpointRejected, match="no evaluator can start"):  # who comes later is told at once
+                await score(pool, 2)
+            return pool
+
+    pool = asyncio.run(scenario())
+    assert pool.replaced == 2  # three starts
+    assert "no device" in pool.given_up
+
+
+def test_an_evaluator_that_finds_no_place_counts_as_one_that_cannot_start(small_ray, monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_S", 0.01)
+    monkeypatch.setattr(pool_module, "START_TIMEOUT_S", 1)
+
+    async def scenario():
+        async with a_pool(num_gpus_each=64) as pool:
+            with pytest.raises(CheckpointRejected, match="no evaluator can start"):
+                await score(pool, 1)
+
+    asyncio.run(scenario())
+
+
+def test_an_evaluator_that_cannot_even_be_made_ends_the_wait(small_ray, monkeypatch):
+    monkeypatch.setattr(pool_module, "RESTART_S", 0.01)
+
+    async def scenario():
+        async with a_pool("broken") as pool:
+            pool.nodes["g"] = "no node"  # its successor cannot be asked for
+            with pytest.raises(CheckpointRejected, match="an evaluator could not be made"):
+                await score(pool, 1)
+
+    asyncio.run(scenario())
+
+
+def test_validation_is_overtaken_by_some_checkpoints_but_not_for_ever(small_ray, monkeypatch):
+    monkeypatch.setattr(pool_module, "VALIDATION_WAITS_FOR", 4)
+    finished = []
+
+    async def scenario():
+        async with a_pool() as pool:
+            await score(pool, 0)
+            reference = ray.put(np.zeros(1, np.uint8))
+            calls = [score(pool, step) for step in range(3)]
+            calls.append(pool.validate(reference, SimpleNamespace(step=0), 7))
+            calls += [score(pool, step) for step in range(3, 20)]
+            tasks = [asyncio.ensure_future(call) for call in calls]
+            for number, task in enumerate(tasks):
+                task.add_done_callback(partial(lambda number, _: finished.append(number), number))
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+    assert finished.index(3) in range(5, 9)  # behind the 3 before it, the 4 that may overtake it, and no more
