@@ -75,6 +75,22 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class Compact:
+    """Arrange a dataset by token, so that questions about a token in all seeds are fast. Run it again after new seeds."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from rich.progress import track
+
+        from discreteness.compaction import compact
+
+        parts = compact(self.path, lambda files: track(files, description="compacting"))
+        print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds in {len(parts)} parts")
+        return 0
+
+
+@dataclass(frozen=True)
 class Documents:
     """The documents that would be scored: names, tokens, answers."""
 
@@ -139,6 +155,7 @@ COMMANDS: dict[str, Callable] = {
     "run": Run,
     "status": Status,
     "verify": Verify,
+    "compact": Compact,
     "documents": Documents,
     "export": Export,
     "analyze": Analyze,
