@@ -76,7 +76,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Compact:
-    """Arrange a dataset by token, so that questions about a token in all seeds are fast. Run it again after new seeds."""
+    """Arrange a dataset by token too, so that questions about all seeds are fast; again after new seeds."""
 
     path: Annotated[str, tyro.conf.Positional]
 
@@ -121,17 +121,19 @@ class Documents:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a dataset in one of the two formats of the shell-loop workflow (SPEEDRUN section 9)."""
+    """Write a dataset as a table of one loss a row, or in a format of the shell-loop workflow (SPEEDRUN section 9)."""
 
     path: Annotated[str, tyro.conf.Positional]
-    format: Literal["pt", "hdf5"]
+    format: Literal["parquet", "csv", "pt", "hdf5"]
     output: str
     """File to write; it must not exist."""
+    precision: Literal["float32", "float16"] | None = None
+    """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
 
     def __call__(self) -> int:
         from discreteness.export import export
 
-        export(self.path, self.format, self.output)
+        export(self.path, self.format, self.output, self.precision)
         print(f"written: {self.output}")
         return 0
 

@@ -39,7 +39,7 @@ from discreteness.seed_file import (
     scan,
 )
 from discreteness.storage import Storage, open_storage
-from discreteness.token_file import PAGE_LOSSES
+from discreteness.token_file import PAGE_LOSSES, TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +290,8 @@ def long_form(
         "seed": np.tile(np.array(seeds, np.int32), len(tokens) * len(steps)),
         "loss": losses.transpose(2, 1, 0).reshape(-1),
     }
-    return pa.table(columns)
+    loss = pa.field("loss", pa.from_numpy_dtype(losses.dtype), nullable=False)
+    return pa.table(columns, schema=TOKENS.set(TOKENS.get_field_index("loss"), loss))
 
 
 def open(uri: str | os.PathLike[str] | Storage) -> Experiment:

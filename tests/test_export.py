@@ -118,8 +118,8 @@ def test_the_largest_float16_is_kept(tmp_path):
 
 
 def test_what_cannot_be_exported_is_said(run, tmp_path):
-    with pytest.raises(ValueError, match="format 'csv' is unknown; use one of pt, hdf5"):
-        export(run, "csv", tmp_path / "x")
+    with pytest.raises(ValueError, match="format 'xls' is unknown; use one of parquet, csv, pt, hdf5"):
+        export(run, "xls", tmp_path / "x")
     with pytest.raises(ValueError, match="local file"):
         export(run, "pt", "s3://bucket/x.pt")
     (tmp_path / "x").write_text("mine")
