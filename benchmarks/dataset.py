@@ -51,7 +51,7 @@ def curves(seed: int, num_steps: int, num_tokens: int) -> np.ndarray:
     place = np.arange(num_steps) / 30
     left, part = place.astype(int), (place % 1).astype(np.float32)[:, None]
     log = (end + depth).astype(np.float32) + (2.38 - end - depth).astype(np.float32) * np.exp(-12 * x)
-    log -= depth.astype(np.float32) / (1 + np.exp(-150 * (x - moment.astype(np.float32))))
+    log -= depth.astype(np.float32) * (0.5 + 0.5 * np.tanh(75 * (x - moment.astype(np.float32))))
     log += knots[left] * (1 - part) + knots[left + 1] * part
     log += 0.05 * own.standard_normal((num_steps, num_tokens), dtype=np.float32)
     return np.exp(log, out=log)

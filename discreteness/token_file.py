@@ -7,6 +7,7 @@ where their pages are: a page is `page_losses` losses, their bytes split into fo
 
 import base64
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,10 @@ PAGE_LOSSES = (2**12, 2**14)
 PAGE_STEPS = 32
 FOOTER_KEY, PAGES_KEY = b"discreteness", b"discreteness.pages"
 FOOTER_GUESS_BYTES = 256 * 1024
-PAGES_AT_ONCE = 256
+GAP_BYTES = 2**16
+"""Pages closer than this are read as one piece, of about PIECE_BYTES at most."""
+PIECE_BYTES = 2**20
+PIECES_AT_ONCE = 64
 
 PAGE = np.dtype([("offset", "<i8"), ("num_bytes", "<i4"), ("crc32", "<u4")])
 """Of a page's compressed content, which follows its header."""
@@ -99,6 +103,7 @@ class TokenFile:
 
     def __init__(self, storage: Storage, name: str):
         self.storage, self.name = storage, name
+        self.codec = pa.Codec("zstd")
         tail = storage.read_tail(name, FOOTER_GUESS_BYTES)
         if len(tail) == FOOTER_GUESS_BYTES < footer_bytes(tail):
             tail = storage.read_tail(name, footer_bytes(tail))
@@ -126,64 +131,59 @@ class TokenFile:
             wanted, inverse = np.unique(rows, return_inverse=True)
         found = np.empty((len(wanted), num_seeds), np.float32)
         breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        with self.storage.filesystem.open_input_file(self.storage.path(self.name)) as file:
-            read = _Pages(self, file)
-            for begin, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(wanted)], strict=True):
-                if begin < end:
-                    read.into(found[begin:end].reshape(-1), int(wanted[begin]) * num_seeds)
+        runs = np.append(0, breaks), np.append(breaks, len(wanted))
+        self._fill(found.reshape(-1), wanted[runs[0]] * num_seeds, runs[0] * num_seeds, runs[1] * num_seeds)
         if inverse is not None:
             found = found[inverse]
         return found.reshape(len(tokens), len(steps), num_seeds)
+
+    def _fill(self, found: np.ndarray, firsts: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
+        """Puts the file's losses from number firsts[i] on into found[begins[i] : ends[i]], for each i, ascending."""
+        first_page = np.searchsorted(self.starts, firsts, side="right") - 1
+        num_pages = np.searchsorted(self.starts, firsts + ends - begins, side="left") - first_page
+        run = np.repeat(np.arange(len(firsts)), num_pages)
+        page = np.arange(len(run)) - np.repeat(np.cumsum(num_pages) - num_pages - first_page, num_pages)
+        begin = np.maximum(firsts[run], self.starts[page])
+        end = np.minimum(firsts[run] + (ends - begins)[run], self.ends[page])
+        columns = page, begin - self.starts[page], end - self.starts[page], begins[run] + begin - firsts[run]
+        pieces = zip(*(column.tolist() for column in columns), strict=True)
+        contents = self._contents(np.unique(page))
+        as_bytes = found.view(np.uint8).reshape(-1, 4)
+        last, streams = -1, np.empty((4, 0), np.uint8)
+        for number, low, high, at in pieces:
+            if number != last:
+                last, streams = number, self._streams(*next(contents))
+            for byte, stream in enumerate(streams):  # strided copies: twice as fast as one of the transpose
+                as_bytes[at : at + high - low, byte] = stream[low:high]
+
+    def _contents(self, pages: np.ndarray) -> Iterator[tuple[int, memoryview]]:
+        """Compressed pages, ascending, read in few pieces: what lies between near ones is read and left out."""
+        offsets = self.pages["offset"][pages]
+        stops = offsets + self.pages["num_bytes"][pages]
+        far = (offsets[1:] - stops[:-1] > GAP_BYTES) | (np.diff(offsets // PIECE_BYTES) > 0)
+        edges = [0, *(np.flatnonzero(far) + 1).tolist(), len(pages)]
+        pieces = list(itertools.pairwise(edges))
+        for some in (pieces[at : at + PIECES_AT_ONCE] for at in range(0, len(pieces), PIECES_AT_ONCE)):
+            ranges = [(int(offsets[first]), int(stops[last - 1] - offsets[first])) for first, last in some]
+            for (first, last), content in zip(some, self.storage.read_ranges(self.name, ranges), strict=True):
+                view = memoryview(content)
+                begin = offsets[first]
+                bounds = (offsets[first:last] - begin).tolist(), (stops[first:last] - begin).tolist()
+                for number, low, high in zip(pages[first:last].tolist(), *bounds, strict=True):
+                    yield number, view[low:high]
+
+    def _streams(self, number: int, content: memoryview) -> np.ndarray:
+        """uint8 (4, losses of the page): the first bytes of all, the second ones, ..."""
+        if zlib.crc32(content) != self.pages["crc32"][number]:
+            raise self._damaged(f"CRC of page {number}")
+        count = int(self.ends[number] - self.starts[number])
+        return np.frombuffer(self.codec.decompress(content, 4 * count), np.uint8).reshape(4, count)
 
     def _damaged(self, what: str) -> OSError:
         return OSError(
             f"{self.storage.path(self.name)} is damaged ({what}); the seeds are not: delete the folder "
             f"{self.storage.path('tokens')}, and run discreteness compact"
         )
-
-
-class _Pages:
-    """Pages of an open file, decoded; the last one is kept, as the next run may begin in it."""
-
-    def __init__(self, index: TokenFile, file: pa.NativeFile):
-        self.index, self.file = index, file
-        self.codec = pa.Codec("zstd")
-        self.last, self.values = -1, np.empty(0, np.float32)
-
-    def into(self, found: np.ndarray, first: int) -> None:
-        """Fills `found` with the losses from number `first` of the file on."""
-        starts, ends = self.index.starts, self.index.ends
-        page = int(np.searchsorted(starts, first, side="right")) - 1
-        stop = int(np.searchsorted(starts, first + len(found), side="left"))
-        for number, content in self._contents(page, stop):
-            if number != self.last:
-                self.last, self.values = number, self._decode(number, content)
-            begin, end = max(first, int(starts[number])), min(first + len(found), int(ends[number]))
-            found[begin - first : end - first] = self.values[begin - starts[number] : end - starts[number]]
-
-    def _contents(self, page: int, stop: int) -> Iterator[tuple[int, memoryview]]:
-        """Compressed pages from `page` to before `stop`, read in a few large pieces."""
-        if page == self.last:
-            yield page, memoryview(b"")
-            page += 1
-        pages = self.index.pages
-        for first in range(page, stop, PAGES_AT_ONCE):
-            some = pages[first : min(first + PAGES_AT_ONCE, stop)]
-            begin = int(some["offset"][0])
-            content = memoryview(self.file.read_at(int(some["offset"][-1] + some["num_bytes"][-1]) - begin, begin))
-            offsets, sizes = (some["offset"] - begin).tolist(), some["num_bytes"].tolist()
-            for number, (offset, size) in enumerate(zip(offsets, sizes, strict=True), first):
-                yield number, content[offset : offset + size]
-
-    def _decode(self, number: int, content: memoryview) -> np.ndarray:
-        if zlib.crc32(content) != self.index.pages["crc32"][number]:
-            raise self.index._damaged(f"CRC of page {number}")
-        count = int(self.index.ends[number] - self.index.starts[number])
-        streams = np.frombuffer(self.codec.decompress(content, 4 * count), np.uint8).reshape(4, count)
-        values = np.empty((count, 4), np.uint8)
-        for byte, stream in enumerate(streams):  # four strided copies: twice as fast as one of the transpose
-            values[:, byte] = stream
-        return values.reshape(-1).view("<f4")
 
 
 def _pages_of_last_column(content: memoryview, begin: int, num_rows: int, page_losses: int) -> np.ndarray:
