@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from discreteness.seed_file import LOSSES, row_groups
 from discreteness.seed_file import _losses_table as losses_table
 from discreteness.token_file import KEYS, TOKENS, token_file
 
-WARM_TIMES = 7
+WARM_TIMES = 15
 SAMPLE_TOKENS = 60
 """Tokens of which the float32 HDF5 is written; its size is scaled from them."""
 
@@ -79,16 +78,26 @@ def forget(*paths: Path) -> None:
                 os.close(descriptor)
 
 
-def ask(opened: Callable, question: Callable, files: Path, once: bool) -> tuple[float, float]:
-    """Seconds of the question, cold and warm; warm is nan where it is asked once. Opening is not counted."""
-    forget(files)
-    reader = opened()
-    seconds = []
-    for _ in range(1 if once else 1 + WARM_TIMES):
+def ask(forms: dict[str, tuple]) -> dict[str, tuple[float, float]]:
+    """Form -> seconds of its question, cold and warm; warm is nan where it is asked once. Opening is not counted.
+
+    The forms take turns, so that what else the machine does meets all of them.
+    """
+    readers, cold = {}, {}
+    for form, (opened, question, files, _) in forms.items():
+        forget(files)
+        readers[form] = opened()
         began_s = time.perf_counter()
-        question(reader)
-        seconds.append(time.perf_counter() - began_s)
-    return seconds[0], statistics.median(seconds[1:]) if len(seconds) > 1 else float("nan")
+        question(readers[form])
+        cold[form] = time.perf_counter() - began_s
+    warm: dict[str, list[float]] = {form: [] for form in forms}
+    for _ in range(WARM_TIMES):
+        for form, (_, question, _, once) in forms.items():
+            began_s = time.perf_counter()
+            if not once:
+                question(readers[form])
+                warm[form].append(time.perf_counter() - began_s)
+    return {form: (cold[form], statistics.median(warm[form]) if warm[form] else float("nan")) for form in forms}
 
 
 def write_seeds(dataset: Dataset, folder: Path, seeds: int, times: dict[str, float]) -> None:
@@ -135,13 +144,20 @@ def write_hdf5(experiment: reading.Experiment, folder: Path, times: dict[str, fl
     return size(folder / "sample.h5") / sampled * total
 
 
+COMPACT = """
+import re, sys
+from pathlib import Path
+from discreteness.compaction import compact
+compact(sys.argv[1])
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
 def compact_in_a_process(path: Path) -> tuple[float, float]:
-    """Seconds, and the most memory in GB, of `discreteness compact`."""
+    """Seconds, start of Python included, and the most memory in GB."""
     began_s = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "discreteness", "compact", str(path)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
-    return time.perf_counter() - began_s, usage.ru_maxrss / 1e6
+    done = subprocess.run([sys.executable, "-c", COMPACT, str(path)], check=True, capture_output=True, text=True)
+    return time.perf_counter() - began_s, int(done.stdout) * 1024 / 1e9
 
 
 def one_file_against_pyarrow(experiment: reading.Experiment) -> tuple[float, float]:
@@ -307,7 +323,7 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
     print("| question, ms cold / warm | ours | HDF5 | .pt | ours of HDF5 |\n|---|---|---|---|---|")
     document = min(experiment.documents, key=lambda d: abs(d.num_losses - 80)).name
     for question, forms in questions(path, folder, document, experiment.documents).items():
-        found = {form: ask(*arguments) for form, arguments in forms.items()}
+        found = ask(forms)
         cells = [f"{cold * 1e3:.1f} / {warm * 1e3:.1f}" for cold, warm in found.values()]
         (cold, warm), (h5_cold, h5_warm) = found["ours"], found["HDF5"]
         print(f"| {question} | {' | '.join(cells)} | {cold / h5_cold:.2f} / {warm / h5_warm:.2f} |", flush=True)

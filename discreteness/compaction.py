@@ -118,17 +118,18 @@ def _write_file(storage: Storage, manifest: Manifest, part: Part, start: int, st
     losses = np.empty((stop - start, len(manifest.steps), len(part.seeds)), np.float32)
     means = np.empty((new.stop - new.start, len(part.seeds), len(manifest.steps)))
 
-    def read(column: int) -> np.ndarray:
-        found = read_losses(storage, manifest, part.seeds[column], documents)
-        for index, document in enumerate(range(new.start, new.stop)):
-            begin = first[document] - offset
-            means[index, column] = mean_over_tokens(found[:, begin : begin + manifest.documents[document].num_losses])
-        return found[:, start - offset : stop - offset]
+    def read(seed: CommittedSeed) -> np.ndarray:
+        return read_losses(storage, manifest, seed, documents)
 
     with ThreadPoolExecutor(SEEDS_AT_ONCE) as pool:
         for column in range(0, len(part.seeds), SEEDS_AT_ONCE):
-            columns = range(column, min(column + SEEDS_AT_ONCE, len(part.seeds)))
-            losses[:, :, columns.start : columns.stop] = np.stack(list(pool.map(read, columns))).T
+            found = np.stack(list(pool.map(read, part.seeds[column : column + SEEDS_AT_ONCE])))
+            columns = slice(column, column + len(found))
+            losses[:, :, columns] = found[:, :, start - offset : stop - offset].T
+            for index, document in enumerate(range(new.start, new.stop)):
+                begin = first[document] - offset
+                end = begin + manifest.documents[document].num_losses
+                means[index, columns] = [mean_over_tokens(one[:, begin:end]) for one in found]
     doc_ids, token_indices = _names(manifest.documents)
     seeds = [seed.seed for seed in part.seeds]
     if len(means):

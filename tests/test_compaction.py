@@ -1,7 +1,9 @@
-"""Compaction: equal answers to the bit, stale parts, merging, and every operation cut short."""
+"""Compaction: equal answers to the bit, stale parts, merging, operations cut short, bounded memory."""
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ from discreteness import compaction, reading, seed_file, token_file
 from discreteness.compaction import compact, merge
 from discreteness.parts import Part, read_parts
 from discreteness.seed_file import CommittedSeed
+from tests.conftest import ROOT
 
 SEEDS = (4, 0, 7)
 
@@ -202,11 +205,15 @@ def test_one_by_one_the_parts_are_a_binary_counter(tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
 
 
-@pytest.mark.parametrize("mode", ["before", "half", "after"])
+STRIDE, FIRST_CUT = 4, {"before": 1, "half": 2, "after": 3}
+"""Every fourth operation is cut, in each mode others: all of them took a minute."""
+
+
+@pytest.mark.parametrize("mode", FIRST_CUT)
 @pytest.mark.parametrize("kind", ["local", "object"])
-def test_a_cut_at_every_operation_leaves_the_old_parts_or_the_new(tmp_path, monkeypatch, kind, mode):
-    """Files of one token each; a part of two seeds is there, a third seed comes; then the same compaction again."""
-    monkeypatch.setattr(compaction, "FILE_LOSSES", 1)
+def test_a_cut_at_any_operation_leaves_the_old_parts_or_the_new(tmp_path, monkeypatch, kind, mode):
+    """Two files a part; a part of one seed is there, a second seed comes; then the same compaction again."""
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 3 * 4 * 2)
     real_fsync, cuts = os.fsync, 0
     expected = None
     while True:
@@ -219,7 +226,7 @@ def test_a_cut_at_every_operation_leaves_the_old_parts_or_the_new(tmp_path, monk
         (old,) = compact(storage)
         commit(dataset, 4)
         expected = expected or everything(storage)
-        faults.count, faults.at, faults.mode = 0, 8 * cuts + 1, mode
+        faults.count, faults.at, faults.mode = 0, STRIDE * cuts + FIRST_CUT[mode], mode
         try:
             (new,) = compact(storage)
         except Cut:
@@ -229,13 +236,13 @@ def test_a_cut_at_every_operation_leaves_the_old_parts_or_the_new(tmp_path, monk
         assert now == new or new is None
         assert len(now.seeds) in (1, 2) and (now == old) == (len(now.seeds) == 1)
         assert everything(storage) == expected
-        assert reading.verify(storage) == []
         (again,) = compact(storage)
         assert len(again.seeds) == 2 and everything(storage) == expected
         if new is not None:
             break
         cuts += 1
-    assert cuts > 3
+    assert reading.verify(storage) == []
+    assert STRIDE * cuts > (40 if kind == "local" else 15), f"only {STRIDE * cuts} operations were there to be cut"
 
 
 def test_a_compaction_goes_on_behind_the_last_file(tmp_path, monkeypatch):
@@ -345,3 +352,43 @@ def test_a_damaged_list_of_parts_is_passed_over_reported_and_replaced(tmp_path, 
     assert any("parts.json" in problem for problem in reading.verify(tmp_path))
     compact(tmp_path)
     assert reading.verify(tmp_path) == []
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+import rich.progress
+from discreteness import compaction, token_file
+
+compaction.FILE_LOSSES = 2**20
+compaction.SEEDS_AT_ONCE = 2
+token_file.ROW_GROUP_LOSSES = 2**16
+
+def peak_kb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+compaction.compact(sys.argv[1])  # loads what is loaded once
+before = peak_kb()
+compaction.compact(sys.argv[2])
+print(1024 * (peak_kb() - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path):
+    """At full size the bound is 2 GB, four times FILE_LOSSES: 16 MB here, and 16 MB for what has a fixed size; of
+    48 MB of losses: all of them at once took 72 MB.
+    """
+    steps = tuple(range(100))
+    documents = [Text(doc_id=i, name=f"{i}", category="", token_ids=(50256, *[1] * 1200)) for i in range(2)]
+    for name, seeds in ("few", 5), ("many", 50):
+        dataset = create(tmp_path / name, documents=documents, steps=steps)
+        for seed in range(seeds):
+            values = np.random.default_rng(seed).standard_normal((100, 2400), dtype=np.float32)
+            dataset.commit(seed, "a", np.array(steps), values, pa.table({"step": [0]}))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "few"), str(tmp_path / "many")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) < 32e6
+    assert np.array_equal(reading.open(tmp_path / "many").losses("1", seeds=[49])[0], values[:, 1200:])
+    assert len(read_parts(dataset.storage)[0].starts) > 8
