@@ -86,7 +86,7 @@ class Compact:
         from discreteness.compaction import compact
 
         parts = compact(self.path, lambda files: track(files, description="compacting"))
-        print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds in {len(parts)} parts")
+        print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds, parts: {len(parts)}")
         return 0
 
 

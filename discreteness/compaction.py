@@ -45,7 +45,7 @@ def compact(uri: str | os.PathLike[str] | Storage, track: Callable[[list], Itera
     manifest = read_manifest(storage)
     committed, _ = scan(storage, manifest)
     try:
-        before = read_parts(storage)
+        before = read_parts(storage, manifest)
     except ValueError:
         before = ()  # replaced by what is built from the seeds
     kept, merged = merge(_sound(storage, manifest, before, committed), committed)
@@ -60,7 +60,7 @@ def compact(uri: str | os.PathLike[str] | Storage, track: Callable[[list], Itera
         parts = (*kept, part)
     if parts != before:
         with suppress(ValueError):
-            if read_parts(storage) != before:
+            if read_parts(storage, manifest) != before:
                 raise OSError(f"another compaction of {storage.uri} was done meanwhile; run it again")
         write_parts(storage, parts)
     _sweep(storage, {part.name for part in parts}, {part.name for part in before})

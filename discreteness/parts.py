@@ -7,7 +7,9 @@ part serves a seed only while its footer there is the one that the part was made
 """
 
 import bisect
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,6 +25,7 @@ from discreteness.token_file import TokenFile
 
 PARTS_FILE = "tokens/parts.json"
 FORMAT = 1
+PART_NAME = re.compile(r"[0-9a-f]{16}")
 
 MEANS = pa.schema(
     [
@@ -77,8 +80,8 @@ def begins(manifest: Manifest, start: int, stop: int) -> slice:
     return slice(bisect.bisect_left(first, start), bisect.bisect_left(first, stop))
 
 
-def read_parts(storage: Storage) -> tuple[Part, ...]:
-    """The parts in force, none before the first compaction. ValueError: parts.json is damaged or newer."""
+def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
+    """The parts in force, none before the first compaction. ValueError: parts.json is damaged or of another version."""
     try:
         content = storage.read(PARTS_FILE)
     except FileNotFoundError:
@@ -87,7 +90,7 @@ def read_parts(storage: Storage) -> tuple[Part, ...]:
         values = json.loads(content)
         if values["format"] != FORMAT:
             raise ValueError
-        return tuple(
+        parts = tuple(
             Part(
                 name=part["name"],
                 seeds=tuple(CommittedSeed(**seed) for seed in part["seeds"]),
@@ -95,7 +98,15 @@ def read_parts(storage: Storage) -> tuple[Part, ...]:
             )
             for part in values["parts"]
         )
-    except (ValueError, KeyError, TypeError):
+        total = total_losses(manifest)
+        for part in parts:
+            edges = [*part.starts, total]
+            if not PART_NAME.fullmatch(part.name) or edges[0] != 0 or not part.seeds:
+                raise ValueError
+            if any(late <= early for early, late in itertools.pairwise(edges)):
+                raise ValueError
+        return parts
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
             f"{storage.path(PARTS_FILE)} is damaged or of another version; no seed is in it alone: delete the folder "
             f"{storage.path('tokens')}, and run discreteness compact"
@@ -145,7 +156,9 @@ class PartReader:
 
     def _file(self, index: int) -> TokenFile:
         if index not in self._files:
-            self._files[index] = TokenFile(self.storage, self.part.losses_path(self.part.starts[index]))
+            start, stop = self.part.ranges(self.manifest)[index]
+            shape = stop - start, len(self.manifest.steps), len(self.part.seeds)
+            self._files[index] = TokenFile(self.storage, self.part.losses_path(start), shape)
         return self._files[index]
 
 

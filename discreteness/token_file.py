@@ -9,6 +9,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -96,13 +97,13 @@ def token_file(
 
 
 class TokenFile:
-    """Random access to a file's losses. Keeps its index (16 bytes a page), not the file, in memory.
+    """Random access to a file's losses, `shape` (tokens, steps, seeds). Keeps its index, 16 bytes a page, in memory.
 
     FileNotFoundError: it is gone. OSError: it is damaged.
     """
 
-    def __init__(self, storage: Storage, name: str):
-        self.storage, self.name = storage, name
+    def __init__(self, storage: Storage, name: str, shape: tuple[int, int, int]):
+        self.storage, self.name, self.shape = storage, name, shape
         self.codec = pa.Codec("zstd")
         tail = storage.read_tail(name, FOOTER_GUESS_BYTES)
         if len(tail) == FOOTER_GUESS_BYTES < footer_bytes(tail):
@@ -111,8 +112,9 @@ class TokenFile:
             metadata = pq.read_metadata(pa.BufferReader(tail)).metadata
             footer = json.loads(metadata[FOOTER_KEY])
             self.pages = np.frombuffer(base64.b64decode(metadata[PAGES_KEY]), PAGE)
-            self.shape = tuple(footer[axis] for axis in ("tokens", "steps", "seeds"))
-            groups = range(0, int(np.prod(self.shape)), footer["group_losses"])
+            if shape != tuple(footer[axis] for axis in ("tokens", "steps", "seeds")):
+                raise self._damaged("its shape")
+            groups = range(0, math.prod(shape), footer["group_losses"])
             self.starts = np.concatenate(
                 [np.arange(g, min(g + groups.step, groups.stop), footer["page_losses"]) for g in groups]
             )

@@ -1,5 +1,6 @@
 """Compaction: equal answers to the bit, stale parts, merging, operations cut short, bounded memory."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -109,6 +110,8 @@ def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
     values = np.where(np.isfinite(values), values, np.float32(1e-40))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "FILE_LOSSES", data.draw(st.sampled_from([1, 4000, 2**27]), label="file"))
+        patch.setattr(token_file, "GAP_BYTES", data.draw(st.sampled_from([0, 2**16]), label="gap"))
+        patch.setattr(token_file, "PIECES_AT_ONCE", data.draw(st.sampled_from([1, 64]), label="pieces"))
         patch.setattr(token_file, "ROW_GROUP_LOSSES", data.draw(st.sampled_from([1, 9000, 2**20]), label="group"))
         patch.setattr(
             token_file, "PAGE_LOSSES", data.draw(st.sampled_from([(1024, 2048), (2**12, 2**14)]), label="page")
@@ -232,7 +235,7 @@ def test_a_cut_at_any_operation_leaves_the_old_parts_or_the_new(tmp_path, monkey
         except Cut:
             new = None
         faults.at = None
-        (now,) = read_parts(storage)
+        (now,) = read_parts(storage, dataset.manifest)
         assert now == new or new is None
         assert len(now.seeds) in (1, 2) and (now == old) == (len(now.seeds) == 1)
         assert everything(storage) == expected
@@ -257,7 +260,7 @@ def test_a_compaction_goes_on_behind_the_last_file(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         compact(tmp_path, stop_after_four)
-    assert read_parts(create(tmp_path).storage) == ()
+    assert read_parts(create(tmp_path).storage, create(tmp_path).manifest) == ()
     left = []
     (part,) = compact(tmp_path, lambda files: left.extend(files) or files)
     assert left == [(4, 5), (5, 6)] and part.starts == (0, 1, 2, 3, 4, 5)
@@ -274,7 +277,7 @@ def test_a_reader_whose_part_is_replaced_finds_the_new_one_or_the_seeds(tmp_path
     with pytest.MonkeyPatch.context() as patch:
         forget_seed_files(patch)
         assert bits(early.losses("a.txt")[0]) == bits(losses(0)[:, :3])
-    for part in read_parts(dataset.storage):
+    for part in read_parts(dataset.storage, dataset.manifest):
         shutil.rmtree(tmp_path / part.folder)
     assert bits(late.losses("a.txt")[0]) == bits(losses(0)[:, :3])
     assert late.mean_curves().shape == (3, 1, 4)
@@ -315,7 +318,7 @@ def test_one_flipped_bit_is_seen_and_named(tmp_path):
     (part,) = compact(tmp_path)
     path = tmp_path / part.losses_path(0)
     content = bytearray(path.read_bytes())
-    (page,) = token_file.TokenFile(dataset.storage, part.losses_path(0)).pages
+    (page,) = token_file.TokenFile(dataset.storage, part.losses_path(0), (6, 4, 1)).pages
     content[page["offset"] + page["num_bytes"] - 3] ^= 1
     path.write_bytes(content)
     with pytest.raises(OSError, match=r"0000000\.parquet is damaged \(CRC of page 0\).*run discreteness compact"):
@@ -342,7 +345,25 @@ def test_verify_finds_a_part_that_says_something_else(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2, "parts": []}', '{"format": 1, "parts": [{}]}'])
+@pytest.mark.parametrize(
+    "change", [{"name": "../../elsewhere"}, {"starts": [1]}, {"starts": [0, 3, 3]}, {"starts": [0, 6]}, {"seeds": []}]
+)
+def test_a_part_that_no_compaction_wrote_is_passed_over(tmp_path, change):
+    dataset = create(tmp_path)
+    commit(dataset, 0)
+    compact(tmp_path)
+    path = tmp_path / "tokens" / "parts.json"
+    content = json.loads(path.read_text())
+    content["parts"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="damaged"):
+        read_parts(dataset.storage, dataset.manifest)
+    assert bits(reading.open(tmp_path).losses("a.txt")[0]) == bits(losses(0)[:, :3])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 2, "parts": []}', '{"format": 1, "parts": [{}]}', "[" * 10**5]
+)
 def test_a_damaged_list_of_parts_is_passed_over_reported_and_replaced(tmp_path, caplog, content):
     commit(create(tmp_path), 0)
     compact(tmp_path)
@@ -375,20 +396,28 @@ print(1024 * (peak_kb() - before))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
-def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path):
+def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path, monkeypatch):
     """At full size the bound is 2 GB, four times FILE_LOSSES: 16 MB here, and 16 MB for what has a fixed size; of
     48 MB of losses: all of them at once took 72 MB.
     """
-    steps = tuple(range(100))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    steps = tuple(range(200))
     documents = [Text(doc_id=i, name=f"{i}", category="", token_ids=(50256, *[1] * 1200)) for i in range(2)]
-    for name, seeds in ("few", 5), ("many", 50):
+    for name, seeds in ("few", 3), ("many", 25):
         dataset = create(tmp_path / name, documents=documents, steps=steps)
         for seed in range(seeds):
-            values = np.random.default_rng(seed).standard_normal((100, 2400), dtype=np.float32)
+            values = np.random.default_rng(seed).standard_normal((200, 2400), dtype=np.float32)
             dataset.commit(seed, "a", np.array(steps), values, pa.table({"step": [0]}))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "few"), str(tmp_path / "many")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert 0 < int(done.stdout) < 32e6
-    assert np.array_equal(reading.open(tmp_path / "many").losses("1", seeds=[49])[0], values[:, 1200:])
-    assert len(read_parts(dataset.storage)[0].starts) > 8
+    assert np.array_equal(reading.open(tmp_path / "many").losses("1", seeds=[24])[0], values[:, 1200:])
+    assert len(read_parts(dataset.storage, dataset.manifest)[0].starts) > 8
+
+
+def test_ranges_of_a_file_are_read_in_the_order_asked_for(storage):
+    storage.write("x", bytes(range(200)))
+    assert storage.read_ranges("x", [(150, 2), (0, 3), (1, 1)]) == [b"\x96\x97", b"\x00\x01\x02", b"\x01"]
+    with pytest.raises(FileNotFoundError):
+        storage.read_ranges("y", [(0, 1)])
