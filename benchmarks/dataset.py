@@ -4,18 +4,18 @@ python benchmarks/dataset.py --seeds 30 [--folder DIR] [--steps 1841]
 
 The documents are the built-in ones, the curves fall, have a step each and are noisy. HDF5 is the layout of the original
 trainers: one gzip-4 float16 dataset [seeds, steps] a token. "Cold": a new reader, and the files' pages dropped from the
-system's cache (its metadata may stay); "warm": the same question again, the median of some. What takes minutes in HDF5
-is asked once. Needs about 0.06 GB of disk a seed. On a shared machine only the ratios are worth quoting.
+system's cache (its metadata may stay); "warm": the same question again, the best time of some. What takes minutes
+in HDF5 is asked once. Needs about 0.06 GB of disk a seed. On a shared machine only the ratios are worth quoting.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -34,7 +34,7 @@ from discreteness.seed_file import LOSSES, row_groups
 from discreteness.seed_file import _losses_table as losses_table
 from discreteness.token_file import KEYS, TOKENS, token_file
 
-WARM_TIMES = 15
+COLD_TIMES, WARM_TIMES = 3, 15
 SAMPLE_TOKENS = 60
 """Tokens of which the float32 HDF5 is written; its size is scaled from them."""
 
@@ -56,11 +56,21 @@ def curves(seed: int, num_steps: int, num_tokens: int) -> np.ndarray:
     return np.exp(log, out=log)
 
 
+@dataclass
+class Cost:
+    """Seconds by the clock, and of the processors, which other work on the machine changes less."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
 @contextmanager
-def timed(times: dict[str, float], what: str):
-    began_s = time.perf_counter()
+def timed(costs: dict[str, Cost], what: str):
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
     yield
-    times[what] = times.get(what, 0.0) + time.perf_counter() - began_s
+    cost = costs.setdefault(what, Cost())
+    cost.wall_s += time.perf_counter() - wall_s
+    cost.cpu_s += time.process_time() - cpu_s
 
 
 def size(path: Path) -> int:
@@ -79,41 +89,39 @@ def forget(*paths: Path) -> None:
 
 
 def ask(forms: dict[str, tuple]) -> dict[str, tuple[float, float]]:
-    """Form -> seconds of its question, cold and warm; warm is nan where it is asked once. Opening is not counted.
-
-    The forms take turns, so that what else the machine does meets all of them.
+    """Form -> best seconds of its question, cold and warm; one cold time and nan where it is asked once. Opening is not
+    counted. The forms take turns, so that what else the machine does meets all of them.
     """
-    readers, cold = {}, {}
-    for form, (opened, question, files, _) in forms.items():
-        forget(files)
-        readers[form] = opened()
-        began_s = time.perf_counter()
-        question(readers[form])
-        cold[form] = time.perf_counter() - began_s
-    warm: dict[str, list[float]] = {form: [] for form in forms}
-    for _ in range(WARM_TIMES):
-        for form, (_, question, _, once) in forms.items():
+    cold: dict[str, list[float]] = {form: [] for form in forms}
+    warm: dict[str, list[float]] = {form: [float("nan")] if forms[form][3] else [] for form in forms}
+    readers = {}
+    for turn in range(COLD_TIMES + WARM_TIMES):
+        for form, (opened, question, files, once) in forms.items():
+            if once and turn:
+                continue
+            if turn < COLD_TIMES:
+                forget(files)
+                readers[form] = opened()
             began_s = time.perf_counter()
-            if not once:
-                question(readers[form])
-                warm[form].append(time.perf_counter() - began_s)
-    return {form: (cold[form], statistics.median(warm[form]) if warm[form] else float("nan")) for form in forms}
+            question(readers[form])
+            (cold if turn < COLD_TIMES else warm)[form].append(time.perf_counter() - began_s)
+    return {form: (min(cold[form]), min(warm[form])) for form in forms}
 
 
-def write_seeds(dataset: Dataset, folder: Path, seeds: int, times: dict[str, float]) -> None:
+def write_seeds(dataset: Dataset, folder: Path, seeds: int, costs: dict[str, Cost]) -> None:
     """Commits every seed; beside it a .pt, and the same columns by pyarrow alone with the same encodings."""
     steps = np.array(dataset.manifest.steps, np.int32)
     total = sum(document.num_losses for document in dataset.manifest.documents)
     for seed in range(seeds):
         losses = curves(seed, len(steps), total)
-        with timed(times, "commit"):
+        with timed(costs, "commit"):
             dataset.commit(seed, "benchmark", steps, losses, pa.table({"step": steps}))
-        with timed(times, ".pt"):
+        with timed(costs, ".pt"):
             torch.save({"losses": torch.from_numpy(losses.astype(np.float16))}, folder / "pt" / f"{seed}.pt")
         groups = row_groups(dataset.manifest.documents, len(steps))
         tables = [losses_table(seed, "benchmark", steps, losses, group) for group in groups]
         with (
-            timed(times, "pyarrow, a seed's columns"),
+            timed(costs, "pyarrow, a seed's columns"),
             pq.ParquetWriter(
                 folder / "columns.parquet",
                 LOSSES,
@@ -126,13 +134,13 @@ def write_seeds(dataset: Dataset, folder: Path, seeds: int, times: dict[str, flo
                 writer.write_table(table, row_group_size=len(table))
 
 
-def write_hdf5(experiment: reading.Experiment, folder: Path, times: dict[str, float]) -> float:
+def write_hdf5(experiment: reading.Experiment, folder: Path, costs: dict[str, Cost]) -> float:
     """Writes the float16 file; returns the bytes of a float32 one, scaled from some tokens."""
     sampled = 0
     with h5py.File(folder / "a.h5", "w") as file, h5py.File(folder / "sample.h5", "w") as sample:
         for document, tokens, losses in experiment.blocks(2**28):
             halves = [np.ascontiguousarray(losses[:, :, i], np.float16) for i in range(len(tokens))]
-            with timed(times, "HDF5"):
+            with timed(costs, "HDF5"):
                 for token, half in zip(tokens, halves, strict=True):
                     name = f"losses/{document.name}/token_{token}"
                     file.create_dataset(name, data=half, compression="gzip", compression_opts=4)
@@ -145,24 +153,25 @@ def write_hdf5(experiment: reading.Experiment, folder: Path, times: dict[str, fl
 
 
 COMPACT = """
-import re, sys
+import re, sys, time
 from pathlib import Path
 from discreteness.compaction import compact
 compact(sys.argv[1])
-print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(time.process_time(), re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
-def compact_in_a_process(path: Path) -> tuple[float, float]:
-    """Seconds, start of Python included, and the most memory in GB."""
+def compact_in_a_process(path: Path) -> tuple[Cost, float]:
+    """Its cost, start of Python included, and the most memory in GB."""
     began_s = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", COMPACT, str(path)], check=True, capture_output=True, text=True)
-    return time.perf_counter() - began_s, int(done.stdout) * 1024 / 1e9
+    cpu_s, peak_kb = done.stdout.split()
+    return Cost(time.perf_counter() - began_s, float(cpu_s)), int(peak_kb) * 1024 / 1e9
 
 
-def one_file_against_pyarrow(experiment: reading.Experiment) -> tuple[float, float]:
-    """Seconds to make one token-major file of up to 2**25 losses, and pyarrow's for the same columns, tables made
-    before: the best of three."""
+def one_file_against_pyarrow(experiment: reading.Experiment, costs: dict[str, Cost]) -> int:
+    """Makes one token-major file of up to 2**25 losses thrice, and lets pyarrow write the same columns, its table made
+    before; returns the number of losses written."""
     steps, seeds = experiment.steps, experiment.seeds
     count = max(1, 2**25 // (len(steps) * len(seeds)))
     pieces, gathered = [], 0
@@ -182,16 +191,13 @@ def one_file_against_pyarrow(experiment: reading.Experiment) -> tuple[float, flo
         block.reshape(-1),
     ]
     table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=TOKENS)
-    ours, theirs = [], []
     for _ in range(3):
-        began_s = time.perf_counter()
-        token_file(doc_ids, tokens, steps, seeds, block)
-        ours.append(time.perf_counter() - began_s)
-        began_s = time.perf_counter()
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=KEYS, use_byte_stream_split=["loss"])
-        theirs.append(time.perf_counter() - began_s)
-    return min(ours), min(theirs)
+        with timed(costs, "one token file"):
+            token_file(doc_ids, tokens, steps, seeds, block)
+        with timed(costs, "pyarrow, a token file's columns"):
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink, compression="zstd", use_dictionary=KEYS, use_byte_stream_split=["loss"])
+    return 3 * table.num_rows
 
 
 def questions(path: Path, folder: Path, document: str, all_documents: list) -> dict[str, dict[str, tuple]]:
@@ -262,7 +268,7 @@ def main() -> None:
 
 def measure(folder: Path, seeds: int, num_steps: int) -> None:
     (folder / "pt").mkdir()
-    path, times = folder / "run", {}
+    path, costs = folder / "run", {}
     dataset = Dataset.create_or_open(
         path,
         identity={"track": {"name": "synthetic"}, "packing": "isolated", "world_size": 1, "sources": ""},
@@ -274,33 +280,24 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
     total = sum(document.num_losses for document in dataset.manifest.documents)
     rows = seeds * num_steps * total
     print(f"# {seeds} seeds x {num_steps} steps x {total} losses = {rows:.3g}\n")
-    write_seeds(dataset, folder, seeds, times)
-    compact_s, peak_gb = compact_in_a_process(path)
+    write_seeds(dataset, folder, seeds, costs)
+    costs["discreteness compact, all of it"], peak_gb = compact_in_a_process(path)
     experiment = reading.open(path)
-    hdf5_float32 = write_hdf5(experiment, folder, times)
-    with timed(times, "export to Parquet, float16"):
+    hdf5_float32 = write_hdf5(experiment, folder, costs)
+    with timed(costs, "export to Parquet, float16"):
         export(path, "parquet", folder / "float16.parquet", "float16")
-    ours_s, pyarrow_s = one_file_against_pyarrow(experiment)
-    print("| written | seconds | million losses/s | against |\n|---|---|---|---|")
-
-    def row(what: str, seconds: float, count: float, against: str = "") -> None:
-        print(f"| {what} | {seconds:.2f} | {count / seconds / 1e6:.1f} | {against} |")
-
-    columns_s = times["pyarrow, a seed's columns"]
-    row("pyarrow, a seed's columns", columns_s, rows)
-    row(
-        "commit (with checks, fsync, runs)",
-        times["commit"],
-        rows,
-        f"{columns_s / times['commit']:.2f} of pyarrow's speed",
-    )
-    count = max(1, 2**25 // (num_steps * seeds)) * num_steps * seeds
-    row("pyarrow, a token file's columns", pyarrow_s, count)
-    row("one token file", ours_s, count, f"{pyarrow_s / ours_s:.2f} of pyarrow's speed")
-    row("discreteness compact, all of it", compact_s, rows, f"peak {peak_gb:.2f} GB")
-    row("HDF5", times["HDF5"], rows)
-    row(".pt", times[".pt"], rows)
-    row("export to Parquet, float16", times["export to Parquet, float16"], rows)
+    in_files = one_file_against_pyarrow(experiment, costs)
+    print("| written | seconds | CPU seconds | million losses a CPU second | against |\n|---|---|---|---|---|")
+    for what, cost in costs.items():
+        count = in_files if "token file" in what else rows
+        baseline = {"commit": "pyarrow, a seed's columns", "one token file": "pyarrow, a token file's columns"}.get(
+            what
+        )
+        against = f"peak {peak_gb:.2f} GB" if "compact" in what else ""
+        if baseline:
+            there = costs[baseline]
+            against = f"{there.wall_s / cost.wall_s:.2f} of pyarrow's speed, {there.cpu_s / cost.cpu_s:.2f} by CPU"
+        print(f"| {what} | {cost.wall_s:.2f} | {cost.cpu_s:.2f} | {count / cost.cpu_s / 1e6:.1f} | {against} |")
     print("\n| size | MB | of raw |\n|---|---|---|")
     means = sum(file.stat().st_size for file in path.glob("tokens/*/*.means.parquet"))
     for what, num_bytes, width in (
