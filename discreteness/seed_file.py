@@ -229,7 +229,12 @@ def _losses_table(
     seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray, group: list[tuple[DocumentInfo, int]]
 ) -> pa.Table:
     num_steps, num_rows = len(steps), len(steps) * len(group)
-    values = np.concatenate([losses[:, start : start + d.num_losses].reshape(-1) for d, start in group])
+    values = np.empty(num_steps * sum(d.num_losses for d, _ in group), np.float32)
+    at = 0
+    for document, start in group:  # copied once, from many places
+        size = num_steps * document.num_losses
+        values[at : at + size].reshape(num_steps, -1)[:] = losses[:, start : start + document.num_losses]
+        at += size
     lengths = np.repeat([d.num_losses for d, _ in group], num_steps)
     offsets = np.zeros(num_rows + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -238,6 +238,7 @@ def test_a_cut_at_any_operation_leaves_the_old_parts_or_the_new(tmp_path, monkey
         (now,) = read_parts(storage, dataset.manifest)
         assert now == new or new is None
         assert len(now.seeds) in (1, 2) and (now == old) == (len(now.seeds) == 1)
+        assert all(storage.exists(path) for path in now.paths(dataset.manifest))
         assert everything(storage) == expected
         (again,) = compact(storage)
         assert len(again.seeds) == 2 and everything(storage) == expected
