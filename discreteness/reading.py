@@ -261,7 +261,7 @@ class Experiment:
                     rows = [row for row in left if seeds[row] in part.columns]
                     if rows and pays(part, rows):
                         take(part, rows, [part.columns[seeds[row]] for row in rows])
-                        left = [row for row in left if row not in set(rows)]
+                        left = [row for row in left if seeds[row] not in part.columns]
             except FileNotFoundError:
                 self._parts = self._read_parts()
             else:
