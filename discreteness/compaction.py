@@ -55,12 +55,13 @@ def compact(uri: str | os.PathLike[str] | Storage, track: Callable[[list], Itera
         missing = [
             (start, stop) for start, stop in part.ranges(manifest) if not storage.exists(part.losses_path(start))
         ]
-        for start, stop in track(missing):
-            _write_file(storage, manifest, part, start, stop)
+        with ThreadPoolExecutor(SEEDS_AT_ONCE) as pool:  # one for all files: each thread keeps memory of its own
+            for start, stop in track(missing):
+                _write_file(storage, manifest, part, start, stop, pool)
         parts = (*kept, part)
     if parts != before:
         with suppress(ValueError):
-            if read_parts(storage, manifest) != before:
+            if read_parts(storage, manifest) not in (before, parts):
                 raise OSError(f"another compaction of {storage.uri} was done meanwhile; run it again")
         write_parts(storage, parts)
     _sweep(storage, {part.name for part in parts}, {part.name for part in before})
@@ -108,7 +109,9 @@ def _sound(
     )
 
 
-def _write_file(storage: Storage, manifest: Manifest, part: Part, start: int, stop: int) -> None:
+def _write_file(
+    storage: Storage, manifest: Manifest, part: Part, start: int, stop: int, pool: ThreadPoolExecutor
+) -> None:
     """Losses of tokens `start` to before `stop` in all seeds; before them the means of documents that begin there."""
     first = first_tokens(manifest)
     new = begins(manifest, start, stop)
@@ -121,15 +124,14 @@ def _write_file(storage: Storage, manifest: Manifest, part: Part, start: int, st
     def read(seed: CommittedSeed) -> np.ndarray:
         return read_losses(storage, manifest, seed, documents)
 
-    with ThreadPoolExecutor(SEEDS_AT_ONCE) as pool:
-        for column in range(0, len(part.seeds), SEEDS_AT_ONCE):
-            found = np.stack(list(pool.map(read, part.seeds[column : column + SEEDS_AT_ONCE])))
-            columns = slice(column, column + len(found))
-            losses[:, :, columns] = found[:, :, start - offset : stop - offset].T
-            for index, document in enumerate(range(new.start, new.stop)):
-                begin = first[document] - offset
-                end = begin + manifest.documents[document].num_losses
-                means[index, columns] = [mean_over_tokens(one[:, begin:end]) for one in found]
+    for column in range(0, len(part.seeds), SEEDS_AT_ONCE):
+        found = np.stack(list(pool.map(read, part.seeds[column : column + SEEDS_AT_ONCE])))
+        columns = slice(column, column + len(found))
+        losses[:, :, columns] = found[:, :, start - offset : stop - offset].T
+        for index, document in enumerate(range(new.start, new.stop)):
+            begin = first[document] - offset
+            end = begin + manifest.documents[document].num_losses
+            means[index, columns] = [mean_over_tokens(one[:, begin:end]) for one in found]
     doc_ids, token_indices = _names(manifest.documents)
     seeds = [seed.seed for seed in part.seeds]
     if len(means):

@@ -82,15 +82,11 @@ class Experiment:
         is filled in.
         """
         document = self.document(doc)
-        if answers and token is not None:
-            raise ValueError("answers choose the tokens; give answers or token, not both")
-        if answers:
-            token = self.answers(doc)
-        chosen_tokens = self._tokens(document, token)
+        tokens = self._tokens(document, token, answers)
         chosen = self._existing("seed", self.seeds, seeds)
         if not chosen:
             raise ValueError(f"no seed is committed in {self.storage.uri} yet")
-        losses = self._losses(document, chosen_tokens - 1, chosen, self._places(steps))
+        losses = self._losses(document, tokens - 1, chosen, self._places(steps))
         return losses[:, :, 0] if isinstance(token, (int, np.integer)) else losses
 
     def seed(self, seed: int) -> np.ndarray:
@@ -136,9 +132,10 @@ class Experiment:
     ) -> pa.Table:
         """What `losses` gives, as Arrow rows (doc_id, token_index, step, seed, loss) sorted as they were asked for."""
         document = self.document(doc)
-        tokens = self._tokens(document, self.answers(doc) if answers and token is None else token)
+        tokens = self._tokens(document, token, answers)
         losses = self.losses(doc, tokens.tolist(), seeds, steps)
-        return long_form(document, tokens, self.steps if steps is None else steps, seeds or self.seeds, losses)
+        steps, seeds = (self.steps if steps is None else steps), (self.seeds if seeds is None else seeds)
+        return long_form(document, tokens, steps, seeds, losses)
 
     def to_xarray(self, doc: str | int, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Any:
         """xarray.DataArray of one document with dimensions seed, step, token and their coordinates, also the text of
@@ -210,7 +207,11 @@ class Experiment:
             return np.arange(len(self.steps))
         return np.searchsorted(self.steps, np.array(self._existing("step", self.steps, steps), np.int64))
 
-    def _tokens(self, document: DocumentInfo, token: int | Sequence[int] | None) -> np.ndarray:
+    def _tokens(self, document: DocumentInfo, token: int | Sequence[int] | None, answers: bool) -> np.ndarray:
+        if answers and token is not None:
+            raise ValueError("answers choose the tokens; give answers or token, not both")
+        if answers:
+            token = self.answers(document.doc_id)
         if token is None:
             return np.arange(1, document.num_losses + 1)
         tokens = np.atleast_1d(np.array(token, np.int64))
@@ -223,6 +224,8 @@ class Experiment:
     def _losses(self, document: DocumentInfo, tokens: np.ndarray, seeds: list[int], places: np.ndarray) -> np.ndarray:
         """float32 [seeds, steps, tokens] of tokens and steps by place."""
         losses = np.empty((len(tokens), len(places), len(seeds)), np.float32)  # as parts have it
+        if not losses.size:
+            return losses.transpose(2, 1, 0)
         num_steps = len(self.steps)
 
         def pays(part: PartReader, rows: list[int]) -> bool:

@@ -36,6 +36,7 @@ ROW_GROUP_LOSSES = 2**20
 PAGE_LOSSES = (2**12, 2**14)
 """Bounds of a page: small enough that one step of a token is cheap to get at, large enough that all steps are."""
 PAGE_STEPS = 32
+"""Steps of a token in a page, between these bounds."""
 FOOTER_KEY, PAGES_KEY = b"discreteness", b"discreteness.pages"
 FOOTER_GUESS_BYTES = 256 * 1024
 GAP_BYTES = 2**16
@@ -113,7 +114,7 @@ class TokenFile:
             footer = json.loads(metadata[FOOTER_KEY])
             self.pages = np.frombuffer(base64.b64decode(metadata[PAGES_KEY]), PAGE)
             if shape != tuple(footer[axis] for axis in ("tokens", "steps", "seeds")):
-                raise self._damaged("its shape")
+                raise ValueError
             groups = range(0, math.prod(shape), footer["group_losses"])
             self.starts = np.concatenate(
                 [np.arange(g, min(g + groups.step, groups.stop), footer["page_losses"]) for g in groups]

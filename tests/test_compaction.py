@@ -49,6 +49,8 @@ def everything(storage):
         bits(experiment.losses("a.txt", token=2)),
         bits(experiment.losses("a.txt", token=[3, 1], seeds=experiment.seeds[::-1], steps=[20, 0, 20])),
         bits(experiment.losses("a.txt", answers=True)),
+        experiment.losses("b.txt", answers=True).shape,
+        experiment.losses("b.txt", steps=[]).shape,
         bits(experiment.mean_curves()),
         [(d.name, t.tolist(), bits(x)) for d, t, x in experiment.blocks(max_bytes=1)],
     ]

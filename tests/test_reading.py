@@ -62,6 +62,8 @@ def test_what_is_missing_is_named_never_filled_in(run):
             experiment.losses(**arguments)
     with pytest.raises(ValueError, match="no seed 1"):
         experiment.runs(1)
+    with pytest.raises(ValueError, match="give answers or token, not both"):
+        experiment.table("a.txt", token=1, answers=True)
     with pytest.raises(FileNotFoundError, match="is not a dataset"):
         reading.open(run.parent)
 
