@@ -77,6 +77,22 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class Compact:
+    """Arrange a dataset by token too, so that questions about all seeds are fast; again after new seeds."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from rich.progress import track
+
+        from discreteness.compaction import compact
+
+        parts = compact(self.path, lambda files: track(files, description="compacting"))
+        print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds, parts: {len(parts)}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Documents:
     """The documents that would be scored: names, tokens, answers."""
 
@@ -107,17 +123,19 @@ class Documents:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a dataset in one of the two formats of the shell-loop workflow (SPEEDRUN section 9)."""
+    """Write a dataset as a table of one loss a row, or in a format of the shell-loop workflow (SPEEDRUN section 9)."""
 
     path: Annotated[str, tyro.conf.Positional]
-    format: Literal["pt", "hdf5"]
+    format: Literal["parquet", "csv", "pt", "hdf5"]
     output: str
     """File to write; it must not exist."""
+    precision: Literal["float32", "float16"] | None = None
+    """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
 
     def __call__(self) -> int:
         from discreteness.export import export
 
-        export(self.path, self.format, self.output)
+        export(self.path, self.format, self.output, self.precision)
         print(f"written: {self.output}")
         return 0
 
@@ -182,6 +200,7 @@ COMMANDS: dict[str, Callable] = {
     "status": Status,
     "verify": Verify,
     "doctor": Doctor,
+    "compact": Compact,
     "documents": Documents,
     "export": Export,
     "rescore": Rescore,

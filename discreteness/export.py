@@ -1,8 +1,8 @@
-"""dataset -> the two result files of the original trainers, field for field.
+"""dataset -> one file for other tools: a table of one loss a row, or a result file of the original trainers.
 
-`pt`: a dict for torch.load(weights_only=True). `hdf5`: one dataset a token. Both hold float16; these are for
-tools that read the old formats, not for keeping. Data scored with isolated packing say so in one extra key or
-attribute, `packing`.
+`parquet`, `csv`: columns doc_id, token_index, step, seed, loss, sorted by these; float32, or float16 where asked.
+`pt`, `hdf5`: the old formats field for field, always float16: a dict for torch.load(weights_only=True), and one
+dataset a token; data scored with isolated packing say so in one extra key or attribute, `packing`.
 """
 
 import math
@@ -13,23 +13,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 
-from discreteness.reading import Experiment, open
+from discreteness.manifest import DocumentInfo
+from discreteness.reading import Experiment, long_form, open
 from discreteness.storage import Storage
+from discreteness.token_file import KEYS
 
-FORMATS = ("pt", "hdf5")
-BLOCK_BYTES = 2**30
-"""Memory for the float16 losses of one document in an HDF5 export; more are read in several passes."""
+PRECISIONS = {
+    "parquet": ("float32", "float16"),
+    "csv": ("float32", "float16"),
+    "pt": ("float16",),
+    "hdf5": ("float16",),
+}
+"""Format -> what its losses can be; the first is what they are unless asked."""
+BLOCK_BYTES = 2**28
+"""Memory for the float32 losses that are under way in an export; large documents are read in several passes."""
 
 
-def export(uri: str | os.PathLike[str] | Storage, format: str, destination: str | os.PathLike[str]) -> Path:
+TABLE_OVERHEAD = 8
+"""Bytes a row of a table takes, its columns and what they are made from, for each byte of its loss."""
+
+
+def export(
+    uri: str | os.PathLike[str] | Storage,
+    format: str,
+    destination: str | os.PathLike[str],
+    precision: str | None = None,
+) -> Path:
     """Writes all committed seeds to a local file, which appears whole; returns its path.
 
-    ValueError: unknown format, no seed committed, a loss beyond float16. FileExistsError: the destination
-    exists.
+    `format`: a key of PRECISIONS. ValueError: unknown format, or a precision that it does not have; no seed
+    committed; a loss beyond float16. FileExistsError: the destination exists.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if format not in PRECISIONS:
+        raise ValueError(f"format {format!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    precision = precision or PRECISIONS[format][0]
+    if precision not in PRECISIONS[format]:
+        raise ValueError(f"a {format} export is {' or '.join(PRECISIONS[format])}, not {precision}")
     if "://" in os.fspath(destination):
         raise ValueError(
             f"an export is written to a local file, not to {os.fspath(destination)}; copy it there afterwards"
@@ -40,11 +63,15 @@ def export(uri: str | os.PathLike[str] | Storage, format: str, destination: str 
     experiment = open(uri)
     if not experiment.seeds:
         raise ValueError(f"no seed is committed in {experiment.storage.uri} yet; there is nothing to export")
-    names = file_names(experiment)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        (_write_pt if format == "pt" else _write_hdf5)(experiment, names, staged)
+        if format == "pt":
+            _write_pt(experiment, file_names(experiment), staged)
+        elif format == "hdf5":
+            _write_hdf5(experiment, file_names(experiment), staged)
+        else:
+            _write_table(experiment, format, precision, staged)
         descriptor = os.open(staged, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -70,8 +97,13 @@ def _write_pt(experiment: Experiment, names: list[str], path: Path) -> None:
     results: dict[int, dict[str, Any]] = {}
     means = np.empty((len(experiment.seeds), len(experiment.steps), len(lengths)))
     for index, seed in enumerate(experiment.seeds):
-        losses = np.concatenate([_float16(experiment, d.name, seed) for d in experiment.documents], axis=1)
         starts = np.cumsum([0, *lengths[:-1]])
+        whole = experiment.seed(seed)
+        pieces = [
+            _float16(d, np.arange(1, n + 1), experiment.steps, [seed], whole[None, :, first : first + n])[0]
+            for d, n, first in zip(experiment.documents, lengths, starts, strict=True)
+        ]
+        losses = np.concatenate(pieces, axis=1)
         means[index] = np.add.reduceat(losses.astype(np.float64), starts, axis=1) / lengths
         # Views of one storage a seed: saved once, instead of a storage a step and document.
         rows = torch.from_numpy(losses)
@@ -97,7 +129,6 @@ def _write_hdf5(experiment: Experiment, names: list[str], path: Path) -> None:
     except ImportError:
         raise ValueError("an hdf5 export needs h5py; run: pip install 'discreteness[hdf5]'") from None
 
-    num_seeds, num_steps = len(experiment.seeds), len(experiment.steps)
     with h5py.File(path, "w") as file:
         file.attrs.update(_packing_mark(experiment))
         metadata = file.create_group("metadata")
@@ -105,29 +136,51 @@ def _write_hdf5(experiment: Experiment, names: list[str], path: Path) -> None:
         metadata["eval_steps"] = np.array(experiment.steps, np.int32)
         metadata["doc_lengths"] = np.array([d.num_losses for d in experiment.documents], np.int32)
         metadata.create_dataset("doc_names", data=names, dtype=h5py.string_dtype())
-        for document, name in zip(experiment.documents, names, strict=True):
-            group = file.create_group(f"losses/{name}")
-            most = max(1, BLOCK_BYTES // (2 * num_seeds * num_steps))
-            for first in range(0, document.num_losses, most):
-                last = min(first + most, document.num_losses)
-                block = np.empty((last - first, num_seeds, num_steps), np.float16)
-                for index, seed in enumerate(experiment.seeds):
-                    block[:, index] = _float16(experiment, document.name, seed)[:, first:last].T
-                for token in range(first, last):
-                    group.create_dataset(
-                        f"token_{token}", data=block[token - first], compression="gzip", compression_opts=4
-                    )
+        name_of = dict(zip((d.doc_id for d in experiment.documents), names, strict=True))
+        for document, tokens, losses in experiment.blocks(BLOCK_BYTES):
+            halves = _float16(document, tokens, experiment.steps, experiment.seeds, losses)
+            for index, token in enumerate(tokens.tolist()):
+                file.create_dataset(
+                    f"losses/{name_of[document.doc_id]}/token_{token - 1}",
+                    data=halves[:, :, index],
+                    compression="gzip",
+                    compression_opts=4,
+                )
 
 
-def _float16(experiment: Experiment, name: str, seed: int) -> np.ndarray:
-    """float16 [steps, tokens] of one document. ValueError: a loss would become infinite."""
-    losses = experiment.losses(name, seeds=[seed])[0]
+def _write_table(experiment: Experiment, format: str, precision: str, path: Path) -> None:
+    writer: Any = None
+    try:
+        for document, tokens, losses in experiment.blocks(BLOCK_BYTES // TABLE_OVERHEAD):
+            if precision == "float16":
+                losses = _float16(document, tokens, experiment.steps, experiment.seeds, losses)
+            if format == "csv" and precision == "float16":
+                losses = losses.astype(np.float32)  # the same numbers; Arrow's CSV knows no float16
+            table = long_form(document, tokens, experiment.steps, experiment.seeds, losses)
+            if writer is None:
+                writer = pa.csv.CSVWriter(path, table.schema) if format == "csv" else _parquet(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=KEYS, use_byte_stream_split=["loss"], write_page_checksum=True
+    )
+
+
+def _float16(
+    document: DocumentInfo, tokens: np.ndarray, steps: list[int], seeds: list[int], losses: np.ndarray
+) -> np.ndarray:
+    """float16 of losses [seeds, steps, tokens]. ValueError: a loss would become infinite."""
     with np.errstate(over="ignore"):
         halves = losses.astype(np.float16)
-    for row, column in np.argwhere(np.isinf(halves))[:1]:
-        where = f"seed {seed}, step {experiment.steps[row]}, document {name!r}, token {column + 1}"
+    for seed, step, token in np.argwhere(np.isinf(halves))[:1]:
+        where = f"seed {seeds[seed]}, step {steps[step]}, document {document.name!r}, token {tokens[token]}"
         raise ValueError(
-            f"the loss {losses[row, column]} of {where} is beyond float16 (65504); "
+            f"the loss {losses[seed, step, token]} of {where} is beyond float16 (65504); "
             "read such data with discreteness.reading.open"
         )
     return halves

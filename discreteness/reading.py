@@ -4,11 +4,12 @@ experiment = discreteness.open("runs/tiny")
 experiment.losses("elements.txt", token=7)  # float32 [seeds, steps]
 """
 
-import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,37 @@ import pyarrow.parquet as pq
 from discreteness.manifest import (
     EXPERIMENT_FILE,
     DocumentInfo,
-    Manifest,
     listed,
     read_documents,
     read_manifest,
 )
-from discreteness.seed_file import FOOTER_KEY, LOSSES, SEED_FILE, CommittedSeed, scan
+from discreteness.parts import PartReader, first_tokens, read_parts
+from discreteness.problems import problems_of_losses, problems_of_part, problems_of_runs
+from discreteness.seed_file import (
+    FOOTER_KEY,
+    LOSSES,
+    ROW_GROUP_LOSSES,
+    SEED_FILE,
+    CommittedSeed,
+    mean_over_tokens,
+    read_losses,
+    scan,
+)
 from discreteness.storage import Storage, open_storage
+from discreteness.token_file import PAGE_LOSSES, TOKENS
+
+logger = logging.getLogger(__name__)
+
+PART_RETRIES = 3
+"""How often parts that vanish while they are read are looked up again, before the seeds themselves are read."""
 
 
 class Experiment:
     """A dataset as it was when opened: seeds committed later appear when it is opened again.
 
     `seeds`, `steps`: ascending. `documents`: in the order of their ids. `experiment`: experiment.json as it
-    is. `invalid`: files of losses/ that are not counted, with the reason.
+    is. `invalid`: files of losses/ that are not counted, with the reason. What `discreteness compact` made is
+    used where it is faster; the answers are the same to the bit.
     """
 
     def __init__(self, storage: Storage):
@@ -44,37 +62,104 @@ class Experiment:
         self.seeds = list(self._committed)
         self.steps = list(self._manifest.steps)
         self.documents = list(self._manifest.documents)
+        self._first = dict(zip((d.doc_id for d in self.documents), first_tokens(self._manifest), strict=True))
+        self._parts = self._read_parts()
 
     def losses(
         self,
         doc: str | int,
-        token: int | None = None,
+        token: int | Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
         steps: Sequence[int] | None = None,
+        answers: bool = False,
     ) -> np.ndarray:
         """Losses in nats, float32 [seeds, steps, tokens], or [seeds, steps] of one token; in the order asked
         for.
 
-        `doc`: name or id. `token`: a token_index of documents.parquet, 1 to N: token 0 is BOS and has no
-        loss, so index i of the last axis is token i + 1. ValueError: what is asked for does not exist;
-        nothing is filled in.
+        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N, one or several; all if None: token
+        0 is BOS and has no loss, so index i of the last axis is token i + 1. `answers`: the document's answers
+        instead. The axes may lie in memory in any order. ValueError: what is asked for does not exist; nothing
+        is filled in.
         """
         document = self.document(doc)
-        if token is not None and not 1 <= token <= document.num_losses:
-            raise ValueError(
-                f"document {document.name!r} has losses of tokens 1 to {document.num_losses}, not of {token}"
-            )
+        tokens = self._tokens(document, token, answers)
         chosen = self._existing("seed", self.seeds, seeds)
         if not chosen:
             raise ValueError(f"no seed is committed in {self.storage.uri} yet")
-        where = {step: index for index, step in enumerate(self.steps)}
-        rows = [where[step] for step in self._existing("step", self.steps, steps)]
-        tokens = slice(None) if token is None else token - 1
-        shape = (len(chosen), len(rows), document.num_losses) if token is None else (len(chosen), len(rows))
-        losses = np.empty(shape, np.float32)
-        for index, seed in enumerate(chosen):
-            losses[index] = self._losses_of(seed, document)[rows, tokens]
-        return losses
+        losses = self._losses(document, tokens - 1, chosen, self._places(steps))
+        return losses[:, :, 0] if isinstance(token, (int, np.integer)) else losses
+
+    def seed(self, seed: int) -> np.ndarray:
+        """All of one seed, float32 [steps, losses of all documents, one document after another]."""
+        (seed,) = self._existing("seed", self.seeds, [seed])
+        return read_losses(self.storage, self._manifest, self._committed[seed], self.documents)
+
+    def mean_curves(self, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """Mean loss of each document, float64 [documents, seeds, steps]. Seconds where seeds are not compacted."""
+        chosen = self._existing("seed", self.seeds, seeds)
+        means = np.empty((len(self.documents), len(chosen), len(self.steps)))
+
+        def from_part(part: PartReader, rows: list[int], columns: list[int]) -> None:
+            means[:, rows] = part.means[:, columns]
+
+        for row in self._from_parts(chosen, lambda part, rows: True, from_part):
+            losses = self.seed(chosen[row])
+            for index, document in enumerate(self.documents):
+                first = self._first[document.doc_id]
+                means[index, row] = mean_over_tokens(losses[:, first : first + document.num_losses])
+        return means
+
+    def blocks(
+        self, max_bytes: int = 2**28, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None
+    ) -> Iterator[tuple[DocumentInfo, np.ndarray, np.ndarray]]:
+        """Everything in pieces of at most `max_bytes`, or of one token: document, tokens int64 (T,), and their
+        losses as of `losses`; document after document.
+        """
+        chosen, places = self._existing("seed", self.seeds, seeds), self._places(steps)
+        most = max(1, max_bytes // (4 * max(1, len(chosen) * len(places))))
+        for document in self.documents:
+            for first in range(0, document.num_losses if chosen else 0, most):
+                tokens = np.arange(first, min(first + most, document.num_losses))
+                yield document, tokens + 1, self._losses(document, tokens, chosen, places)
+
+    def table(
+        self,
+        doc: str | int,
+        token: int | Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
+        answers: bool = False,
+    ) -> pa.Table:
+        """What `losses` gives, as Arrow rows (doc_id, token_index, step, seed, loss) sorted as they were asked for."""
+        document = self.document(doc)
+        tokens = self._tokens(document, token, answers)
+        losses = self.losses(doc, tokens.tolist(), seeds, steps)
+        steps, seeds = (self.steps if steps is None else steps), (self.seeds if seeds is None else seeds)
+        return long_form(document, tokens, steps, seeds, losses)
+
+    def to_xarray(self, doc: str | int, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Any:
+        """xarray.DataArray of one document with dimensions seed, step, token and their coordinates, also the text of
+        each token. ValueError: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ValueError("to_xarray needs xarray; run: pip install 'discreteness[xarray]'") from None
+        document = self.document(doc)
+        rows = self.tokens(doc).slice(1)
+        return xarray.DataArray(
+            self.losses(doc, seeds=seeds, steps=steps),
+            dims=("seed", "step", "token"),
+            coords={
+                "seed": list(self.seeds if seeds is None else seeds),
+                "step": list(self.steps if steps is None else steps),
+                "token": rows["token_index"].to_numpy(),
+                "text": ("token", rows["token_text"].to_pylist()),
+                "answer": ("token", rows["answer"].to_numpy()),
+            },
+            name=document.name,
+            attrs={"units": "nat"},
+        )
 
     @property
     def attempts(self) -> dict[int, str]:
@@ -91,6 +176,11 @@ class Experiment:
             f"{listed((f'{d.name!r} ({d.doc_id})' for d in self.documents), 50)}"
         )
 
+    def answers(self, doc: str | int) -> list[int]:
+        """Token indices of a document's answers, ascending."""
+        rows = self.tokens(doc)
+        return rows.filter(rows["answer"])["token_index"].to_pylist()
+
     def runs(self, seed: int) -> pa.Table:
         """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ..."""
         (seed,) = self._existing("seed", self.seeds, [seed])
@@ -99,13 +189,16 @@ class Experiment:
 
     def tokens(self, doc: str | int) -> pa.Table:
         """Rows of documents.parquet of one document, one a token, BOS first."""
-        table = read_documents(self.storage, self._manifest)
-        return table.filter(pc.field("doc_id") == self.document(doc).doc_id)
+        return self._documents_table.filter(pc.field("doc_id") == self.document(doc).doc_id)
 
     def arrow(self) -> pa.dataset.Dataset:
         """Arrow dataset over the committed seeds' files."""
         files = [self.storage.path(committed.path) for committed in self._committed.values()]
         return pa.dataset.dataset(files, schema=LOSSES, format="parquet", filesystem=self.storage.filesystem)
+
+    @cached_property
+    def _documents_table(self) -> pa.Table:
+        return read_documents(self.storage, self._manifest)
 
     def _existing(self, what: str, there: list[int], wanted: Sequence[int] | None) -> list[int]:
         if wanted is None:
@@ -114,23 +207,98 @@ class Experiment:
             raise ValueError(f"there is no {what} {listed(missing)}; there are {listed(there)}")
         return list(wanted)
 
-    def _losses_of(self, seed: int, document: DocumentInfo) -> np.ndarray:
-        path = self._committed[seed].path
-        table = pq.read_table(
-            self.storage.path(path),
-            filesystem=self.storage.filesystem,
-            columns=["step", "losses"],
-            filters=[("doc_id", "=", document.doc_id)],
-            partitioning=None,
-            page_checksum_verification=True,
-        )
-        values = pc.list_flatten(table["losses"]).to_numpy()
-        lengths = pc.list_value_length(table["losses"]).to_numpy()
-        if not (np.array_equal(table["step"].to_numpy(), self.steps) and (lengths == document.num_losses).all()):
+    def _places(self, steps: Sequence[int] | None) -> np.ndarray:
+        if steps is None:
+            return np.arange(len(self.steps))
+        return np.searchsorted(self.steps, np.array(self._existing("step", self.steps, steps), np.int64))
+
+    def _tokens(self, document: DocumentInfo, token: int | Sequence[int] | None, answers: bool) -> np.ndarray:
+        if answers and token is not None:
+            raise ValueError("answers choose the tokens; give answers or token, not both")
+        if answers:
+            token = self.answers(document.doc_id)
+        if token is None:
+            return np.arange(1, document.num_losses + 1)
+        tokens = np.atleast_1d(np.array(token, np.int64))
+        if wrong := [number for number in tokens.tolist() if not 1 <= number <= document.num_losses]:
             raise ValueError(
-                f"{path} does not hold each step of document {document.name!r} once; run: discreteness verify"
+                f"document {document.name!r} has losses of tokens 1 to {document.num_losses}, not of {listed(wrong)}"
             )
-        return values.reshape(len(self.steps), document.num_losses)
+        return tokens
+
+    def _losses(self, document: DocumentInfo, tokens: np.ndarray, seeds: list[int], places: np.ndarray) -> np.ndarray:
+        """float32 [seeds, steps, tokens] of tokens and steps by place."""
+        losses = np.empty((len(tokens), len(places), len(seeds)), np.float32)  # as parts have it
+        if not losses.size:
+            return losses.transpose(2, 1, 0)
+        num_steps = len(self.steps)
+
+        def pays(part: PartReader, rows: list[int]) -> bool:
+            """Whether the part decodes fewer losses than the seeds' files would."""
+            columns = len(part.part.seeds)
+            runs = 1 + np.count_nonzero(np.diff(places) != 1)
+            in_part = len(tokens) * max(len(places) * columns, int(runs) * PAGE_LOSSES[0])
+            return in_part <= len(rows) * max(ROW_GROUP_LOSSES, document.num_losses * num_steps)
+
+        def from_part(part: PartReader, rows: list[int], columns: list[int]) -> None:
+            found = part.losses(self._first[document.doc_id] + tokens, places)
+            if rows == columns == list(range(found.shape[2])) and len(rows) == len(seeds):
+                losses[...] = found
+            else:
+                losses[:, :, rows] = found[:, :, columns]
+
+        for row in self._from_parts(seeds, pays, from_part):
+            found = read_losses(self.storage, self._manifest, self._committed[seeds[row]], [document])
+            losses[:, :, row] = found[np.ix_(places, tokens)].T
+        return losses.transpose(2, 1, 0)
+
+    def _from_parts(
+        self,
+        seeds: list[int],
+        pays: Callable[[PartReader, list[int]], bool],
+        take: Callable[[PartReader, list[int], list[int]], None],
+    ) -> list[int]:
+        """Lets each part that pays fill in its seeds; returns the places of the others in `seeds`.
+
+        A compaction may delete a part that is being read: then its successor is looked up, or the seeds are read.
+        """
+        left = list(range(len(seeds)))
+        for _ in range(PART_RETRIES):
+            try:
+                for part in self._parts:
+                    rows = [row for row in left if seeds[row] in part.columns]
+                    if rows and pays(part, rows):
+                        take(part, rows, [part.columns[seeds[row]] for row in rows])
+                        left = [row for row in left if seeds[row] not in part.columns]
+            except FileNotFoundError:
+                self._parts = self._read_parts()
+            else:
+                break
+        return left
+
+    def _read_parts(self) -> list[PartReader]:
+        try:
+            parts = read_parts(self.storage, self._manifest)
+        except ValueError as error:
+            logger.warning("%s", error)
+            parts = ()
+        return [PartReader(self.storage, self._manifest, part, self._committed) for part in parts]
+
+
+def long_form(
+    document: DocumentInfo, tokens: np.ndarray, steps: Sequence[int], seeds: Sequence[int], losses: np.ndarray
+) -> pa.Table:
+    """Losses [seeds, steps, tokens] of one document as rows with the columns of TOKENS, by token, step, seed."""
+    rows = len(steps) * len(seeds)
+    columns = {
+        "doc_id": np.full(losses.size, document.doc_id, np.int32),
+        "token_index": np.repeat(np.asarray(tokens, np.int32), rows),
+        "step": np.tile(np.repeat(np.array(steps, np.int32), len(seeds)), len(tokens)),
+        "seed": np.tile(np.array(seeds, np.int32), len(tokens) * len(steps)),
+        "loss": losses.transpose(2, 1, 0).reshape(-1),
+    }
+    loss = pa.field("loss", pa.from_numpy_dtype(losses.dtype), nullable=False)
+    return pa.table(columns, schema=TOKENS.set(TOKENS.get_field_index("loss"), loss))
 
 
 def open(uri: str | os.PathLike[str] | Storage) -> Experiment:
@@ -208,61 +376,15 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
     except (FileNotFoundError, ValueError) as error:
         problems.append(str(error))
     for seed in committed.values():
-        problems += [f"{seed.path}: {problem}" for problem in _problems_of_losses(storage, manifest, seed)]
-        problems += [f"{seed.runs_path}: {problem}" for problem in _problems_of_runs(storage, seed)]
-    return problems
-
-
-def _problems_of_losses(storage: Storage, manifest: Manifest, committed: CommittedSeed) -> Iterator[str]:
+        problems += [f"{seed.path}: {problem}" for problem in problems_of_losses(storage, manifest, seed)]
+        problems += [f"{seed.runs_path}: {problem}" for problem in problems_of_runs(storage, seed)]
     try:
-        content = pa.BufferReader(storage.read(committed.path))
-        table = pq.read_table(content, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        yield f"cannot be read: {str(error).splitlines()[0]}"
-        return
-    for name, expected in ("seed", committed.seed), ("attempt", committed.attempt):
-        found = pc.unique(table[name]).to_pylist()
-        if found != [expected]:
-            yield f"{name} is {listed(found)}, its footer says {expected}"
-    steps, ids = np.array(manifest.steps), np.array([document.doc_id for document in manifest.documents])
-    step, doc_id = table["step"].to_numpy(), table["doc_id"].to_numpy()
-    pairs, counts = np.unique(np.stack([doc_id, step], axis=1), axis=0, return_counts=True)
-    planned = {(doc, step) for doc in ids.tolist() for step in steps.tolist()}
-    found_pairs = set(map(tuple, pairs.tolist()))
-    for what, wrong in (
-        ("missing", sorted(planned - found_pairs)),
-        ("not planned", sorted(found_pairs - planned)),
-        ("more than once", list(map(tuple, pairs[counts > 1].tolist()))),
-    ):
-        if wrong:
-            yield f"(document, step) {what}: {listed(wrong)}"
-            return
-    if not (np.array_equal(doc_id, np.repeat(ids, len(steps))) and np.array_equal(step, np.tile(steps, len(ids)))):
-        yield "rows are not sorted by document and step"
-        return
-    lengths = pc.list_value_length(table["losses"]).to_numpy()
-    expected_lengths = np.repeat([document.num_losses for document in manifest.documents], len(steps))
-    for row in np.flatnonzero(lengths != expected_lengths)[:1]:
-        where = f"document {doc_id[row]}, step {step[row]}"
-        yield f"{where} has {lengths[row]} losses, expected {expected_lengths[row]}"
-        return
-    values = pc.list_flatten(table["losses"]).to_numpy()
-    for index in np.flatnonzero(~np.isfinite(values))[:1]:
-        row = int(np.searchsorted(np.cumsum(lengths), index, side="right"))
-        yield f"document {doc_id[row]}, step {step[row]} has a loss of {values[index]}"
-    # Statistics of the footer, which no checksum covers, tell readers which row groups they may leave out.
-    for document in manifest.documents:
-        found = pq.read_table(content, columns=["step"], filters=[("doc_id", "=", document.doc_id)]).num_rows
-        if found != len(steps):
-            yield f"a reader of document {document.doc_id} gets {found} of {len(steps)} rows: damaged statistics"
-            return
-
-
-def _problems_of_runs(storage: Storage, committed: CommittedSeed) -> Iterator[str]:
-    if not storage.exists(committed.runs_path):
-        yield f"is missing, {committed.path} names it"
-    elif hashlib.sha256(storage.read(committed.runs_path)).hexdigest() != committed.runs_sha256:
-        yield f"its hash is not the one in {committed.path}"
+        for part in read_parts(storage, manifest):
+            reader = PartReader(storage, manifest, part, committed)
+            problems += [f"{part.folder}: {problem}" for problem in problems_of_part(reader, storage, manifest)]
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _running(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:

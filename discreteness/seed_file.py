@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
@@ -84,7 +85,7 @@ def losses_file(
         use_byte_stream_split=["losses.list.element"],
         write_page_checksum=True,
     ) as writer:
-        for group in _row_groups(manifest.documents, len(steps)):
+        for group in row_groups(manifest.documents, len(steps)):
             table = _losses_table(seed, attempt, steps, losses, group)
             writer.write_table(table, row_group_size=len(table))
         writer.add_key_value_metadata({FOOTER_KEY: json.dumps(footer)})
@@ -167,7 +168,56 @@ def scan(storage: Storage, manifest: Manifest) -> tuple[dict[int, CommittedSeed]
     return dict(sorted(committed.items())), invalid
 
 
-def _row_groups(documents: Sequence[DocumentInfo], num_steps: int) -> Iterator[list[tuple[DocumentInfo, int]]]:
+def read_losses(
+    storage: Storage, manifest: Manifest, committed: CommittedSeed, documents: Sequence[DocumentInfo]
+) -> np.ndarray:
+    """float32 (steps, losses of these consecutive documents, one after another) of one seed.
+
+    ValueError: its rows are not those of the plan. OSError: damaged, or not readable now.
+    """
+    first, last = documents[0].doc_id, documents[-1].doc_id
+    with storage.filesystem.open_input_file(storage.path(committed.path)) as source:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        groups = []
+        for group in range(file.num_row_groups):
+            bounds = file.metadata.row_group(group).column(LOSSES.get_field_index("doc_id")).statistics
+            if bounds is None or not bounds.has_min_max or (bounds.min <= last and bounds.max >= first):
+                groups.append(group)
+        table = file.read_row_groups(groups, columns=["step", "doc_id", "losses"], use_threads=False)
+    doc_ids = table["doc_id"].to_numpy()
+    begin, end = np.searchsorted(doc_ids, [first, last + 1]).tolist()
+    table = table.slice(begin, end - begin)
+    num_steps = len(manifest.steps)
+    planned = table.num_rows == num_steps * len(documents)
+    lengths, steps = pc.list_value_length(table["losses"]).to_numpy(), table["step"].to_numpy()
+    values = pc.list_flatten(table["losses"]).to_numpy()
+    pieces, at = [], 0
+    for row, document in zip(range(0, table.num_rows + 1, num_steps), documents, strict=False):
+        rows = slice(row, row + num_steps)
+        if not (
+            planned
+            and (doc_ids[begin:end][rows] == document.doc_id).all()
+            and np.array_equal(steps[rows], manifest.steps)
+            and (lengths[rows] == document.num_losses).all()
+        ):
+            raise ValueError(
+                f"{committed.path} does not hold each step of document {document.name!r} once; run: discreteness verify"
+            )
+        size = num_steps * document.num_losses
+        pieces.append(values[at : at + size].reshape(num_steps, document.num_losses))
+        at += size
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+
+
+def mean_over_tokens(losses: np.ndarray) -> np.ndarray:
+    """float64 (steps,) of float32 (steps, tokens), summed one token after another: the same bits in any layout."""
+    total = np.zeros(len(losses))
+    for token in losses.T:
+        total += token
+    return total / losses.shape[1]
+
+
+def row_groups(documents: Sequence[DocumentInfo], num_steps: int) -> Iterator[list[tuple[DocumentInfo, int]]]:
     """Documents with the index of their first loss, gathered until a row group is large enough."""
     group: list[tuple[DocumentInfo, int]] = []
     start, size = 0, 0
@@ -186,7 +236,12 @@ def _losses_table(
     seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray, group: list[tuple[DocumentInfo, int]]
 ) -> pa.Table:
     num_steps, num_rows = len(steps), len(steps) * len(group)
-    values = np.concatenate([losses[:, start : start + d.num_losses].reshape(-1) for d, start in group])
+    values = np.empty(num_steps * sum(d.num_losses for d, _ in group), np.float32)
+    at = 0
+    for document, start in group:  # copied once, from many places
+        size = num_steps * document.num_losses
+        values[at : at + size].reshape(num_steps, -1)[:] = losses[:, start : start + document.num_losses]
+        at += size
     lengths = np.repeat([d.num_losses for d, _ in group], num_steps)
     offsets = np.zeros(num_rows + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -162,6 +162,14 @@ def test_analyze_draws_a_picture(program, dataset, tmp_path):
     assert (tmp_path / "first.png").stat().st_size > 30_000
 
 
+def test_compact_says_what_is_compacted(program, dataset):
+    before = open_reader(dataset).losses(0)
+    run = program("-m", "discreteness", "compact", dataset)
+    assert run.wait(60) == 0, run.output
+    assert "compacted: 2 seeds, parts: 1" in run.output
+    assert np.array_equal(open_reader(dataset).losses(0), before)
+
+
 def test_export_and_the_reader_agree(program, dataset, tmp_path):
     import torch
 

@@ -1,15 +1,19 @@
-"""The two legacy formats, field for field."""
+"""One loss a row in Parquet and CSV, and the two legacy formats, field for field."""
 
 import math
 import sys
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 import torch
 from dataset_case import IDENTITY, STEPS, Text, commit, create, losses, records
 
 from discreteness import export as export_module
+from discreteness.compaction import compact
 from discreteness.export import export
 
 NAMES = ["a.txt", "b.txt", "c.txt"]
@@ -22,6 +26,47 @@ def run(tmp_path):
     for seed in 2, 0:
         commit(dataset, seed)
     return tmp_path / "run"
+
+
+AWKWARD = np.array([0.1, 1e-40, 3.4028235e38, 1 / 3, 16777217, 1e-3], np.float32)
+"""Losses whose shortest decimals differ: subnormal, largest, rounded."""
+
+
+@pytest.mark.parametrize("block_bytes", [2**28, 40])
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_a_table_has_every_loss_once_in_order_bit_for_bit(tmp_path, monkeypatch, format, compacted, block_bytes):
+    monkeypatch.setattr(export_module, "BLOCK_BYTES", block_bytes)
+    dataset = create(tmp_path / "run")
+    given = np.stack([AWKWARD * scale for scale in (1, 0.5, 0.25, 0.75)])
+    dataset.commit(2, "one", np.array(STEPS), given, records())
+    commit(dataset, 0)
+    if compacted:
+        compact(dataset.storage)
+    path = export(tmp_path / "run", format, tmp_path / "x")
+    if format == "csv":
+        options = pa.csv.ConvertOptions(column_types={"loss": pa.float32()})
+        table = pa.csv.read_csv(path, convert_options=options)
+    else:
+        table = pq.read_table(path, page_checksum_verification=True)
+    assert table.column_names == ["doc_id", "token_index", "step", "seed", "loss"]
+    places = [(0, 1), (0, 2), (0, 3), (1, 1), (4, 1), (4, 2)]
+    keys = [(*place, step, seed) for place in places for step in STEPS for seed in (0, 2)]
+    assert list(zip(*(table[name].to_pylist() for name in table.column_names[:4]), strict=True)) == keys
+    expected = np.stack([losses(0), given]).transpose(2, 1, 0).reshape(-1)
+    assert table["loss"].type == pa.float32()
+    assert np.array_equal(table["loss"].to_numpy().view(np.uint32), expected.view(np.uint32))
+
+
+def test_float16_tables_hold_what_the_hdf5_export_holds(run, tmp_path):
+    table = pq.read_table(export(run, "parquet", tmp_path / "x.parquet", "float16"))
+    assert table["loss"].type == pa.float16()
+    with h5py.File(export(run, "hdf5", tmp_path / "x.h5")) as file:
+        names = [f"losses/{name}/token_{i}" for name, n in zip(NAMES, LENGTHS, strict=True) for i in range(n)]
+        halves = np.concatenate([file[name][:].T.reshape(-1) for name in names])
+    assert np.array_equal(table["loss"].to_numpy().view(np.uint16), halves.view(np.uint16))
+    rounded = pa.csv.read_csv(export(run, "csv", tmp_path / "x.csv", "float16"))["loss"].to_numpy()
+    assert np.array_equal(rounded, halves.astype(np.float64))
 
 
 def half_rows(seed, step):
@@ -97,14 +142,14 @@ def test_isolated_packing_is_marked_in_both(tmp_path):
         assert dict(file.attrs) == {"packing": "isolated"}
 
 
-@pytest.mark.parametrize("format", ["pt", "hdf5"])
+@pytest.mark.parametrize("format", ["pt", "hdf5", "parquet", "csv"])
 def test_a_loss_beyond_float16_is_refused_and_leaves_nothing(tmp_path, format):
     dataset = create(tmp_path / "run")
     array = losses(0)
     array[3, 5] = 65520.0  # rounds to infinity; 65519 would still round to 65504
     dataset.commit(0, "one", np.array(STEPS), array, records())
     with pytest.raises(ValueError, match=r"65520\.0 of seed 0, step 20, document 'c', token 2 is beyond float16"):
-        export(tmp_path / "run", format, tmp_path / "out" / "x")
+        export(tmp_path / "run", format, tmp_path / "out" / "x", "float16")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -118,8 +163,12 @@ def test_the_largest_float16_is_kept(tmp_path):
 
 
 def test_what_cannot_be_exported_is_said(run, tmp_path):
-    with pytest.raises(ValueError, match="format 'csv' is unknown; use one of pt, hdf5"):
-        export(run, "csv", tmp_path / "x")
+    with pytest.raises(ValueError, match="format 'xls' is unknown; use one of parquet, csv, pt, hdf5"):
+        export(run, "xls", tmp_path / "x")
+    with pytest.raises(ValueError, match="a pt export is float16, not float32"):
+        export(run, "pt", tmp_path / "x", "float32")
+    with pytest.raises(ValueError, match="a csv export is float32 or float16, not float64"):
+        export(run, "csv", tmp_path / "x", "float64")
     with pytest.raises(ValueError, match="local file"):
         export(run, "pt", "s3://bucket/x.pt")
     (tmp_path / "x").write_text("mine")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,8 @@ def test_what_is_missing_is_named_never_filled_in(run):
         ({"doc": 2}, "no document 2"),
         ({"doc": "c", "token": 0}, "tokens 1 to 2, not of 0"),
         ({"doc": "c", "token": 3}, "tokens 1 to 2, not of 3"),
+        ({"doc": "c", "token": [1, 0, 9]}, "tokens 1 to 2, not of 0, 9"),
+        ({"doc": "a.txt", "token": 1, "answers": True}, "give answers or token, not both"),
         ({"doc": "c", "seeds": [0, 1, 2]}, "no seed 1, 2; there are 0, 3"),
         ({"doc": "c", "steps": [2]}, "no step 2; there are 0, 1, 5, 20"),
     ):
@@ -59,6 +62,8 @@ def test_what_is_missing_is_named_never_filled_in(run):
             experiment.losses(**arguments)
     with pytest.raises(ValueError, match="no seed 1"):
         experiment.runs(1)
+    with pytest.raises(ValueError, match="give answers or token, not both"):
+        experiment.table("a.txt", token=1, answers=True)
     with pytest.raises(FileNotFoundError, match="is not a dataset"):
         reading.open(run.parent)
 
@@ -81,6 +86,36 @@ def test_tables_of_runs_tokens_and_all_losses(run):
     assert experiment.experiment["identity_hash"] == identity_hash(IDENTITY)
     table = experiment.arrow().to_table(columns=["seed", "step"])
     assert table["seed"].to_pylist() == [0] * 12 + [3] * 12
+
+
+def test_rows_pieces_and_means_say_what_losses_says(run):
+    experiment = reading.open(run)
+    rows = experiment.table("c", token=[2, 1], seeds=[3], steps=[5, 0]).to_pylist()
+    assert rows == [
+        {"doc_id": 4, "token_index": token, "step": step, "seed": 3, "loss": 3000 + step + (3 + token) / 8}
+        for token in (2, 1)
+        for step in (5, 0)
+    ]
+    assert experiment.answers("a.txt") == [3] and experiment.answers("c") == []
+    assert experiment.losses("c", answers=True).shape == (2, 4, 0)
+    pieces = list(experiment.blocks(max_bytes=2 * 4 * 4 * 2))  # two tokens of two seeds and four steps
+    assert [(d.name, tokens.tolist()) for d, tokens, _ in pieces] == [
+        ("a.txt", [1, 2]), ("a.txt", [3]), ("b.txt", [1]), ("c", [1, 2])
+    ]  # fmt: skip
+    for document, tokens, losses_there in pieces:
+        assert np.array_equal(losses_there, experiment.losses(document.name, token=tokens.tolist()))
+    assert np.array_equal(experiment.seed(3), losses(3))
+    means = experiment.mean_curves(seeds=[3])
+    assert means.dtype == np.float64 and means.shape == (3, 1, 4)
+    assert means[:, 0, 1].tolist() == [3001.125, 3001.375, 3001.5625]
+    with pytest.raises(ValueError, match="no seed 1"):
+        experiment.mean_curves(seeds=[1])
+
+
+def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(ValueError, match=r"pip install 'discreteness\[xarray\]'"):
+        reading.open(run).to_xarray("c")
 
 
 def test_the_object_store_reads_the_same():

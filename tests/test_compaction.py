@@ -1,0 +1,426 @@
+"""Compaction: equal answers to the bit, stale parts, merging, operations cut short, bounded memory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from dataset_case import DOCUMENTS, STEPS, Text, commit, create, losses, names
+from faulty_filesystem import Cut, Faults, local_storage, object_storage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from discreteness import compaction, reading, seed_file, token_file
+from discreteness.compaction import compact, merge
+from discreteness.parts import Part, read_parts
+from discreteness.seed_file import CommittedSeed
+from tests.conftest import ROOT
+
+SEEDS = (4, 0, 7)
+
+
+@pytest.fixture(params=["local", "object"])
+def storage(request, tmp_path):
+    return create(tmp_path / "run" if request.param == "local" else object_storage()).storage
+
+
+@pytest.fixture(autouse=True)
+def parts_always_pay(monkeypatch):
+    """Reading a part seems cheaper than any seed's file, so that tests as small as these read parts."""
+    monkeypatch.setattr(reading, "PAGE_LOSSES", (0, 0))
+    monkeypatch.setattr(reading, "ROW_GROUP_LOSSES", 2**40)
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(np.uint32 if array.dtype == np.float32 else np.uint64).tolist()
+
+
+def everything(storage):
+    """Every kind of answer, as bits."""
+    experiment = reading.open(storage)
+    return [
+        *(bits(experiment.losses(d.name)) for d in DOCUMENTS),
+        bits(experiment.losses("a.txt", token=2)),
+        bits(experiment.losses("a.txt", token=[3, 1], seeds=experiment.seeds[::-1], steps=[20, 0, 20])),
+        bits(experiment.losses("a.txt", answers=True)),
+        experiment.losses("b.txt", answers=True).shape,
+        experiment.losses("b.txt", steps=[]).shape,
+        bits(experiment.mean_curves()),
+        [(d.name, t.tolist(), bits(x)) for d, t, x in experiment.blocks(max_bytes=1)],
+    ]
+
+
+def forget_seed_files(monkeypatch):
+    """From now on only parts can answer."""
+
+    def refuse(*arguments):
+        raise AssertionError("a seed's file was read")
+
+    monkeypatch.setattr(reading, "read_losses", refuse)
+
+
+def test_answers_are_equal_before_and_after_and_come_from_the_parts(storage, monkeypatch):
+    dataset = create(storage)
+    for seed in SEEDS:
+        commit(dataset, seed)
+    before = everything(storage)
+    (part,) = compact(storage)
+    assert [seed.seed for seed in part.seeds] == [0, 4, 7]
+    assert reading.verify(storage) == []
+    forget_seed_files(monkeypatch)
+    assert everything(storage) == before
+    assert before[3] == bits(np.stack([losses(seed)[:, 1] for seed in (0, 4, 7)]))
+
+
+def test_files_are_tables_that_any_reader_reads(tmp_path):
+    dataset = create(tmp_path)
+    for seed in SEEDS:
+        commit(dataset, seed)
+    (part,) = compact(tmp_path)
+    table = pq.read_table(tmp_path / part.losses_path(0), page_checksum_verification=True)
+    assert table.schema.names == ["doc_id", "token_index", "step", "seed", "loss"]
+    assert table["loss"].type == pa.float32() and len(table) == 6 * 4 * 3
+    rows = list(zip(*(table[name].to_pylist() for name in table.schema.names), strict=True))
+    assert rows == sorted(rows)
+    for doc_id, token_index, step, seed, loss in rows:
+        column = {0: 0, 1: 3, 4: 4}[doc_id] + token_index - 1
+        assert loss == 1000 * seed + step + column / 8
+    means = pq.read_table(tmp_path / part.means_path(0)).to_pylist()
+    assert means[0] == {"doc_id": 0, "seed": 0, "step": 0, "mean_loss": 0.125}
+    assert means[-1] == {"doc_id": 4, "seed": 7, "step": 20, "mean_loss": 7020 + 4.5 / 8}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
+    """Documents split over files, pages that begin in the middle of a token, and any finite float32."""
+    lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=4), label="lengths")
+    num_steps = data.draw(st.sampled_from([1, 3, 700]), label="steps")
+    num_seeds = data.draw(st.integers(1, 5), label="seeds")
+    documents = [
+        Text(doc_id=2 * i, name=f"{i}", category="", token_ids=(50256, *[1] * n)) for i, n in enumerate(lengths)
+    ]
+    shape = (num_seeds, num_steps, sum(lengths))
+    values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 2**32, shape, np.uint64)
+    values = values.astype(np.uint32).view(np.float32)
+    values = np.where(np.isfinite(values), values, np.float32(1e-40))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "FILE_LOSSES", data.draw(st.sampled_from([1, 4000, 2**27]), label="file"))
+        patch.setattr(token_file, "GAP_BYTES", data.draw(st.sampled_from([0, 2**16]), label="gap"))
+        patch.setattr(token_file, "PIECES_AT_ONCE", data.draw(st.sampled_from([1, 64]), label="pieces"))
+        patch.setattr(token_file, "ROW_GROUP_LOSSES", data.draw(st.sampled_from([1, 9000, 2**20]), label="group"))
+        patch.setattr(
+            token_file, "PAGE_LOSSES", data.draw(st.sampled_from([(1024, 2048), (2**12, 2**14)]), label="page")
+        )
+        storage = object_storage()
+        dataset = create(storage, documents=documents, steps=tuple(range(num_steps)))
+        for seed in range(num_seeds):
+            dataset.commit(seed, "a", np.arange(num_steps), values[seed], pa.table({"step": [0]}))
+        compact(storage)
+        assert reading.verify(storage) == []
+        forget_seed_files(patch)
+        experiment = reading.open(storage)
+        for document, first in zip(documents, np.cumsum([0, *lengths]).tolist(), strict=False):
+            mine = values[:, :, first : first + len(document.token_ids) - 1]
+            assert bits(experiment.losses(document.name)) == bits(mine)
+            step = data.draw(st.integers(0, num_steps - 1), label="step")
+            assert bits(experiment.losses(document.name, steps=[step])) == bits(mine[:, [step]])
+            token = data.draw(st.integers(1, mine.shape[2]), label="token")
+            assert bits(experiment.losses(document.name, token=token)) == bits(mine[:, :, token - 1])
+
+
+def test_a_seed_committed_again_is_read_from_its_own_file(storage, monkeypatch):
+    dataset = create(storage)
+    for seed in SEEDS:
+        commit(dataset, seed)
+    (old,) = compact(storage)
+    storage.delete(seed_file.seed_path(4))
+    dataset.commit(4, "two", np.array(STEPS, np.int32), losses(4) + 0.5, pa.table({"step": [0]}))
+    experiment = reading.open(storage)
+    expected = np.stack([losses(0), losses(4) + np.float32(0.5), losses(7)])
+    for document, columns in zip(DOCUMENTS, (slice(0, 3), slice(3, 4), slice(4, 6)), strict=True):
+        assert bits(experiment.losses(document.name)) == bits(expected[:, :, columns])
+    assert experiment.mean_curves()[1, 1].tolist() == [4000.875, 4001.875, 4005.875, 4020.875]
+    assert reading.verify(storage) == []
+    (new,) = compact(storage)
+    assert new.name != old.name and [seed.attempt for seed in new.seeds] == ["one", "two", "one"]
+    forget_seed_files(monkeypatch)
+    assert bits(reading.open(storage).losses("a.txt")) == bits(expected[:, :, :3])
+
+
+def test_a_seed_that_is_gone_is_not_answered_from_a_part(tmp_path):
+    dataset = create(tmp_path)
+    for seed in SEEDS:
+        commit(dataset, seed)
+    compact(tmp_path)
+    (tmp_path / "losses/seed=00004.parquet").unlink()
+    assert reading.open(tmp_path).losses("b.txt")[:, 0, 0].tolist() == [0.375, 7000.375]
+    (part,) = compact(tmp_path)
+    assert [seed.seed for seed in part.seeds] == [0, 7]
+
+
+def stub(seed):
+    return CommittedSeed(seed=seed, attempt="a", rows=1, identity_hash="", documents_hash="", runs_sha256="")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=40))
+def test_merging_keeps_few_parts_and_rewrites_a_seed_seldom(batches):
+    committed, there, written = {}, (), {}
+    for batch in batches:
+        committed |= {seed: stub(seed) for seed in range(len(committed), len(committed) + batch)}
+        kept, merged = merge(there, committed)
+        for seed in merged:
+            written[seed] = written.get(seed, 0) + 1
+        there = (*kept, Part(name="", seeds=tuple(committed[seed] for seed in merged), starts=(0,)))
+        assert len(there) <= compaction.MOST_PARTS
+        assert sorted(seed.seed for part in there for seed in part.seeds) == list(committed)
+        assert len({len(part.seeds).bit_length() for part in there}) == len(there)
+    assert max(written.values()) <= len(committed).bit_length()
+    assert merge(there, committed) == (tuple(sorted(there, key=lambda part: -len(part.seeds))), [])
+
+
+def test_at_most_eight_parts_however_many_seeds():
+    committed = {seed: stub(seed) for seed in range(2**9)}
+    there, first = [], 0
+    for level in range(9):
+        seeds = tuple(stub(seed) for seed in range(first, first + 2**level))
+        there.append(Part(name=str(level), seeds=seeds, starts=(0,)))
+        first += 2**level
+    kept, merged = merge(tuple(there[1:]), {seed: committed[seed] for seed in range(1, 511)} | {0: committed[0]})
+    assert len(kept) == 7 and merged == [0, 1, 2]
+
+
+def test_one_by_one_the_parts_are_a_binary_counter(tmp_path):
+    dataset, sizes = create(tmp_path), []
+    for seed in range(7):
+        commit(dataset, seed)
+        sizes.append([len(part.seeds) for part in compact(tmp_path)])
+    assert sizes == [[1], [2], [2, 1], [4], [4, 1], [4, 2], [4, 2, 1]]
+    assert len(names(tmp_path / "tokens")) == 4, "replaced parts are deleted"
+    assert reading.verify(tmp_path) == []
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
+    assert [len(part.seeds) for part in compact(tmp_path)] == [4, 2, 1]
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
+
+
+STRIDE, FIRST_CUT = 4, {"before": 1, "half": 2, "after": 3}
+"""Every fourth operation is cut, in each mode others: all of them took a minute."""
+
+
+@pytest.mark.parametrize("mode", FIRST_CUT)
+@pytest.mark.parametrize("kind", ["local", "object"])
+def test_a_cut_at_any_operation_leaves_the_old_parts_or_the_new(tmp_path, monkeypatch, kind, mode):
+    """Two files a part; a part of one seed is there, a second seed comes; then the same compaction again."""
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 3 * 4 * 2)
+    real_fsync, cuts = os.fsync, 0
+    expected = None
+    while True:
+        faults = Faults()
+        monkeypatch.setattr(os, "fsync", lambda fd, faults=faults: faults.run("fsync", lambda: real_fsync(fd)))
+        root = tmp_path / f"{cuts}"
+        storage = local_storage(root, faults) if kind == "local" else object_storage(faults)
+        dataset = create(storage)
+        commit(dataset, 0)
+        (old,) = compact(storage)
+        commit(dataset, 4)
+        expected = expected or everything(storage)
+        faults.count, faults.at, faults.mode = 0, STRIDE * cuts + FIRST_CUT[mode], mode
+        try:
+            (new,) = compact(storage)
+        except Cut:
+            new = None
+        faults.at = None
+        (now,) = read_parts(storage, dataset.manifest)
+        assert now == new or new is None
+        assert len(now.seeds) in (1, 2) and (now == old) == (len(now.seeds) == 1)
+        assert all(storage.exists(path) for path in now.paths(dataset.manifest))
+        assert everything(storage) == expected
+        (again,) = compact(storage)
+        assert len(again.seeds) == 2 and everything(storage) == expected
+        if new is not None:
+            break
+        cuts += 1
+    assert reading.verify(storage) == []
+    assert STRIDE * cuts > (40 if kind == "local" else 15), f"only {STRIDE * cuts} operations were there to be cut"
+
+
+def test_a_compaction_goes_on_behind_the_last_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 1)
+    commit(create(tmp_path), 3)
+
+    def stop_after_four(files):
+        for index, file in enumerate(files):
+            if index == 4:
+                raise KeyboardInterrupt
+            yield file
+
+    with pytest.raises(KeyboardInterrupt):
+        compact(tmp_path, stop_after_four)
+    assert read_parts(create(tmp_path).storage, create(tmp_path).manifest) == ()
+    left = []
+    (part,) = compact(tmp_path, lambda files: left.extend(files) or files)
+    assert left == [(4, 5), (5, 6)] and part.starts == (0, 1, 2, 3, 4, 5)
+    assert reading.verify(tmp_path) == []
+
+
+def test_a_reader_whose_part_is_replaced_finds_the_new_one_or_the_seeds(tmp_path, monkeypatch):
+    dataset = create(tmp_path)
+    commit(dataset, 0)
+    compact(tmp_path)
+    early, late = reading.open(tmp_path), reading.open(tmp_path)
+    commit(dataset, 4)
+    compact(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        forget_seed_files(patch)
+        assert bits(early.losses("a.txt")[0]) == bits(losses(0)[:, :3])
+    for part in read_parts(dataset.storage, dataset.manifest):
+        shutil.rmtree(tmp_path / part.folder)
+    assert bits(late.losses("a.txt")[0]) == bits(losses(0)[:, :3])
+    assert late.mean_curves().shape == (3, 1, 4)
+    assert any("cannot be read" in problem for problem in reading.verify(tmp_path))
+    compact(tmp_path)
+    assert reading.verify(tmp_path) == []
+
+
+def test_what_nobody_works_on_is_deleted_after_a_while(tmp_path):
+    commit(create(tmp_path), 0)
+    for name, age_s in ("old", 7200), ("young", 0):
+        folder = tmp_path / "tokens" / name
+        folder.mkdir(parents=True)
+        file = folder / "0000000.parquet"
+        file.write_bytes(b"x")
+        os.utime(file, (file.stat().st_mtime - age_s,) * 2)
+    (part,) = compact(tmp_path)
+    assert names(tmp_path / "tokens") == sorted([part.name, "parts.json", "young"])
+
+
+def test_another_compaction_meanwhile_is_noticed(tmp_path):
+    dataset = create(tmp_path)
+    commit(dataset, 0)
+
+    def meanwhile(files):
+        commit(dataset, 1)
+        compact(tmp_path)
+        return files
+
+    with pytest.raises(OSError, match=r"another compaction of .* was done meanwhile; run it again"):
+        compact(tmp_path, meanwhile)
+    assert [len(part.seeds) for part in compact(tmp_path)] == [2] and reading.verify(tmp_path) == []
+
+
+def test_one_flipped_bit_is_seen_and_named(tmp_path):
+    dataset = create(tmp_path)
+    commit(dataset, 0)
+    (part,) = compact(tmp_path)
+    path = tmp_path / part.losses_path(0)
+    content = bytearray(path.read_bytes())
+    (page,) = token_file.TokenFile(dataset.storage, part.losses_path(0), (6, 4, 1)).pages
+    content[page["offset"] + page["num_bytes"] - 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"0000000\.parquet is damaged \(CRC of page 0\).*run discreteness compact"):
+        reading.open(tmp_path).losses("a.txt")
+    assert any("CRC of page 0" in problem for problem in reading.verify(tmp_path))
+    path.write_bytes(content[:100])
+    with pytest.raises(OSError, match="its footer"):
+        reading.open(tmp_path).losses("a.txt")
+    shutil.rmtree(tmp_path / "tokens")
+    compact(tmp_path)
+    assert reading.verify(tmp_path) == []
+
+
+def test_verify_finds_a_part_that_says_something_else(tmp_path):
+    dataset = create(tmp_path)
+    commit(dataset, 0)
+    (part,) = compact(tmp_path)
+    found = pq.read_table(tmp_path / part.losses_path(0))["loss"].to_numpy().reshape(6, 4, 1).copy()
+    found[5, 3, 0] += 1
+    doc_ids, tokens = compaction._names(dataset.manifest.documents)
+    dataset.storage.write(part.losses_path(0), token_file.token_file(doc_ids, tokens, STEPS, [0], found))
+    assert reading.verify(tmp_path) == [
+        f"tokens/{part.name}: losses of seed 0, document 4 are not those of losses/seed=00000.parquet"
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "../../elsewhere"}, {"starts": [1]}, {"starts": [0, 3, 3]}, {"starts": [0, 6]}, {"seeds": []}]
+)
+def test_a_part_that_no_compaction_wrote_is_passed_over(tmp_path, change):
+    dataset = create(tmp_path)
+    commit(dataset, 0)
+    compact(tmp_path)
+    path = tmp_path / "tokens" / "parts.json"
+    content = json.loads(path.read_text())
+    content["parts"][0] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="damaged"):
+        read_parts(dataset.storage, dataset.manifest)
+    assert bits(reading.open(tmp_path).losses("a.txt")[0]) == bits(losses(0)[:, :3])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"format": 2, "parts": []}', '{"format": 1, "parts": [{}]}', "[" * 10**5]
+)
+def test_a_damaged_list_of_parts_is_passed_over_reported_and_replaced(tmp_path, caplog, content):
+    commit(create(tmp_path), 0)
+    compact(tmp_path)
+    (tmp_path / "tokens" / "parts.json").write_text(content)
+    assert bits(reading.open(tmp_path).losses("a.txt")[0]) == bits(losses(0)[:, :3])
+    assert "parts.json is damaged or of another version" in caplog.text
+    assert any("parts.json" in problem for problem in reading.verify(tmp_path))
+    compact(tmp_path)
+    assert reading.verify(tmp_path) == []
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+import rich.progress
+from discreteness import compaction, token_file
+
+compaction.FILE_LOSSES = 2**20
+compaction.SEEDS_AT_ONCE = 2
+token_file.ROW_GROUP_LOSSES = 2**16
+
+def peak_kb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+compaction.compact(sys.argv[1])  # loads what is loaded once
+before = peak_kb()
+compaction.compact(sys.argv[2])
+print(1024 * (peak_kb() - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path, monkeypatch):
+    """At full size the bound is 2 GB, four times FILE_LOSSES: 16 MB here, and 16 MB for what has a fixed size; of
+    48 MB of losses: all of them at once took 72 MB.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    steps = tuple(range(200))
+    documents = [Text(doc_id=i, name=f"{i}", category="", token_ids=(50256, *[1] * 1200)) for i in range(2)]
+    for name, seeds in ("few", 3), ("many", 25):
+        dataset = create(tmp_path / name, documents=documents, steps=steps)
+        for seed in range(seeds):
+            values = np.random.default_rng(seed).standard_normal((200, 2400), dtype=np.float32)
+            dataset.commit(seed, "a", np.array(steps), values, pa.table({"step": [0]}))
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "few"), str(tmp_path / "many")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) < 32e6
+    assert np.array_equal(reading.open(tmp_path / "many").losses("1", seeds=[24])[0], values[:, 1200:])
+    assert len(read_parts(dataset.storage, dataset.manifest)[0].starts) > 8
+
+
+def test_ranges_of_a_file_are_read_in_the_order_asked_for(storage):
+    storage.write("x", bytes(range(200)))
+    assert storage.read_ranges("x", [(150, 2), (0, 3), (1, 1)]) == [b"\x96\x97", b"\x00\x01\x02", b"\x01"]
+    with pytest.raises(FileNotFoundError):
+        storage.read_ranges("y", [(0, 1)])
