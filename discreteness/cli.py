@@ -135,6 +135,21 @@ class Analyze:
         return 0
 
 
+@dataclass(frozen=True)
+class View:
+    """Show a dataset in a browser on this machine, also while it grows."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    port: int = 8321
+    """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
+
+    def __call__(self) -> int:
+        from discreteness.viewer import serve
+
+        serve(self.path, self.port)
+        return 0
+
+
 COMMANDS: dict[str, Callable] = {
     "run": Run,
     "status": Status,
@@ -142,6 +157,7 @@ COMMANDS: dict[str, Callable] = {
     "documents": Documents,
     "export": Export,
     "analyze": Analyze,
+    "view": View,
 }
 
 
