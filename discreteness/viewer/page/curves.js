@@ -33,7 +33,7 @@ export class CurvesChart {
     this.xs = Float64Array.from(steps, (step) => (log ? step + 1 : step));
     const ink = cssColor("--muted");
     const grid = { stroke: cssColor("--grid"), width: 1 };
-    const axis = { stroke: ink, grid, ticks: grid, font: "11px system-ui", labelFont: "12px system-ui", labelSize: 20 };
+    const axis = { stroke: ink, grid, ticks: grid, font: "11px system-ui", labelFont: "12px system-ui", labelSize: 18, labelGap: 0 };
     const series = [{}];
     const data = [this.xs];
     const bands = [];
@@ -52,7 +52,7 @@ export class CurvesChart {
         x: { time: false, distr: log ? 3 : 1, range: (_, low, high) => this.clamp(low, high) },
         y: { range: (plot) => this.losses(plot) },
       },
-      axes: [{ ...axis, label: log ? "updates + 1" : "updates" }, { ...axis, label: "loss (nats)", size: 46 }],
+      axes: [{ ...axis, label: log ? "updates + 1" : "updates", size: 34 }, { ...axis, label: "loss (nats)", size: 46 }],
       cursor: {
         points: { show: false }, y: false, drag: { x: true, y: false, dist: 4 },
         bind: {

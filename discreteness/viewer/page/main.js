@@ -1,7 +1,7 @@
 // address + server -> the page. Everything that is shown is in `shown` and, so that it can be linked to, in the address.
 
 import { getFrame, getJson, ServerError } from "./api.js";
-import { drawBars, histogram } from "./bars.js";
+import { drawBars, histogram, roundTicks } from "./bars.js";
 import { CURVE_COLORS, KINDS, scaleOf } from "./colors.js";
 import { CurvesChart } from "./curves.js";
 import { byId, count, download, element, number } from "./dom.js";
@@ -296,7 +296,7 @@ function play(on) {
 // ---- the chosen token
 
 function choose(token) {
-  performance.mark("choose");
+  performance.mark("choose", { startTime: window.event?.timeStamp ?? performance.now() });
   shown.token = token;
   byId("token-panel").hidden = false;
   mark();
@@ -384,7 +384,7 @@ function drawHistogram(entry) {
   const { counts, edges } = histogram(ends, HISTOGRAM_BINS, 0, top);
   drawBars(byId("histogram"), {
     edges, counts, axis: "loss after the last step (nats)",
-    ticks: [0, 1, 2, 3, 4].map((at) => ({ at: (top * at) / 4, label: number((top * at) / 4, 2) })),
+    ticks: roundTicks(top).map((at) => ({ at, label: number(at, 2) })),
     title: (bin) => `${number(edges[bin])} to ${number(edges[bin + 1])} nats: ${counts[bin]} seeds`,
   });
 }
@@ -567,7 +567,7 @@ async function start() {
   byId("step").max = experiment.steps.length - 1;
   byId("documents").replaceChildren(...experiment.documents.map((one) => element("button", {
     type: "button", "data-document": one.doc_id, title: one.name, onclick: () => openDocument(one),
-  }, element("span", {}, one.name), element("span", {}, one.num_losses))));
+  }, element("span", {}, one.name.replace(/\.txt$/, "")), element("span", {}, one.num_losses))));
   byId("document-choice").replaceChildren(...experiment.documents.map((one) => element("option", { value: one.doc_id }, one.name)));
   overview = new Overview(experiment, (opened, token, step) => openDocument(opened, { token, index: step === null ? null : nearestStep(step) }));
   control();
