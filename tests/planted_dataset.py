@@ -60,13 +60,14 @@ def show_running(dataset, seed, num_steps):
 
 
 def text_documents(texts):
-    """{name: text} -> documents of one token a UTF-8 byte pair, so that some are no whole characters, and what decodes
-    them."""
+    """{name: text} -> documents of two characters a token, and what decodes them. An ó at the end of one is
+    cut between its two bytes."""
     vocabulary = {b"<|endoftext|>": 50256}
     documents = []
     for doc_id, (name, text) in enumerate(texts.items()):
-        content = text.encode()
-        pieces = [content[at : at + 2] for at in range(0, len(content), 2)]
+        pairs = [text[at : at + 2].encode() for at in range(0, len(text), 2)]
+        cut = [(pair[:-1], pair[-1:]) if pair.endswith("ó".encode()) else (pair,) for pair in pairs]
+        pieces = [piece for pieces in cut for piece in pieces]
         ids = tuple(vocabulary.setdefault(piece, len(vocabulary)) for piece in pieces)
         documents.append(
             Text(doc_id=doc_id, name=name, category="c", token_ids=(50256, *ids), answers=frozenset({2, 5}))

@@ -57,9 +57,10 @@ def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
 
 def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
     """The viewer of one dataset. Errors as discreteness.open."""
-    storage = open_storage(uri)
+    growing = Growing(open_storage(uri))
+    _texts(growing, growing.snapshot.experiment.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
-    app[GROWING] = Growing(storage)
+    app[GROWING] = growing
     app[STEPWISE] = Stepwise(app[GROWING])
     app.router.add_get("/", _index)
     app.router.add_get("/api/experiment", _experiment)
