@@ -60,7 +60,8 @@ def test_curves_and_summary_are_the_datasets_losses(tmp_path, kept_bytes):
         curves = growing.curves(document, token)
         assert curves.seeds == [1, 2, 3] and curves.num_committed == 3
         np.testing.assert_array_equal(curves.losses, experiment.losses("a.txt", token))
-    mean, deviation = growing.summary(document)
+    mean, deviation, num_seeds = growing.summary(document)
+    assert num_seeds == 3
     expected = experiment.losses("a.txt").transpose(0, 2, 1)
     np.testing.assert_allclose(mean, expected.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(deviation, expected.astype(np.float64).std(axis=0, ddof=1), rtol=1e-6)
@@ -85,7 +86,7 @@ def test_running_seeds_are_the_mean_as_long_as_none_is_committed(tmp_path):
     dataset.write_running(3, "a", np.array(STEPS[:1], np.int32), losses(3)[:1])
     dataset.write_running(5, "b", np.array(STEPS[:3], np.int32), losses(5)[:3])
     growing = Growing(open_storage(tmp_path / "d"))
-    mean, deviation = growing.summary(growing.document(1))
+    mean, deviation, _ = growing.summary(growing.document(1))
     middle = (losses(3)[0, 3] + losses(5)[0, 3]) / 2
     np.testing.assert_array_equal(mean[0], [middle, *losses(5)[1:3, 3], NAN])
     assert np.isfinite(deviation[0]).tolist() == [True, False, False, False]

@@ -92,9 +92,10 @@ class Growing:
                 self._keep(key, kept)
         return kept
 
-    def summary(self, document: DocumentInfo) -> tuple[np.ndarray, np.ndarray]:
+    def summary(self, document: DocumentInfo) -> tuple[np.ndarray, np.ndarray, int]:
         """float32 [tokens, steps]: mean and standard deviation over the committed seeds (over the running ones as
-        long as none is committed); nan where no seed, or for the deviation fewer than two, has a loss."""
+        long as none is committed), and how many these are; nan where no seed, or for the deviation fewer than two,
+        has a loss."""
         with self._document_lock(document):
             snapshot = self.snapshot
             seeds = snapshot.experiment.seeds or list(snapshot.running)
@@ -105,7 +106,7 @@ class Growing:
             for seed, losses in self._read(snapshot, document, [seed for seed in seeds if seed not in sums.stamps]):
                 sums.add(seed, stamps[seed], losses)
             self._sums[document.doc_id] = sums
-            return sums.mean_and_deviation()
+            return *sums.mean_and_deviation(), len(seeds)
 
     def curves(self, document: DocumentInfo, token: int) -> Curves:
         """Every seed's losses of one token, 1 to N, committed seeds first."""

@@ -152,8 +152,8 @@ async def _tokens(request: web.Request) -> web.Response:
 async def _summary(request: web.Request) -> web.Response:
     growing = request.app[GROWING]
     document = growing.document(int(request.match_info["doc_id"]))
-    mean, deviation = await asyncio.to_thread(growing.summary, document)
-    return await _framed({"num_seeds": len(growing.snapshot.stamps)}, mean=mean, deviation=deviation)
+    mean, deviation, num_seeds = await asyncio.to_thread(growing.summary, document)
+    return await _framed({"num_seeds": num_seeds}, mean=mean, deviation=deviation)
 
 
 async def _seed(request: web.Request) -> web.Response:

@@ -26,10 +26,9 @@ let values = null;          // {doc_id, ...} numbers that color its text: mean, 
 let scale = null;
 let panel = [];             // chart entries: the chosen token, then the compared ones
 let playing = null;
-let painted = { overview: null };
 
 const text = new TextView(byId("text"), (token, also) => (also ? pin(shown.document.doc_id, token) : choose(token)));
-const chart = new CurvesChart(byId("chart"), { onSeed: keepSeed, onHover: readOut, onZoom: (range) => { shown.range = range; remember(); } });
+const chart = new CurvesChart(byId("chart"), { onSeed: keepSeed, onHover: readOut, onZoom: keepRange });
 let overview;
 
 // ---- the address
@@ -134,7 +133,7 @@ function drawState() {
   const seeds = [...committed, ...running.map(({ seed }) => seed)];
   const choice = byId("seed");
   if (choice.options.length !== seeds.length + 1) {
-    choice.replaceChildren(element("option", { value: "" }, "all seeds"), ...seeds.map((seed) => element("option", { value: seed }, `seed ${seed}`)));
+    choice.replaceChildren(element("option", { value: "" }, "all"), ...seeds.map((seed) => element("option", { value: seed }, seed)));
   }
   choice.value = shown.seed ?? "";
   const progress = shown.document && state.reading[shown.document.doc_id];
@@ -227,8 +226,8 @@ async function loadValues() {
       const { time, width, time_spread, num_seeds, analyzed } = await getFrame(`${path}/steps`);
       Object.assign(found, { time, sharpness: width, "time-spread": time_spread, num_seeds, analyzed });
     } else {
-      const { mean, deviation } = await getFrame(`${path}/summary`);
-      Object.assign(found, { losses: mean, deviation });
+      const { mean, deviation, num_seeds } = await getFrame(`${path}/summary`);
+      Object.assign(found, { losses: mean, deviation, num_seeds });
     }
     return found;
   });
@@ -264,8 +263,10 @@ function drawLegend() {
   const canvas = element("canvas", { width: scale.shades.length, height: 1 });
   const context = canvas.getContext("2d");
   scale.shades.forEach((shade, x) => { context.fillStyle = shade.css; context.fillRect(x, 0, 1, 1); });
-  const source = needsSteps() && values.num_seeds ? ` · ${values.analyzed ? "" : "first "}${count(values.num_seeds)} seeds` : "";
-  byId("legend").replaceChildren(number(scale.low), canvas, `${number(scale.high)} ${scale.label}${source}`);
+  const { num_seeds } = values;
+  const some = needsSteps() && num_seeds < state.committed.length ? "first " : "";
+  const source = shown.color === "loss" && shown.seed !== null ? `seed ${shown.seed}` : `${some}${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}`;
+  byId("legend").replaceChildren(number(scale.low), canvas, `${number(scale.high)} ${scale.label} · ${source}`);
 }
 
 function setStep(index) {
@@ -419,6 +420,11 @@ function readOut(at) {
     }
   } else if (shown.seed !== null) parts.push(`seed ${shown.seed} is brought forward`);
   byId("readout").textContent = parts.join(" · ");
+}
+
+function keepRange(range) {
+  shown.range = range;
+  remember();
 }
 
 function keepSeed(seed) {

@@ -41,7 +41,7 @@ export class TextView {
       "data-token": index + 1,
     }, ...tokenContent(token)));
     this.root.replaceChildren(element("span", { class: "bos", title: "beginning of the document: no loss" }, "⟨bos⟩"),
-      ...this.boxes);
+      ...this.boxes.flatMap((box, index) => (/^\s/.test(tokens[index + 1].text) ? [element("wbr"), box] : [box])));
   }
 
   // values: one a token from token 1 on, in a strided array; only boxes whose shade changes are touched.
