@@ -14,7 +14,11 @@ async function get(path) {
   if (response.ok) return response;
   const text = await response.text();
   let message = text;
-  try { message = JSON.parse(text).error; } catch { /* not one of our own errors */ }
+  try {
+    message = JSON.parse(text).error;
+  } catch {
+    /* not one of our own errors */
+  }
   throw new ServerError(message);
 }
 

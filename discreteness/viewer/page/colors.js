@@ -36,7 +36,8 @@ function palette(anchors) {
   });
 }
 
-export const isDark = () => document.documentElement.dataset.theme === "dark" ||
+export const isDark = () =>
+  document.documentElement.dataset.theme === "dark" ||
   (document.documentElement.dataset.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
 
 // low, high: the values at the ends. `shade(value)`: {rgb, css, ink}, or null where there is no value.
@@ -47,8 +48,10 @@ export function scaleOf(kind, low, high) {
   const place = steps ? (value) => Math.log1p(value) : (value) => value;
   const from = place(low);
   const span = place(high) - from || 1;
-  const shade = (value) => Number.isFinite(value)
-    ? shades[Math.max(0, Math.min(SHADES - 1, Math.round(((place(value) - from) / span) * (SHADES - 1))))] : null;
+  const shade = (value) =>
+    Number.isFinite(value)
+      ? shades[Math.max(0, Math.min(SHADES - 1, Math.round(((place(value) - from) / span) * (SHADES - 1))))]
+      : null;
   return { low, high, label, shades, shade };
 }
 

@@ -33,15 +33,26 @@ export class CurvesChart {
     this.xs = Float64Array.from(steps, (step) => (log ? step + 1 : step));
     const ink = cssColor("--muted");
     const grid = { stroke: cssColor("--grid"), width: 1 };
-    const axis = { stroke: ink, grid, ticks: grid, font: "11px system-ui", labelFont: "12px system-ui", labelSize: 18, labelGap: 0 };
+    const axis = {
+      stroke: ink,
+      grid,
+      ticks: grid,
+      font: "11px system-ui",
+      labelFont: "12px system-ui",
+      labelSize: 18,
+      labelGap: 0,
+    };
     const series = [{}];
     const data = [this.xs];
     const bands = [];
     tokens.forEach(({ color, curves }) => {
       const stroke = cssColor(color);
       bands.push({ series: [series.length + 1, series.length], fill: stroke + "2b" });
-      series.push({ stroke: "transparent", points: { show: false } }, { stroke: "transparent", points: { show: false } },
-        { stroke, width: 2.5, points: { show: false } });
+      series.push(
+        { stroke: "transparent", points: { show: false } },
+        { stroke: "transparent", points: { show: false } },
+        { stroke, width: 2.5, points: { show: false } },
+      );
       data.push(curves.low, curves.high, curves.mean);
     });
     const options = {
@@ -52,20 +63,36 @@ export class CurvesChart {
         x: { time: false, distr: log ? 3 : 1, range: (_, low, high) => this.clamp(low, high) },
         y: { range: (plot) => this.losses(plot) },
       },
-      axes: [{ ...axis, label: log ? "updates + 1" : "updates", size: 34 }, { ...axis, label: "loss (nats)", size: 46 }],
+      axes: [
+        { ...axis, label: log ? "updates + 1" : "updates", size: 34 },
+        { ...axis, label: "loss (nats)", size: 46 },
+      ],
       cursor: {
-        points: { show: false }, y: false, drag: { x: true, y: false, dist: 4 },
+        points: { show: false },
+        y: false,
+        drag: { x: true, y: false, dist: 4 },
         bind: {
-          mousedown: (_, __, handle) => (event) => { if (!event.shiftKey) handle(event); },
+          mousedown: (_, __, handle) => (event) => {
+            if (!event.shiftKey) handle(event);
+          },
           dblclick: () => () => this.zoomTo(null),
         },
       },
-      series, bands,
+      series,
+      bands,
       hooks: {
         drawAxes: [(plot) => this.drawLines(plot)],
         setCursor: [(plot) => this.hover(plot)],
-        setScale: [(_, key) => { if (key === "x") this.zoomed(); }],
-        setSelect: [() => { this.dragged = true; }],
+        setScale: [
+          (_, key) => {
+            if (key === "x") this.zoomed();
+          },
+        ],
+        setSelect: [
+          () => {
+            this.dragged = true;
+          },
+        ],
         draw: [() => this.drawFront()],
       },
     };
@@ -78,7 +105,9 @@ export class CurvesChart {
 
   // ---- what is in view
 
-  whole() { return [this.xs[0], this.xs[this.xs.length - 1]]; }
+  whole() {
+    return [this.xs[0], this.xs[this.xs.length - 1]];
+  }
 
   clamp(low, high) {
     const [first, last] = this.whole();
@@ -90,7 +119,9 @@ export class CurvesChart {
   losses(plot) {
     const [first, last] = plot.series[0].idxs;
     let [low, high] = [Infinity, -Infinity];
-    for (const { curves: { losses, seeds } } of this.tokens) {
+    for (const {
+      curves: { losses, seeds },
+    } of this.tokens) {
       for (let row = 0; row < seeds.length; row++) {
         const start = row * this.steps.length;
         for (let at = start + first; at <= start + last; at++) {
@@ -134,10 +165,14 @@ export class CurvesChart {
   }
 
   listen(over) {
-    over.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.move(event.deltaY > 0 ? 1.25 : 0.8, event.offsetX / over.clientWidth);
-    }, { passive: false });
+    over.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        this.move(event.deltaY > 0 ? 1.25 : 0.8, event.offsetX / over.clientWidth);
+      },
+      { passive: false },
+    );
     over.addEventListener("pointerdown", (event) => {
       this.dragged = false;
       if (!(event.shiftKey || event.pointerType === "touch")) return;
@@ -147,7 +182,10 @@ export class CurvesChart {
         this.dragged ||= moved.clientX !== from;
         from = moved.clientX;
       };
-      const done = () => { removeEventListener("pointermove", pan); removeEventListener("pointerup", done); };
+      const done = () => {
+        removeEventListener("pointermove", pan);
+        removeEventListener("pointerup", done);
+      };
       addEventListener("pointermove", pan);
       addEventListener("pointerup", done);
     });
@@ -186,7 +224,8 @@ export class CurvesChart {
       down = true;
     };
     for (let run = 0; run < places.length; run++) {
-      let lowest = -1, highest = -1;
+      let lowest = -1,
+        highest = -1;
       for (let at = start + runs[2 * run]; at < start + runs[2 * run + 1]; at++) {
         if (Number.isNaN(losses[at])) continue;
         if (lowest < 0 || losses[at] < losses[lowest]) lowest = at;
@@ -276,7 +315,10 @@ export class CurvesChart {
       const row = forward == null ? -1 : curves.seeds.indexOf(forward);
       if (fits) this.drawFits(context, curves, fits, row, columns, zero, perNat);
       if (row < 0) continue;
-      for (const [style, thick] of [[cssColor("--paper"), 5], [cssColor("--ink"), 2.2]]) {
+      for (const [style, thick] of [
+        [cssColor("--paper"), 5],
+        [cssColor("--ink"), 2.2],
+      ]) {
         context.strokeStyle = style;
         context.lineWidth = thick * devicePixelRatio;
         context.setLineDash([]);
@@ -304,7 +346,8 @@ export class CurvesChart {
       context.moveTo(place, foot);
       context.lineTo(place, foot - 12 * devicePixelRatio);
       context.stroke();
-      if (forward < 0) this.drawFit(context, fits, row, columns, zero, perNat, Math.max(0.08, Math.min(0.8, 6 / rows)), 1);
+      if (forward < 0)
+        this.drawFit(context, fits, row, columns, zero, perNat, Math.max(0.08, Math.min(0.8, 6 / rows)), 1);
     }
     context.globalAlpha = 1;
     this.root.dataset.fits = rows;

@@ -19,7 +19,12 @@ export function element(name, attributes = {}, ...children) {
 export const cssColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export function number(value, digits = 3) {
-  return Number.isFinite(value) ? value.toPrecision(digits).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "") : "–";
+  return Number.isFinite(value)
+    ? value
+        .toPrecision(digits)
+        .replace(/(\.\d*?)0+$/, "$1")
+        .replace(/\.$/, "")
+    : "–";
 }
 
 export const count = (value) => value.toLocaleString("en");

@@ -27,7 +27,12 @@ export class Overview {
     const { documents, steps } = this.experiment;
     const finite = heat.filter(Number.isFinite);
     const scale = scaleOf("loss", 0, finite.length ? finite.reduce((a, b) => Math.max(a, b)) : 1);
-    const canvas = element("canvas", { width: HEAT_PX, height: documents.length, "aria-label": "mean loss of each document at each step", role: "img" });
+    const canvas = element("canvas", {
+      width: HEAT_PX,
+      height: documents.length,
+      "aria-label": "mean loss of each document at each step",
+      role: "img",
+    });
     const context = canvas.getContext("2d");
     const image = context.createImageData(HEAT_PX, documents.length);
     const last = Math.log1p(steps.at(-1)) || 1;
@@ -38,10 +43,12 @@ export class Overview {
       return index;
     };
     const columns = Array.from({ length: HEAT_PX }, (_, x) => stepAt(x / (HEAT_PX - 1)));
-    documents.forEach((_, row) => columns.forEach((index, x) => {
-      const shade = scale.shade(heat[row * steps.length + index]);
-      image.data.set(shade ? [...shade.rgb, 255] : [0, 0, 0, 0], (row * HEAT_PX + x) * 4);
-    }));
+    documents.forEach((_, row) =>
+      columns.forEach((index, x) => {
+        const shade = scale.shade(heat[row * steps.length + index]);
+        image.data.set(shade ? [...shade.rgb, 255] : [0, 0, 0, 0], (row * HEAT_PX + x) * 4);
+      }),
+    );
     context.putImageData(image, 0, 0);
     canvas.style.height = `${documents.length * ROW_PX}px`;
     const readout = element("p", { class: "readout", role: "status" });
@@ -57,13 +64,21 @@ export class Overview {
       const { row, index } = place(event);
       this.onOpen(documents[row], null, steps[index]);
     });
-    const names = documents.map((document) => element("button", { type: "button", title: document.name, onclick: () => this.onOpen(document, null, null) }, document.name));
+    const names = documents.map((document) =>
+      element(
+        "button",
+        { type: "button", title: document.name, onclick: () => this.onOpen(document, null, null) },
+        document.name,
+      ),
+    );
     byId("heatmap").replaceChildren(element("div", { class: "names" }, ...names), canvas, readout);
     readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic; color: 0 to ${number(scale.high)} nats`;
   }
 
   drawSpectrum({ edges, nats, whole, num_fitted, num_seeds, analyzed }) {
-    const source = analyzed ? `analysis of ${count(num_seeds)} seeds` : `fits of the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
+    const source = analyzed
+      ? `analysis of ${count(num_seeds)} seeds`
+      : `fits of the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
     byId("spectrum-hint").textContent = num_fitted
       ? `Bars: nats that the mean loss loses in steps, by the step's middle. Line: all that it loses there. ${num_fitted} of ${this.experiment.documents.length} documents, ${source}.`
       : "";
@@ -72,36 +87,64 @@ export class Overview {
     const step = (octave) => count(Math.round(2 ** octave - 1));
     const most = Math.max(...nats, ...whole);
     drawBars(byId("spectrum"), {
-      edges: Array.from(edges), counts: Array.from(nats), most,
-      ticks: Array.from(edges).filter((edge) => Number.isInteger(edge)).map((at) => ({ at, label: step(at) })),
-      title: (bin) => `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(nats[bin])} of ${number(whole[bin])} nats`,
+      edges: Array.from(edges),
+      counts: Array.from(nats),
+      most,
+      ticks: Array.from(edges)
+        .filter((edge) => Number.isInteger(edge))
+        .map((at) => ({ at, label: step(at) })),
+      title: (bin) =>
+        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(nats[bin])} of ${number(whole[bin])} nats`,
       axis: "step (logarithmic)",
       line: Array.from(whole, (value, bin) => ({ at: middle(bin), value })),
     });
   }
 
   drawTable({ tokens, num_fitted }) {
-    byId("table-hint").textContent = num_fitted ? "By nats an octave of the step, times the share of seeds with a step." : "";
+    byId("table-hint").textContent = num_fitted
+      ? "By nats an octave of the step, times the share of seeds with a step."
+      : "";
     const heads = ["token", "document", "step", "octaves wide", "nats", "seeds", "octaves between seeds"];
     const names = new Map(this.experiment.documents.map((document) => [document.doc_id, document]));
     const rows = tokens.map((entry) => {
       const document = names.get(entry.doc_id);
       const open = () => this.onOpen(document, entry.token, null);
       const before = entry.context.slice(0, -1).flatMap(tokenContent);
-      return element("tr", { tabindex: 0, onclick: open, onkeydown: (event) => { if (event.key === "Enter") open(); } },
-        element("td", { class: "context" }, ...before.slice(-40), element("b", {}, ...tokenContent(entry.context.at(-1)))),
+      return element(
+        "tr",
+        {
+          tabindex: 0,
+          onclick: open,
+          onkeydown: (event) => {
+            if (event.key === "Enter") open();
+          },
+        },
+        element(
+          "td",
+          { class: "context" },
+          ...before.slice(-40),
+          element("b", {}, ...tokenContent(entry.context.at(-1))),
+        ),
         element("td", {}, `${document.name}:${entry.token}`),
-        element("td", {}, number(entry.time)), element("td", {}, number(entry.width, 2)),
-        element("td", {}, number(entry.fall, 2)), element("td", {}, `${Math.round(100 * entry.share)} %`),
-        element("td", {}, number(entry.time_spread ?? NaN, 2)));
+        element("td", {}, number(entry.time)),
+        element("td", {}, number(entry.width, 2)),
+        element("td", {}, number(entry.fall, 2)),
+        element("td", {}, `${Math.round(100 * entry.share)} %`),
+        element("td", {}, number(entry.time_spread ?? NaN, 2)),
+      );
     });
     byId("table").replaceChildren(
-      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", {}, head)))), element("tbody", {}, ...rows));
+      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", {}, head)))),
+      element("tbody", {}, ...rows),
+    );
   }
 
   saveTable() {
     const columns = ["doc_id", "token", "share", "time", "width", "fall", "time_spread", "likeness"];
     const lines = [columns, ...(this.found?.tokens ?? []).map((entry) => columns.map((name) => entry[name] ?? ""))];
-    download("step_like_tokens.csv", new Blob([lines.map((line) => line.join(",")).join("\n") + "\n"], { type: "text/csv" }));
+    download(
+      "step_like_tokens.csv",
+      new Blob([lines.map((line) => line.join(",")).join("\n") + "\n"], { type: "text/csv" }),
+    );
   }
 }

@@ -17,7 +17,10 @@ export function visibleParts({ text, bytes }) {
   });
 }
 
-export const visibleText = (token) => visibleParts(token).map((part) => part.text.replace("\n", "")).join("");
+export const visibleText = (token) =>
+  visibleParts(token)
+    .map((part) => part.text.replace("\n", ""))
+    .join("");
 
 export function tokenContent(token) {
   return visibleParts(token).map(({ mark, text }) => (mark ? element("span", { class: "mark" }, text) : text));
@@ -36,12 +39,20 @@ export class TextView {
   setTokens(tokens) {
     this.tokens = tokens;
     this.shades = new Array(tokens.length).fill(null);
-    this.boxes = tokens.slice(1).map((token, index) => element("span", {
-      class: ["token", token.answer && "answer", !token.known && "unknown"].filter(Boolean).join(" "),
-      "data-token": index + 1,
-    }, ...tokenContent(token)));
-    this.root.replaceChildren(element("span", { class: "bos", title: "beginning of the document: no loss" }, "⟨bos⟩"),
-      ...this.boxes.flatMap((box, index) => (/^\s/.test(tokens[index + 1].text) ? [element("wbr"), box] : [box])));
+    this.boxes = tokens.slice(1).map((token, index) =>
+      element(
+        "span",
+        {
+          class: ["token", token.answer && "answer", !token.known && "unknown"].filter(Boolean).join(" "),
+          "data-token": index + 1,
+        },
+        ...tokenContent(token),
+      ),
+    );
+    this.root.replaceChildren(
+      element("span", { class: "bos", title: "beginning of the document: no loss" }, "⟨bos⟩"),
+      ...this.boxes.flatMap((box, index) => (/^\s/.test(tokens[index + 1].text) ? [element("wbr"), box] : [box])),
+    );
   }
 
   // values: one a token from token 1 on, in a strided array; only boxes whose shade changes are touched.
