@@ -16,15 +16,15 @@ MIN_POINTS = 8
 """Checkpoints below which a curve says nothing about its shape."""
 BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
-MAX_STEP_WIDTH = 3.0
+MAX_STEP_WIDTH = 2.5
 """Octaves. An exponential relaxation takes 4.45 from 10 % to 90 %, any mixture of them more: a step is clearly sharper."""
 MIN_STEP_FALL = 0.5
 """Nats that a step must take the loss below all that came before."""
 MIN_DELTA_BIC = 10.0
 """Evidence asked of a step: odds of about 150 to 1 by the criterion's own approximation."""
 
-_NARROW_WIDTHS = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5)
-_WIDE_WIDTHS = (MAX_STEP_WIDTH, 4.0, 5.0, 6.34, 9.0, 13.0)
+_NARROW_WIDTHS = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0)
+_WIDE_WIDTHS = (MAX_STEP_WIDTH, 3.5, 5.0, 6.5, 9.0, 13.0)
 _RELAXATION_POWERS = (0.25, 0.5, 1.0, 2.0, 4.0, np.inf)
 _WIDTH_LIMITS = (0.125, 16.0)
 _MARGIN = 4.0
@@ -34,6 +34,8 @@ _PRECISION = 0.01
 _LOGISTIC = 2 * np.log(9)
 """Width from 10 % to 90 % of a logistic function, in units of its scale."""
 _PARAMETERS_OF_TERM = 3
+_APART = 1e-3
+"""Share of an atom that others must leave unexplained: below it, heights are differences of large numbers."""
 _REFINEMENTS = 6
 _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
@@ -156,7 +158,7 @@ class _Atoms:
         centers, widths = np.concatenate([narrow, wide]).T
         sigmoids = _sigmoids(x, centers[None], widths[None])[0]
         # (1 + (step + 1) / knee) ** -power; an infinite power is an exponential relaxation of that time.
-        ratios = 2 ** (x - np.arange(x[0] - 1, x[-1] + 1, 1 / 4)[:, None])
+        ratios = 2 ** (x - np.arange(x[0] - 1, x[-1] + 1, 1 / 8)[:, None])
         relaxations = [
             np.exp(-ratios) if np.isinf(power) else (1 + ratios / power) ** -power for power in _RELAXATION_POWERS
         ]
@@ -240,9 +242,8 @@ def _next_atom(products: np.ndarray, gram: np.ndarray, chosen: np.ndarray) -> tu
     solved = np.linalg.solve(own, np.concatenate([near, mine[:, :, None]], axis=2))
     shared, heights = solved[:, :, :-1], solved[:, :, -1]
     left = products - (heights[:, None, :] @ near)[:, 0]
-    # What two nearly equal atoms explain apart is a difference of large numbers: such pairs are left out.
     apart = 1 - (near * shared).sum(axis=1)
-    scores = np.where(apart > 1e-2, left**2 / np.maximum(apart, 1e-2), 0.0)
+    scores = np.where(apart > _APART, left**2 / np.maximum(apart, _APART), 0.0)
     best = scores.argmax(axis=1)
     return best, scores[rows, best] + (heights * mine).sum(axis=1)
 
@@ -355,7 +356,10 @@ def _described(
     an_octave_on = np.minimum(np.searchsorted(x, where + how_wide / 2 + 1), len(x) - 1)
     ends = np.maximum(np.take_along_axis(values, after, axis=1), np.take_along_axis(values, an_octave_on, axis=1))
     new_low = np.take_along_axis(lowest_yet, before, axis=1) - ends
-    sharp = used & (falls > 0) & (widths <= MAX_STEP_WIDTH) & (centers >= x[1]) & (centers <= x[-3])
+    seen = (centers - widths / 2 >= x[0]) & (centers + widths / 2 <= x[-1]) & (centers >= x[1]) & (centers <= x[-3])
+    # Most of what the loss falls meanwhile is this term's: not a correction to a wide one, as at a kink.
+    meanwhile = model(where - how_wide / 2) - model(where + how_wide / 2)
+    sharp = used & seen & (widths <= MAX_STEP_WIDTH) & (falls >= MIN_STEP_FALL) & (0.8 * falls >= meanwhile / 2)
     steps = sharp & (new_low >= MIN_STEP_FALL) & (delta_bic >= MIN_DELTA_BIC)[:, None]
 
     candidates = np.where(steps.any(axis=1, keepdims=True) & ~steps, -np.inf, np.where(used, falls, -np.inf))
