@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -122,16 +123,25 @@ class Export:
 
 @dataclass(frozen=True)
 class Analyze:
-    """A first look at a dataset: a summary, and a picture of the learning curves."""
+    """Which tokens are learned in a step, when, how sharply, and how alike in all seeds: tables, pictures, a summary."""
 
     path: Annotated[str, tyro.conf.Positional]
+    output: str | None = None
+    """Folder of the tables and pictures. Default: `analysis` in the dataset."""
     figure: str | None = None
-    """PNG to write. Default: the dataset's name with .png, in the current folder."""
+    """PNG of the overview. Default: the dataset's name with .png, in the current folder."""
 
     def __call__(self) -> int:
-        from discreteness.figure import draw_overview
+        from discreteness.analysis import analyze, place, summary
+        from discreteness.figure import draw
+        from discreteness.reading import open as open_dataset
 
-        print(draw_overview(self.path, self.figure))
+        found = analyze(self.path, self.output)
+        experiment = open_dataset(self.path)
+        figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
+        draw(experiment, found, figure, self.output)
+        storage, prefix = place(experiment.storage, self.output)
+        print(f"{summary(experiment, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
         return 0
 
 
