@@ -399,7 +399,7 @@ async function start() {
     `${page.experiment.uri} · track ${page.experiment.track} · identity ${page.experiment.identity_hash}`;
   byId("step").max = page.experiment.steps.length - 1;
   byId("documents").replaceChildren(
-    ...experiment.documents.map((one) =>
+    ...page.experiment.documents.map((one) =>
       element(
         "button",
         {
@@ -414,7 +414,7 @@ async function start() {
     ),
   );
   byId("document-choice").replaceChildren(
-    ...experiment.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
+    ...page.experiment.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
   );
   overview = new Overview(page.experiment, (opened, token, step) =>
     openDocument(opened, { token, index: step === null ? null : nearestStep(step) }),
