@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import discreteness
+from discreteness.analysis import analyze
 from discreteness.storage import open_storage
 from discreteness.viewer import growing as growing_module
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing, over_seeds
-from discreteness.viewer.stepwise import Falls, Stepwise, all_falls, spectrum, step_likeness
+from discreteness.viewer.stepwise import Stepwise
 from tests.dataset_case import STEPS, commit, create, losses
 from tests.planted_dataset import create_planted, log_plan, text_documents
 
@@ -167,31 +168,12 @@ def test_a_frame_converts_nothing():
         frame({}, a=np.zeros(2))
 
 
-FALLS = Falls(
-    seeds=[0, 1, 2],
-    analyzed=False,
-    time=np.array([[3.0, 7.0, 15.0], [1.0, 1.0, 1.0]]),
-    width=np.array([[1.0, 0.25, 3.0], [2.0, 2.0, 2.0]]),
-    fall=np.array([[4.0, 2.0, 6.0], [1.0, 1.0, 1.0]]),
-    is_step=np.array([[True, True, False], [False, False, False]]),
-)
-
-
-def test_falls_of_a_token_by_hand():
-    per_token = FALLS.per_token()
-    expected = {"share": [2 / 3, 0], "time": [5, NAN], "width": [0.625, NAN], "fall": [3, NAN]}
-    for name, values in expected.items():
-        np.testing.assert_allclose(per_token[name], values, rtol=1e-6, err_msg=name)
-    np.testing.assert_allclose(per_token["time_spread"], [np.sqrt(0.5), NAN], rtol=1e-6)  # octaves 2 and 3
-    np.testing.assert_allclose(step_likeness(per_token), [2 / 3 * 3 / 0.625, NAN], rtol=1e-6)
-
-
-def test_the_spectrum_by_hand():
-    edges, nats = spectrum([FALLS], [0, 1, 3, 7, 15])
-    assert edges.tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]
-    np.testing.assert_allclose(nats, [0, 0, 0, 0, 4 / 6, 0, 2 / 6, 0], rtol=1e-6)
-    whole = all_falls([(1, np.array([5.0, 4, 3, 2, 1])), (3, np.array([1.0, 1, 1, 1, 1]))], [0, 1, 3, 7, 15], edges)
-    np.testing.assert_allclose(whole, [0.125] * 8, rtol=1e-6)
+def wait_for(stepwise, document):
+    deadline_s = time.monotonic() + 60
+    while (steps := stepwise.steps(document)) is None or stepwise.mean_loss(document) is None:
+        assert time.monotonic() < deadline_s and stepwise.error is None
+        time.sleep(0.02)
+    return steps
 
 
 def test_planted_steps_are_found_in_the_background(tmp_path):
@@ -200,14 +182,47 @@ def test_planted_steps_are_found_in_the_background(tmp_path):
     growing = Growing(open_storage(tmp_path / "d"))
     stepwise = Stepwise(growing)
     document = growing.document(0)
-    deadline_s = time.monotonic() + 30
-    while (falls := stepwise.falls(document)) is None or stepwise.mean_loss(document) is None:
+    steps = wait_for(stepwise, document)
+    assert (steps.num_seeds, steps.analyzed) == (3, False)
+    assert steps.per_token["step_share"].tolist() == [1, 1, 1, 1, 0], "the fifth falls slowly"
+    planted = 2 + 7 * (np.arange(4) * 0.618 % 1)
+    np.testing.assert_allclose(np.log2(steps.per_token["time"][:4] + 1), planted, atol=0.7)
+    assert np.isnan(steps.per_token["time"][4])
+    losses = discreteness.open(tmp_path / "d").losses("one")
+    np.testing.assert_allclose(stepwise.mean_loss(document), losses.mean(axis=(0, 2)), rtol=1e-5)
+    lost = losses[:, 0].mean() - losses[:, -1].mean()
+    np.testing.assert_allclose((steps.measured * np.diff(steps.edges)).sum(), lost, rtol=1e-4)
+    np.testing.assert_array_equal(np.isfinite(steps.likeness()), [True] * 4 + [False])
+
+
+def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
+    documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
+    create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
+    growing = Growing(open_storage(tmp_path / "d"))
+    stepwise = Stepwise(growing)
+    document = growing.document(1)
+    fitted = wait_for(stepwise, document)
+    analyze(tmp_path / "d")
+    deadline_s = time.monotonic() + 60
+    while not (found := stepwise.steps(document)).analyzed:
         assert time.monotonic() < deadline_s and stepwise.error is None
         time.sleep(0.02)
-    assert falls.seeds == [0, 1, 2] and not falls.analyzed
-    sharp = [0, 1, 2, 3]  # the fifth falls slowly
-    assert falls.is_step[sharp].all() and not falls.is_step[4].any()
-    planted = 2 + 7 * (np.arange(5) * 0.618 % 1)
-    np.testing.assert_allclose(np.log2(falls.per_token()["time"][sharp] + 1), planted[sharp], atol=0.7)
-    expected = discreteness.open(tmp_path / "d").losses("one").mean(axis=(0, 2))
-    np.testing.assert_allclose(stepwise.mean_loss(document), expected, rtol=1e-5)
+    assert found.num_seeds == 3
+    for name, values in fitted.per_token.items():
+        np.testing.assert_allclose(found.per_token[name], values, rtol=1e-5, err_msg=name)
+    for name in "edges", "measured", "by_steps":
+        np.testing.assert_allclose(getattr(found, name), getattr(fitted, name), rtol=1e-5, atol=1e-9, err_msg=name)
+
+
+def test_a_plan_too_short_to_fit_is_said(tmp_path):
+    dataset = create(tmp_path / "d")
+    commit(dataset, 1)
+    growing = Growing(open_storage(tmp_path / "d"))
+    stepwise = Stepwise(growing)
+    assert stepwise.steps(growing.document(0)) is None
+    deadline_s = time.monotonic() + 60
+    while stepwise.num_waiting:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    assert stepwise.error.startswith("document 'a.txt'")
+    assert stepwise.steps(growing.document(0)) is None and stepwise.num_waiting == 0, "not tried again"

@@ -22,7 +22,7 @@ from discreteness.fits import fit
 from discreteness.storage import Storage, open_storage
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
-from discreteness.viewer.stepwise import Falls, Stepwise, all_falls, spectrum, step_likeness
+from discreteness.viewer.stepwise import Steps, Stepwise
 
 HOST = "127.0.0.1"
 OUR_NAMES = {"127.0.0.1", "localhost"}
@@ -204,10 +204,10 @@ async def _fits(request: web.Request) -> web.Response:
 async def _steps(request: web.Request) -> web.Response:
     """Learning time, width and so on of every token of a document, or {"num_seeds": 0} as long as there is nothing."""
     document = request.app[GROWING].document(int(request.match_info["doc_id"]))
-    falls = await asyncio.to_thread(request.app[STEPWISE].falls, document, True)
-    if falls is None:
-        return await _framed({"num_seeds": 0, "analyzed": False})
-    return await _framed({"num_seeds": len(falls.seeds), "analyzed": falls.analyzed}, **falls.per_token())
+    steps = await asyncio.to_thread(request.app[STEPWISE].steps, document, True)
+    if steps is None:
+        return await _framed({"num_seeds": 0})
+    return await _framed({"num_seeds": steps.num_seeds}, **steps.per_token)
 
 
 async def _overview(request: web.Request) -> web.Response:
@@ -220,31 +220,33 @@ async def _overview(request: web.Request) -> web.Response:
 def _overview_frame(growing: Growing, stepwise: Stepwise) -> bytes:
     """Of the documents done so far: mean losses, spectrum, the most step-like tokens."""
     experiment = growing.snapshot.experiment
-    documents, steps = experiment.documents, experiment.steps
-    means = {d.doc_id: mean for d in documents if (mean := stepwise.mean_loss(d)) is not None}
-    falls = {d.doc_id: one for d in documents if (one := stepwise.falls(d)) is not None}
-    heat = np.full((len(documents), len(steps)), np.nan, np.float32)
-    for row, document in enumerate(documents):
-        heat[row] = means.get(document.doc_id, np.nan)
-    edges, nats = spectrum(list(falls.values()), steps)
-    both = [(d.num_losses, means[d.doc_id]) for d in documents if d.doc_id in falls and d.doc_id in means]
-    whole = all_falls(both, steps, edges) if both else np.zeros_like(nats)
+    heat = np.full((len(experiment.documents), len(experiment.steps)), np.nan, np.float32)
+    for row, document in enumerate(experiment.documents):
+        if (mean := stepwise.mean_loss(document)) is not None:
+            heat[row] = mean
+    found = {d.doc_id: steps for d in experiment.documents if (steps := stepwise.steps(d)) is not None}
     meta = {
-        "num_fitted": len(falls),
-        "num_seeds": max((len(one.seeds) for one in falls.values()), default=0),
-        "analyzed": any(one.analyzed for one in falls.values()),
-        "tokens": _most_step_like(growing, falls),
+        "num_fitted": len(found),
+        "num_seeds": max((one.num_seeds for one in found.values()), default=0),
+        "analyzed": any(one.analyzed for one in found.values()),
+        "tokens": _most_step_like(growing, found),
     }
-    return frame(meta, heat=heat, edges=edges, nats=nats, whole=whole)
+    arrays = {"heat": heat}
+    if found:
+        weights = [growing.document(doc_id).num_losses for doc_id in found]
+        arrays["edges"] = next(iter(found.values())).edges.astype(np.float32)
+        for name in ("measured", "by_steps"):
+            of_documents = [getattr(one, name) for one in found.values()]
+            arrays[name] = np.average(of_documents, axis=0, weights=weights).astype(np.float32)
+    return frame(meta, **arrays)
 
 
-def _most_step_like(growing: Growing, falls: dict[int, Falls]) -> list[dict[str, Any]]:
+def _most_step_like(growing: Growing, found: dict[int, Steps]) -> list[dict[str, Any]]:
     entries = []
-    for doc_id, one in falls.items():
-        per_token = one.per_token()
-        for index, likeness in enumerate(step_likeness(per_token).tolist()):
+    for doc_id, one in found.items():
+        for index, likeness in enumerate(one.likeness().tolist()):
             if np.isfinite(likeness):
-                values = {name: _plain(values[index]) for name, values in per_token.items()}
+                values = {name: _plain(values[index]) for name, values in one.per_token.items()}
                 entries.append({"doc_id": doc_id, "token": index + 1, "likeness": likeness, **values})
     entries = sorted(entries, key=lambda entry: -entry["likeness"])[:MOST_STEP_LIKE]
     texts = {doc_id: _texts(growing, doc_id) for doc_id in {entry["doc_id"] for entry in entries}}

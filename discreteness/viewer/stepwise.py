@@ -5,7 +5,7 @@ background, the document that was asked for last first.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,43 +13,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from discreteness.analysis import load
-from discreteness.fits import fit
+from discreteness.across_seeds import across_seeds
+from discreteness.analysis import FOLDER, SHARPEST_OCTAVES, Analysis, load
+from discreteness.fits import fit, octaves
 from discreteness.manifest import DocumentInfo
+from discreteness.spectrum import spectrum
 from discreteness.viewer.growing import Growing, Snapshot
 
 SAMPLE = 8
-BINS_PER_OCTAVE = 2
-"""Of the spectrum; an octave is a doubling of step + 1."""
-SHARPEST_WIDTH = 0.5
-"""Octaves: for the order of the most step-like tokens a narrower fall counts as this wide, since checkpoints are a
-part of an octave apart."""
+PER_TOKEN = ("step_share", "time", "time_spread", "width", "fall")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Falls:
-    """Main fall of each token of a document in each seed: time in updates, width in octaves, fall in nats; float64
-    [tokens, seeds], is_step bool. `analyzed`: from the tables of `discreteness analyze`."""
+class Steps:
+    """What is known of a document's steps. `analyzed`: from the tables of `discreteness analyze`.
 
-    seeds: Sequence[int]
+    `per_token`: PER_TOKEN -> float32 [tokens], as in the table of tokens (docs/analysis.md), nan where no seed steps.
+    Spectrum of the document's mean loss: `edges` in octaves [bins + 1]; nats an octave that it loses, `measured`, and
+    that it loses in steps, `by_steps` [bins].
+    """
+
+    num_seeds: int
     analyzed: bool
-    time: np.ndarray
-    width: np.ndarray
-    fall: np.ndarray
-    is_step: np.ndarray
+    per_token: Mapping[str, np.ndarray]
+    edges: np.ndarray
+    measured: np.ndarray
+    by_steps: np.ndarray
 
-    def per_token(self) -> dict[str, np.ndarray]:
-        """float32 [tokens]: `share` of seeds that learn the token in a step; over these the median `time`, `width` and
-        `fall`, and `time_spread`, the standard deviation of the time in octaves; nan without such seeds."""
-        result = {"share": self.is_step.mean(axis=1).astype(np.float32)}
-        for name in ("time", "width", "fall", "time_spread"):
-            result[name] = np.full(len(self.is_step), np.nan, np.float32)
-        for token, steps in enumerate(self.is_step):
-            for name in ("time", "width", "fall") if steps.any() else ():
-                result[name][token] = np.median(getattr(self, name)[token, steps])
-            if steps.sum() > 1:
-                result["time_spread"][token] = np.log2(self.time[token, steps] + 1).std(ddof=1)
-        return result
+    def likeness(self) -> np.ndarray:
+        """float32 [tokens]: the order of `discreteness analyze`, nats an octave times the share of seeds that step."""
+        width = np.maximum(self.per_token["width"], SHARPEST_OCTAVES)
+        return self.per_token["step_share"] * self.per_token["fall"] / width
 
 
 class Stepwise:
@@ -58,19 +52,19 @@ class Stepwise:
     def __init__(self, growing: Growing):
         self.growing = growing
         self.error: str | None = None
-        self._falls: dict[int, tuple[Any, Falls]] = {}
-        self._means: dict[int, tuple[Any, np.ndarray]] = {}
+        self._steps: dict[int, tuple[Any, Steps | None]] = {}
+        self._means: dict[int, tuple[Any, np.ndarray | None]] = {}
         self._wanted: list[tuple[str, DocumentInfo]] = []
         self._asked = threading.Condition()
         self._worker: threading.Thread | None = None
-        self._table: tuple[Any, pa.Table | None, list[int]] = (None, None, [])
+        self._analysis: tuple[Any, Analysis | None] = (None, None)
 
-    def falls(self, document: DocumentInfo, now: bool = False) -> Falls | None:
+    def steps(self, document: DocumentInfo, now: bool = False) -> Steps | None:
         """None as long as it is being made (or cannot be: `error`); older ones as long as seeds come. `now`: before
         what is wanted already."""
-        known = self._falls.get(document.doc_id)
+        known = self._steps.get(document.doc_id)
         if known is None or known[0] != self._sample(self.growing.snapshot):
-            self._want("falls", document, now)
+            self._want("steps", document, now)
         return known and known[1]
 
     def mean_loss(self, document: DocumentInfo) -> np.ndarray | None:
@@ -106,24 +100,26 @@ class Stepwise:
                 while not self._wanted:
                     self._asked.wait()
                 what, document = self._wanted[0]
+            # Kept also where there is nothing, so that it is not tried again before the dataset changes.
+            sample = None
             try:
                 snapshot = self.growing.snapshot
                 sample = self._sample(snapshot)
                 if what == "mean":
                     self._means[document.doc_id] = (sample, self._mean(snapshot, document))
-                elif (falls := self._fit(snapshot, document)) is not None:
-                    self._falls[document.doc_id] = (sample, falls)
-                self.error = None
+                else:
+                    self._steps[document.doc_id] = (sample, self._steps_of(snapshot, document))
+                    self.error = None
             except (KeyError, ValueError, OSError, pa.ArrowException) as error:
                 self.error = f"document {document.name!r}: {' '.join(str(error).split())}"
+                (self._means if what == "mean" else self._steps)[document.doc_id] = (sample, None)
             with self._asked:
                 self._wanted.remove((what, document))
 
     def _sample(self, snapshot: Snapshot) -> Any:
         """What results depend on: the analysis' table, or the stamps of the first seeds."""
         seeds = snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
-        analysis = [(i.path, i.size, i.mtime_ns) for i in self.growing.storage.list("analysis")]
-        return tuple(snapshot.stamps[seed] for seed in seeds), tuple(analysis)
+        return tuple(snapshot.stamps[seed] for seed in seeds), self._analysis_stamp()
 
     def _mean(self, snapshot: Snapshot, document: DocumentInfo) -> np.ndarray:
         seeds = snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
@@ -135,68 +131,72 @@ class Stepwise:
             count += np.isfinite(mean)
         return np.where(count, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
-    def _fit(self, snapshot: Snapshot, document: DocumentInfo) -> Falls | None:
+    def _steps_of(self, snapshot: Snapshot, document: DocumentInfo) -> Steps | None:
         """None: no seed is committed."""
-        if (analyzed := self._from_tables(snapshot, document)) is not None:
-            return analyzed
+        analysis = self._analysis_of(snapshot)
+        if analysis is not None:
+            return _from_tables(analysis, document)
         seeds = snapshot.experiment.seeds[:SAMPLE]
         if not seeds:
             return None
         losses = np.stack([self.growing.losses_of(snapshot, document, seed) for seed in seeds], axis=1)
-        fits = fit(losses.reshape(-1, losses.shape[2]), np.array(snapshot.experiment.steps))
-        shape = losses.shape[:2]
-        return Falls(
-            seeds=seeds,
-            analyzed=False,
-            time=fits.time.reshape(shape),
-            width=fits.width.reshape(shape),
-            fall=(fits.high - fits.low).reshape(shape),
-            is_step=fits.is_step.reshape(shape),
-        )
+        return _from_losses(losses, np.array(snapshot.experiment.steps))
 
-    def _from_tables(self, snapshot: Snapshot, document: DocumentInfo) -> Falls | None:
-        stamp = tuple((i.path, i.size, i.mtime_ns) for i in self.growing.storage.list("analysis"))
-        if stamp != self._table[0]:
+    def _analysis_of(self, snapshot: Snapshot) -> Analysis | None:
+        """The tables, if there are any and of seeds that the dataset has."""
+        stamp = self._analysis_stamp()
+        if stamp != self._analysis[0]:
             try:
-                found = load(self.growing.storage.uri)
-                self._table = (stamp, found.fits, list(found.seeds))
+                self._analysis = (stamp, load(snapshot.experiment.storage.uri))
             except FileNotFoundError:
-                self._table = (stamp, None, [])
-        _, table, seeds = self._table
-        if table is None or not set(seeds) <= set(snapshot.experiment.seeds):
-            return None
-        rows = table.filter(pc.field("doc_id") == document.doc_id)
-        shape = (document.num_losses, len(seeds))
-        time, width, high, low, is_step = (
-            rows[name].to_numpy().reshape(shape) for name in ("time", "width", "high", "low", "is_step")
-        )
-        return Falls(seeds=seeds, analyzed=True, time=time, width=width, fall=high - low, is_step=is_step)
+                self._analysis = (stamp, None)
+        analysis = self._analysis[1]
+        return analysis if analysis is not None and set(analysis.seeds) <= set(snapshot.experiment.seeds) else None
+
+    def _analysis_stamp(self) -> tuple:
+        return tuple((info.path, info.size, info.mtime_ns) for info in self.growing.storage.list(FOLDER))
 
 
-def spectrum(falls: Sequence[Falls], steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Edges in octaves (log2 of step + 1), float32 [bins + 1], and the nats that the mean loss of all tokens loses in
-    steps whose middle is in that bin, float32 [bins]."""
-    num_bins = int(np.ceil(np.log2(steps[-1] + 1) * BINS_PER_OCTAVE)) or 1
-    edges = np.arange(num_bins + 1) / BINS_PER_OCTAVE
-    nats = np.zeros(num_bins)
-    num_tokens = sum(len(one.time) for one in falls)
-    for one in falls:
-        octave = np.log2(one.time[one.is_step] + 1)
-        counts, _ = np.histogram(octave, edges, weights=one.fall[one.is_step])
-        nats += counts / (len(one.seeds) * num_tokens)
-    return edges.astype(np.float32), nats.astype(np.float32)
+def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:
+    """float32 [tokens, seeds, steps] -> what its fits say. ValueError: too few steps to fit."""
+    num_tokens, num_seeds = losses.shape[:2]
+    curves = losses.reshape(-1, len(steps))
+    fits = fit(curves, steps)
+
+    def by_seed(values: np.ndarray) -> np.ndarray:
+        return np.where(fits.is_step, values, np.nan).reshape(num_tokens, num_seeds)
+
+    def median(values: np.ndarray) -> np.ndarray:
+        return np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in values])
+
+    shared = across_seeds(losses[:, :, -1], by_seed(octaves(fits.time)))
+    per_token = {
+        "step_share": shared.step_share,
+        "time": shared.time,
+        "time_spread": shared.time_spread,
+        "width": median(by_seed(fits.width)),
+        "fall": median(by_seed(fits.high - fits.low)),
+    }
+    found = spectrum(curves, steps, fits)
+    return Steps(
+        num_seeds=num_seeds,
+        analyzed=False,
+        per_token={name: np.asarray(values, np.float32) for name, values in per_token.items()},
+        edges=found.edges,
+        measured=found.per_octave(found.measured),
+        by_steps=found.per_octave(found.by_steps),
+    )
 
 
-def all_falls(means: Sequence[tuple[int, np.ndarray]], steps: Sequence[int], edges: np.ndarray) -> np.ndarray:
-    """The nats that the mean loss of all tokens loses in each bin of the spectrum, in steps or not: float32 [bins].
-
-    `means`: (tokens, mean loss [steps]) of each document.
-    """
-    whole = sum(tokens * mean for tokens, mean in means) / sum(tokens for tokens, _ in means)
-    at_edges = np.interp(edges, np.log2(np.array(steps) + 1), whole)
-    return (-np.diff(at_edges)).astype(np.float32)
-
-
-def step_likeness(per_token: dict[str, np.ndarray]) -> np.ndarray:
-    """float32 [tokens]: nats an octave of the median step, times the share of seeds that step; nan without steps."""
-    return per_token["share"] * per_token["fall"] / np.maximum(per_token["width"], SHARPEST_WIDTH)
+def _from_tables(analysis: Analysis, document: DocumentInfo) -> Steps:
+    tokens = analysis.tokens.filter(pc.field("doc_id") == document.doc_id)
+    bins = analysis.spectrum.filter(pc.field("document") == document.name)
+    to_step = bins["to_step"].to_numpy()
+    return Steps(
+        num_seeds=len(analysis.seeds),
+        analyzed=True,
+        per_token={name: tokens[name].to_numpy().astype(np.float32) for name in PER_TOKEN},
+        edges=octaves(np.append(bins["from_step"].to_numpy()[:1], to_step)),
+        measured=bins["measured"].to_numpy(),
+        by_steps=bins["by_steps"].to_numpy(),
+    )

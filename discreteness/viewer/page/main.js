@@ -152,8 +152,8 @@ async function loadValues() {
     const found = { doc_id: document.doc_id };
     if (seed !== null && color === "loss") found.losses = (await getFrame(`${path}/seeds/${seed}`)).losses;
     else if (needsSteps()) {
-      const { time, width, time_spread, num_seeds, analyzed } = await getFrame(`${path}/steps`);
-      Object.assign(found, { time, sharpness: width, "time-spread": time_spread, num_seeds, analyzed });
+      const { time, width, time_spread, num_seeds } = await getFrame(`${path}/steps`);
+      Object.assign(found, { time, sharpness: width, "time-spread": time_spread, num_seeds });
     } else {
       const { mean, deviation, num_seeds } = await getFrame(`${path}/summary`);
       Object.assign(found, { losses: mean, deviation, num_seeds });

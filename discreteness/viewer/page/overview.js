@@ -75,28 +75,28 @@ export class Overview {
     readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic; color: 0 to ${number(scale.high)} nats`;
   }
 
-  drawSpectrum({ edges, nats, whole, num_fitted, num_seeds, analyzed }) {
+  drawSpectrum({ edges, by_steps, measured, num_fitted, num_seeds, analyzed }) {
     const source = analyzed
       ? `analysis of ${count(num_seeds)} seeds`
       : `fits of the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
     byId("spectrum-hint").textContent = num_fitted
-      ? `Bars: nats that the mean loss loses in steps, by the step's middle. Line: all that it loses there. ${num_fitted} of ${this.experiment.documents.length} documents, ${source}.`
+      ? `Bars: nats an octave that the mean loss loses in steps. Line: all that it loses. ${num_fitted} of ${this.experiment.documents.length} documents, ${source}.`
       : "";
     if (!num_fitted) return byId("spectrum").replaceChildren();
     const middle = (bin) => (edges[bin] + edges[bin + 1]) / 2;
     const step = (octave) => count(Math.round(2 ** octave - 1));
-    const most = Math.max(...nats, ...whole);
+    const most = Math.max(...by_steps, ...measured);
     drawBars(byId("spectrum"), {
       edges: Array.from(edges),
-      counts: Array.from(nats),
+      counts: Array.from(by_steps),
       most,
       ticks: Array.from(edges)
         .filter((edge) => Number.isInteger(edge))
         .map((at) => ({ at, label: step(at) })),
       title: (bin) =>
-        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(nats[bin])} of ${number(whole[bin])} nats`,
+        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(by_steps[bin])} of ${number(measured[bin])} nats an octave`,
       axis: "step (logarithmic)",
-      line: Array.from(whole, (value, bin) => ({ at: middle(bin), value })),
+      line: Array.from(measured, (value, bin) => ({ at: middle(bin), value })),
     });
   }
 
@@ -129,7 +129,7 @@ export class Overview {
         element("td", {}, number(entry.time)),
         element("td", {}, number(entry.width, 2)),
         element("td", {}, number(entry.fall, 2)),
-        element("td", {}, `${Math.round(100 * entry.share)} %`),
+        element("td", {}, `${Math.round(100 * entry.step_share)} %`),
         element("td", {}, number(entry.time_spread ?? NaN, 2)),
       );
     });
@@ -140,7 +140,7 @@ export class Overview {
   }
 
   saveTable() {
-    const columns = ["doc_id", "token", "share", "time", "width", "fall", "time_spread", "likeness"];
+    const columns = ["doc_id", "token", "step_share", "time", "width", "fall", "time_spread", "likeness"];
     const lines = [columns, ...(this.found?.tokens ?? []).map((entry) => columns.map((name) => entry[name] ?? ""))];
     download(
       "step_like_tokens.csv",
