@@ -24,7 +24,12 @@ def baseline(curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Centers by one least-squares fit a curve, from the steepest place: no smooth alternative, no second step."""
     x, centers = octaves(steps), np.full(len(curves), np.nan)
     for number, curve in enumerate(curves):
-        start = (curve[-9:].mean(), curve[:9].mean() - curve[-9:].mean(), x[np.abs(curve - np.median(curve)).argmin()], 1)
+        start = (
+            curve[-9:].mean(),
+            curve[:9].mean() - curve[-9:].mean(),
+            x[np.abs(curve - np.median(curve)).argmin()],
+            1,
+        )
         try:
             centers[number] = curve_fit(one_sigmoid, x, curve, start)[0][2]
         except RuntimeError:  # did not converge: scored as nan

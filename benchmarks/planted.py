@@ -124,7 +124,9 @@ def noise(random: np.random.Generator, steps: np.ndarray, n: int, sigma: float, 
 NOISE_MEMORIES = {"white": 0.0, "shared over 20 updates": 20.0}
 
 
-def verdicts(random: np.random.Generator, plan: str, n: int, sigma: float, memory: float) -> tuple[Fits, np.ndarray, dict]:
+def verdicts(
+    random: np.random.Generator, plan: str, n: int, sigma: float, memory: float
+) -> tuple[Fits, np.ndarray, dict]:
     """Fits of n planted steps, their true times in octaves, and for each smooth kind the share called a step."""
     steps = steps_of(plan)
     x = octaves(steps)
@@ -142,7 +144,9 @@ def main() -> None:
     parser.add_argument("--curves", type=int, default=300, help="curves of each kind at each noise")
     n = parser.parse_args().curves
     random = np.random.default_rng(0)
-    print("| plan | noise, nats | recall | precision | time error, octaves | 95 % of errors below | false steps | most, and where |")
+    print(
+        "| plan | noise, nats | recall | precision | time error, octaves | 95 % of errors below | false steps | most, and where |"
+    )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, plan in PLANS.items():
         for kind, memory in NOISE_MEMORIES.items():

@@ -321,7 +321,9 @@ def _refine(curves: np.ndarray, x: np.ndarray, weights: np.ndarray, centers: np.
         heights = np.where(better[:, None], new_heights, heights)
         residuals = np.where(better[:, None], new_residuals, residuals)
         left = np.where(better, new_left, left)
-    return _Terms(base=heights[:, -1], centers=centers, widths=widths, falls=heights[:, :-1], left=(residuals**2).sum(axis=1))
+    return _Terms(
+        base=heights[:, -1], centers=centers, widths=widths, falls=heights[:, :-1], left=(residuals**2).sum(axis=1)
+    )
 
 
 def _independent_points(residuals: np.ndarray) -> np.ndarray:

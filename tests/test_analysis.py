@@ -63,7 +63,9 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
 
 
 def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_path):
-    run = program("-m", "discreteness", "analyze", dataset, "--output", tmp_path / "out", "--figure", tmp_path / "one.png")
+    run = program(
+        "-m", "discreteness", "analyze", dataset, "--output", tmp_path / "out", "--figure", tmp_path / "one.png"
+    )
     assert run.wait(120) == 0, run.output
     assert "4 seeds x 40 checkpoints x 3 documents = 480 rows" in run.output
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"_staging"}
@@ -100,7 +102,9 @@ def test_the_spectrum_of_steps_rebuilds_the_smooth_mean_that_they_add_up_to():
     x, centers = octaves(steps), random.uniform(3, 9.5, 200)
     losses = 1 + 6 * sigmoid(x, centers, np.full(200, 0.5)) + noise(random, steps, 200, 0.1)
     found = spectrum(losses, steps, fit(losses, steps))
-    accounts = {name: rebuilt_share(found.measured, getattr(found, name)) for name in ("rebuilt", "by_steps", "at_times")}
+    accounts = {
+        name: rebuilt_share(found.measured, getattr(found, name)) for name in ("rebuilt", "by_steps", "at_times")
+    }
     assert accounts["rebuilt"] > 0.99
     assert accounts["by_steps"] > 0.95
     assert accounts["at_times"] > 0.8
