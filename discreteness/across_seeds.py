@@ -59,7 +59,9 @@ def across_seeds(final_losses: np.ndarray, times: np.ndarray) -> AcrossSeeds:
     dip_q = np.full(len(dip_p), np.nan)
     if measured.any():
         dip_q[measured] = false_discovery_control(dip_p[measured])
-    medians = np.array([np.median(row[there]) if there.any() else np.nan for row, there in zip(times, stepped, strict=True)])
+    medians = np.array(
+        [np.median(row[there]) if there.any() else np.nan for row, there in zip(times, stepped, strict=True)]
+    )
     return AcrossSeeds(
         final_loss=final_losses.mean(axis=1),
         final_spread=final_losses.std(axis=1, ddof=1) if num_seeds > 1 else np.full(len(final_losses), np.nan),

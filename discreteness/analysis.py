@@ -142,13 +142,13 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
 
 
 def sharpest(experiment: Experiment, found: Analysis, count: int) -> list[Token]:
-    """Tokens with a step in the most seeds, those of the steepest fall first."""
+    """Tokens with a step in most seeds, those of the steepest fall first."""
     rows = _sharpest_rows(found, count)
     return [Token.at(experiment, row["doc_id"], row["token_index"]) for row in rows]
 
 
 def _sharpest_rows(found: Analysis, count: int) -> list[dict[str, Any]]:
-    rows = [row for row in found.tokens.to_pylist() if row["step_share"] > 0]
+    rows = [row for row in found.tokens.to_pylist() if row["step_share"] >= 0.5]
     rows.sort(key=lambda row: -row["step_share"] * row["fall"] / max(row["width"], SHARPEST_OCTAVES))
     return rows[:count]
 

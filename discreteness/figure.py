@@ -123,7 +123,9 @@ def _spectrum(found: Analysis) -> Figure:
 def _seeds(experiment: Experiment, found: Analysis) -> Figure:
     figure = Figure(figsize=(15, 5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    tokens = {name: np.array(found.tokens[name].to_pylist(), np.float64) for name in ("time", "time_spread", "step_share")}
+    tokens = {
+        name: np.array(found.tokens[name].to_pylist(), np.float64) for name in ("time", "time_spread", "step_share")
+    }
     dots = left.scatter(tokens["time"] + 1, tokens["time_spread"], c=tokens["step_share"], s=6, vmin=0, vmax=1)
     figure.colorbar(dots, ax=left, label="share of seeds with a step")
     left.set_xscale("log", base=2)
@@ -153,7 +155,9 @@ def _from_sharp_to_smooth(experiment: Experiment, found: Analysis) -> list[Token
     order = order[(first["high"].to_numpy() - first["low"].to_numpy())[order] >= 1]
     rows = order[np.linspace(0, len(order) - 1, 12).round().astype(int)] if len(order) else order
     rows = list(dict.fromkeys(rows.tolist()))
-    return [Token.at(experiment, int(first["doc_id"][row].as_py()), int(first["token_index"][row].as_py())) for row in rows]
+    return [
+        Token.at(experiment, int(first["doc_id"][row].as_py()), int(first["token_index"][row].as_py())) for row in rows
+    ]
 
 
 def _name(token: Token) -> str:

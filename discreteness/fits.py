@@ -31,11 +31,11 @@ _MARGIN = 4.0
 """Octaves beyond the data at which smooth terms may be centred: a power law is the tail of such a sigmoid."""
 _PRECISION = 0.01
 """Share of a curve's range below which a misfit counts for nothing: no token follows any formula exactly."""
+_HEIGHT_COST = _PRECISION**2
+"""What the square of a term's height costs in mean squared misfit, so that no two huge terms cancel to draw a bend."""
 _LOGISTIC = 2 * np.log(9)
 """Width from 10 % to 90 % of a logistic function, in units of its scale."""
 _PARAMETERS_OF_TERM = 3
-_APART = 1e-3
-"""Share of an atom that others must leave unexplained: below it, heights are differences of large numbers."""
 _REFINEMENTS = 6
 _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
@@ -138,12 +138,14 @@ class _Atoms:
     """Shapes that a curve is made of, on the bins: narrow sigmoids, then wide ones, then relaxations.
 
     The first `num_sigmoids` may be terms of a fit; those from `num_narrow` on are smooth. Values are centred,
-    weighted and of norm 1, so that a product with a curve is what the atom explains of it.
+    weighted and of norm 1, so that a product with a curve is what the atom explains of it. `penalties` is what the
+    square of a sigmoid's height costs.
     """
 
     weights: np.ndarray
     values: np.ndarray
     gram: np.ndarray
+    penalties: np.ndarray
     centers: np.ndarray
     widths: np.ndarray
     num_narrow: int
@@ -166,11 +168,13 @@ class _Atoms:
         values = _centred(values, weights)
         norms = np.linalg.norm(values, axis=1)
         # A shape that is constant on these bins explains nothing; the threshold only keeps it from a division by 0.
-        values /= np.maximum(norms, 1e-6)[:, None]
+        norms = np.maximum(norms, 1e-6)
+        values /= norms[:, None]
         return cls(
             weights=weights,
             values=values,
             gram=values @ values.T,
+            penalties=_HEIGHT_COST * len(x) / norms[: len(sigmoids)] ** 2,
             centers=centers,
             widths=widths,
             num_narrow=len(narrow),
@@ -185,9 +189,11 @@ def _fit(curves: np.ndarray, x: np.ndarray, atoms: _Atoms) -> Fits:
     total = (centred**2).sum(axis=1)
     products = centred @ atoms.values.T
     sigmoids, smooth = slice(0, atoms.num_sigmoids), slice(atoms.num_narrow, None)
-    found = _search(products[:, sigmoids], atoms.gram[sigmoids, sigmoids])
+    found = _search(products[:, sigmoids], atoms.gram[sigmoids, sigmoids], atoms.penalties)
     candidates = [_refine(curves, x, weights, atoms.centers[chosen], atoms.widths[chosen]) for chosen, _ in found]
-    smooth_left = [total - explained for _, explained in _search(products[:, smooth], atoms.gram[smooth, smooth])]
+    # Smooth terms may cancel as they like, short of the limits of arithmetic: what they can draw is smooth.
+    free = np.full(len(atoms.values) - atoms.num_narrow, 1e-6)
+    smooth_left = [total - e for _, e in _search(products[:, smooth], atoms.gram[smooth, smooth], free)]
 
     precision = (_PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
     points = _independent_points(np.sqrt(weights) * (curves - candidates[-1].values(x)))
@@ -210,8 +216,8 @@ def _fit(curves: np.ndarray, x: np.ndarray, atoms: _Atoms) -> Fits:
     )
 
 
-def _search(products: np.ndarray, gram: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For 1 to MAX_TERMS terms: which atoms [n, terms], and the sum of squares that they explain together [n].
+def _search(products: np.ndarray, gram: np.ndarray, penalties: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For 1 to MAX_TERMS terms: which atoms [n, terms], and the squares that they explain together [n].
 
     Orthogonal matching: the next atom is the one that explains most beside those there are; then each is chosen
     again, given the others.
@@ -219,33 +225,31 @@ def _search(products: np.ndarray, gram: np.ndarray) -> list[tuple[np.ndarray, np
     chosen = np.empty((len(products), 0), np.intp)
     found = []
     for num_terms in range(1, MAX_TERMS + 1):
-        best, explained = _next_atom(products, gram, chosen)
+        best, explained = _next_atom(products, gram, penalties, chosen)
         chosen = np.column_stack([chosen, best])
         for term in range(num_terms - 1):
             others = np.delete(chosen, term, axis=1)
-            best, explained = _next_atom(products, gram, others)
+            best, explained = _next_atom(products, gram, penalties, others)
             chosen[:, term] = best
         found.append((chosen.copy(), explained))
     return found
 
 
-def _next_atom(products: np.ndarray, gram: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The atom [n] that explains most beside `chosen` [n, k], and the sum of squares of all k + 1 together [n]."""
-    rows = np.arange(len(products))
-    if not chosen.shape[1]:
-        scores = products**2
-        best = scores.argmax(axis=1)
-        return best, scores[rows, best]
+def _next_atom(
+    products: np.ndarray, gram: np.ndarray, penalties: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The atom [n] that explains most beside `chosen` [n, k], and the squares that all k + 1 explain together [n], less
+    what their heights cost.
+    """
     near = gram[chosen]
-    own = np.take_along_axis(near, chosen[:, None, :], axis=2) + 1e-9 * np.eye(chosen.shape[1])
+    own = np.take_along_axis(near, chosen[:, None, :], axis=2) + penalties[chosen][:, :, None] * np.eye(chosen.shape[1])
     mine = np.take_along_axis(products, chosen, axis=1)
     solved = np.linalg.solve(own, np.concatenate([near, mine[:, :, None]], axis=2))
     shared, heights = solved[:, :, :-1], solved[:, :, -1]
     left = products - (heights[:, None, :] @ near)[:, 0]
-    apart = 1 - (near * shared).sum(axis=1)
-    scores = np.where(apart > _APART, left**2 / np.maximum(apart, _APART), 0.0)
+    scores = left**2 / (1 + penalties - (near * shared).sum(axis=1))
     best = scores.argmax(axis=1)
-    return best, scores[rows, best] + (heights * mine).sum(axis=1)
+    return best, scores[np.arange(len(products)), best] + (heights * mine).sum(axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,15 +283,17 @@ def _refine(curves: np.ndarray, x: np.ndarray, weights: np.ndarray, centers: np.
     root = np.sqrt(weights)
     low, high = _WIDTH_LIMITS
     damping = np.full(len(curves), 1e-2)
+    penalty = np.diag(np.append(np.full(num_terms, _HEIGHT_COST * len(x)), 0.0))
 
     def solve(centers: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """shapes [n, k, bins], heights [n, k + 1] (the base last), residuals and their sum of squares."""
+        """shapes [n, k, bins], heights [n, k + 1] (the base last), residuals, and what is left."""
         shapes = _sigmoids(x, centers, widths)
         design = np.concatenate([shapes, np.ones((len(curves), 1, len(x)))], axis=1) * root
-        normal = design @ design.transpose(0, 2, 1) + 1e-8 * np.eye(num_terms + 1)
+        normal = design @ design.transpose(0, 2, 1) + penalty
         heights = np.linalg.solve(normal, design @ (root * curves)[:, :, None])[:, :, 0]
         residuals = root * curves - (heights[:, None, :] @ design)[:, 0]
-        return shapes, heights, residuals, (residuals**2).sum(axis=1)
+        cost = penalty[0, 0] * (heights[:, :-1] ** 2).sum(axis=1)
+        return shapes, heights, residuals, (residuals**2).sum(axis=1) + cost
 
     shapes, heights, residuals, left = solve(centers, widths)
     for _ in range(_REFINEMENTS):
@@ -296,7 +302,7 @@ def _refine(curves: np.ndarray, x: np.ndarray, weights: np.ndarray, centers: np.
         # Derivatives by center / width and by log width: both without a unit.
         jacobian = np.concatenate([slopes * _LOGISTIC, slopes * _LOGISTIC * scaled], axis=1)
         design = np.concatenate([shapes, np.ones((len(curves), 1, len(x)))], axis=1) * root
-        normal = design @ design.transpose(0, 2, 1) + 1e-8 * np.eye(num_terms + 1)
+        normal = design @ design.transpose(0, 2, 1) + penalty
         jacobian -= np.linalg.solve(normal, design @ jacobian.transpose(0, 2, 1)).transpose(0, 2, 1) @ design
         curvature = jacobian @ jacobian.transpose(0, 2, 1)
         diagonal = np.einsum("nii->ni", curvature)
@@ -315,7 +321,9 @@ def _refine(curves: np.ndarray, x: np.ndarray, weights: np.ndarray, centers: np.
         heights = np.where(better[:, None], new_heights, heights)
         residuals = np.where(better[:, None], new_residuals, residuals)
         left = np.where(better, new_left, left)
-    return _Terms(base=heights[:, -1], centers=centers, widths=widths, falls=heights[:, :-1], left=left)
+    return _Terms(
+        base=heights[:, -1], centers=centers, widths=widths, falls=heights[:, :-1], left=(residuals**2).sum(axis=1)
+    )
 
 
 def _independent_points(residuals: np.ndarray) -> np.ndarray:
