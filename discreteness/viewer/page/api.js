@@ -4,10 +4,15 @@ export class ServerError extends Error {}
 
 const TYPES = { float32: Float32Array, int32: Int32Array };
 
+const AGAIN_MS = 300;
+
+// Browsers end requests, to this machine too, when a network comes or goes: so a second try.
 async function get(path) {
+  const answer = () => fetch(path);
+  const again = () => new Promise((resolve) => setTimeout(resolve, AGAIN_MS)).then(answer);
   let response;
   try {
-    response = await fetch(path);
+    response = await answer().catch(again);
   } catch {
     throw new ServerError("the viewer does not answer: is `discreteness view` still running?");
   }
