@@ -39,7 +39,7 @@ def sigmoid(x: np.ndarray, center: np.ndarray, width: np.ndarray) -> np.ndarray:
 def planted_steps(
     random: np.random.Generator, x: np.ndarray, n: int, widths: tuple[float, float] = (0.1, 2.0)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses [n, steps] and the true times in octaves [n]: falls of 1 to 8 nats from step 7 to an octave from the end."""
+    """Losses [n, steps], true times in octaves [n]: falls of 1 to 8 nats, from step 7 to an octave before the end."""
     centers = random.uniform(3, x[-1] - 1, n)
     width = np.exp(random.uniform(*np.log(widths), n))
     falls, base = random.uniform(1, 8, (2, n))
@@ -145,7 +145,8 @@ def main() -> None:
     n = parser.parse_args().curves
     random = np.random.default_rng(0)
     print(
-        "| plan | noise, nats | recall | precision | time error, octaves | 95 % of errors below | false steps | most, and where |"
+        "| plan | noise, nats | recall | precision | time error, octaves | 95 % of errors below | false steps "
+        "| most, and where |"
     )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, plan in PLANS.items():
@@ -156,7 +157,8 @@ def main() -> None:
                 errors = np.abs(octaves(fits.time) - centers)[fits.is_step]
                 worst = max(false, key=false.__getitem__)
                 print(
-                    f"| {name} | {sigma} {kind} | {recall:.1%} | {recall / (recall + mean):.1%} | {np.median(errors):.3f} | "
+                    f"| {name} | {sigma} {kind} | {recall:.1%} | {recall / (recall + mean):.1%} | "
+                    f"{np.median(errors):.3f} | "
                     f"{np.quantile(errors, 0.95):.2f} | {mean:.1%} | {false[worst]:.1%} {worst} |",
                     flush=True,
                 )

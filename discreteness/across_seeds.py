@@ -1,4 +1,4 @@
-"""fits of many seeds -> what seeds share: spread of learning times, final losses in two groups, tokens learned together."""
+"""fits of many seeds -> what seeds share: spread of learning times, groups of final losses, tokens learned together."""
 
 from dataclasses import dataclass
 

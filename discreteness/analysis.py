@@ -104,8 +104,8 @@ def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None =
         raise ValueError(f"no seed is committed in {experiment.storage.uri} yet: there is nothing to analyze")
     if len(experiment.steps) < MIN_POINTS:
         raise ValueError(
-            f"the plan of {experiment.storage.uri} has {len(experiment.steps)} checkpoints, too few to tell a step from "
-            f"a slope; record at least {MIN_POINTS} (--checkpoints log:48)"
+            f"the plan of {experiment.storage.uri} has {len(experiment.steps)} checkpoints, too few to tell a step "
+            f"from a slope; record at least {MIN_POINTS} (--checkpoints log:48)"
         )
     done = list(_run(list(_divide(experiment)), num_curves=len(experiment.seeds) * _num_tokens(experiment)))
     fits = _fits_table(done)
@@ -158,17 +158,20 @@ def summary(experiment: Experiment, found: Analysis, num_tokens: int = 12) -> st
     num_losses, num_seeds = _num_tokens(experiment), len(found.seeds)
     rows = num_seeds * len(experiment.steps) * len(experiment.documents)
     lines = [
-        f"{num_seeds} seeds x {len(experiment.steps)} checkpoints x {len(experiment.documents)} documents = {rows} rows, "
-        f"{num_seeds * len(experiment.steps) * num_losses} losses",
+        f"{num_seeds} seeds x {len(experiment.steps)} checkpoints x {len(experiment.documents)} documents "
+        f"= {rows} rows, {num_seeds * len(experiment.steps) * num_losses} losses",
         "",
-        f"{'document':<32}{'curves':>8}{'steps':>8}{'last loss':>11}{'learned':>9}{'rebuilt':>9}{'by times':>10}{'by steps':>10}",
+        f"{'document':<32}{'curves':>8}{'steps':>8}{'last loss':>11}{'learned':>9}{'rebuilt':>9}"
+        f"{'by times':>10}{'by steps':>10}",
     ]
     names = {document.doc_id: document.name for document in experiment.documents}
     doc_ids = found.fits["doc_id"].to_numpy()
     final, is_step = found.fits["final_loss"].to_numpy(), found.fits["is_step"].to_numpy()
     for doc_id, name in [*names.items(), (None, ALL_DOCUMENTS)]:
         mine = np.full(len(doc_ids), True) if doc_id is None else doc_ids == doc_id
-        accounts = "".join(f"{share:>{width}.2f}" for share, width in zip(rebuilt_shares(found, name), (9, 10, 10)))
+        accounts = "".join(
+            f"{share:>{width}.2f}" for share, width in zip(rebuilt_shares(found, name), (9, 10, 10), strict=True)
+        )
         lines.append(
             f"{name or 'all':<32}{mine.sum():>8}{is_step[mine].mean():>8.0%}{final[mine].mean():>11.3f}"
             f"{(final[mine] < LEARNED_LOSS).mean():>9.0%}{accounts}"
@@ -214,7 +217,7 @@ def _words_across_seeds(found: Analysis) -> Iterator[str]:
 
 
 def rebuilt_shares(found: Analysis, document: str) -> tuple[float, float, float]:
-    """R^2 of the measured derivative of a document's mean loss, or of all: by all terms, their times alone, steps alone."""
+    """R^2 of the derivative of a document's mean loss, or of all: by all terms, their times alone, the steps alone."""
     rows = found.spectrum.filter(pc.field("document") == document)
     measured, *accounts = (rows[name].to_numpy() for name in ("measured", "rebuilt", "at_times", "by_steps"))
     first, second, third = (rebuilt_share(measured, account) for account in accounts)
@@ -254,9 +257,11 @@ def _run(work: list[_Work], num_curves: int) -> Iterator[_Done]:
         yield from shown(map(_do, work))
         return
     # Spawned: this process may have threads of Arrow's. A BLAS with threads of its own in each would only wait.
-    with _environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"):
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            yield from shown(pool.map(_do, work))
+    with (
+        _environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+    ):
+        yield from shown(pool.map(_do, work))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ MIN_POINTS = 8
 BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
 MAX_STEP_WIDTH = 2.5
-"""Octaves. An exponential relaxation takes 4.45 from 10 % to 90 %, any mixture of them more: a step is clearly sharper."""
+"""Octaves. An exponential relaxation takes 4.45 from 10 % to 90 %, a mixture of them more: a step is sharper."""
 MIN_STEP_FALL = 0.5
 """Nats that a step must take the loss below all that came before."""
 MIN_DELTA_BIC = 10.0

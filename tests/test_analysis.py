@@ -21,7 +21,7 @@ X = octaves(STEPS)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Six tokens, four seeds. Token 1 steps at update 60 in every seed, token 2 at 20 or 200, the others fall smoothly."""
+    """Six tokens, four seeds. Token 1 steps at update 60 in every seed, token 2 at 20 or 200, the others are smooth."""
     path = tmp_path_factory.mktemp("analysis") / "set"
     dataset = case.create(path, steps=tuple(STEPS.tolist()))
     random = np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_the_spectrum_of_steps_rebuilds_the_smooth_mean_that_they_add_up_to():
     assert accounts["at_times"] > 0.8
     assert found.steps.sum() == pytest.approx(200, abs=8)
     assert found.at_times.sum() == pytest.approx(200 * 6, rel=0.03)
-    whole = sum(getattr(found, "measured"))
+    whole = found.measured.sum()
     assert whole == pytest.approx((losses[:, 0] - losses[:, -1]).sum(), rel=1e-6)
 
 

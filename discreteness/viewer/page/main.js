@@ -43,7 +43,8 @@ function drawState() {
   notice("fits", page.state.fit_error ? `No fits of ${page.state.fit_error}` : "");
   const seeds = [...committed, ...running.map(({ seed }) => seed)];
   const choice = byId("seed");
-  if (choice.options.length !== seeds.length + 1) {
+  if (choice.dataset.seeds !== seeds.join()) {
+    choice.dataset.seeds = seeds.join();
     choice.replaceChildren(
       element("option", { value: "" }, "all"),
       ...seeds.map((seed) => element("option", { value: seed }, seed)),

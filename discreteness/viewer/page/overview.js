@@ -3,6 +3,7 @@
 import { drawBars } from "./bars.js";
 import { scaleOf } from "./colors.js";
 import { byId, count, download, element, number } from "./dom.js";
+import { page } from "./shown.js";
 import { tokenContent } from "./text.js";
 
 const ROW_PX = 18;
@@ -76,9 +77,9 @@ export class Overview {
   }
 
   drawSpectrum({ edges, by_steps, measured, num_fitted, num_seeds, analyzed }) {
-    const source = analyzed
-      ? `analysis of ${count(num_seeds)} seeds`
-      : `fits of the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
+    const all = num_seeds >= page.state.committed.length;
+    const sample = `the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
+    const source = analyzed || all ? `${count(num_seeds)} seeds` : sample;
     byId("spectrum-hint").textContent = num_fitted
       ? `Bars: nats an octave that the mean loss loses in steps. Line: all that it loses. ${num_fitted} of ${this.experiment.documents.length} documents, ${source}.`
       : "";
