@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= runs/first
 
-.PHONY: install run test check chaos
+.PHONY: install run test check chaos browser
 
 install: $(VENV)/installed
 
@@ -17,6 +17,7 @@ run: install
 	$(VENV)/bin/python jobs/run_seeds.py --track tiny --seeds 0-3 --trainers 2 --workers-per-trainer 2 --evaluators 2 \
 	    --checkpoints log:48 --output $(OUTPUT)
 	$(VENV)/bin/discreteness analyze $(OUTPUT)
+	@echo 'look at every token: $(VENV)/bin/discreteness view $(OUTPUT), then open http://127.0.0.1:8321/'
 
 test: install
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -31,3 +32,7 @@ check: install
 chaos: install
 	$(VENV)/bin/python -m tests.chaos.campaign --rounds 2 $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 	$(VENV)/bin/python -m tests.chaos.scheduling
+
+# What the viewer's tests need; without it they skip themselves. Debian, as root.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; }

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -142,16 +143,40 @@ class Export:
 
 @dataclass(frozen=True)
 class Analyze:
-    """A first look at a dataset: a summary, and a picture of the learning curves."""
+    """Which tokens are learned in a step, when, how sharply, and how alike in all seeds: tables and pictures."""
 
     path: Annotated[str, tyro.conf.Positional]
+    output: str | None = None
+    """Folder of the tables and pictures. Default: `analysis` in the dataset."""
     figure: str | None = None
-    """PNG to write. Default: the dataset's name with .png, in the current folder."""
+    """PNG of the overview. Default: the dataset's name with .png, in the current folder."""
 
     def __call__(self) -> int:
-        from discreteness.figure import draw_overview
+        from discreteness.analysis import analyze, place, summary
+        from discreteness.figure import draw
+        from discreteness.reading import open as open_dataset
 
-        print(draw_overview(self.path, self.figure))
+        found = analyze(self.path, self.output)
+        experiment = open_dataset(self.path)
+        figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
+        draw(experiment, found, figure, self.output)
+        storage, prefix = place(experiment.storage, self.output)
+        print(f"{summary(experiment, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
+        return 0
+
+
+@dataclass(frozen=True)
+class View:
+    """Show a dataset in a browser on this machine, also while it grows."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    port: int = 8321
+    """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
+
+    def __call__(self) -> int:
+        from discreteness.viewer import serve
+
+        serve(self.path, self.port)
         return 0
 
 
@@ -205,6 +230,7 @@ COMMANDS: dict[str, Callable] = {
     "export": Export,
     "rescore": Rescore,
     "analyze": Analyze,
+    "view": View,
 }
 
 

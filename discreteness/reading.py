@@ -348,7 +348,7 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
         committed=tuple(committed.values()),
         invalid=invalid,
         failed_attempts=tuple(event for event in events(storage) if event.get("error") and event.get("attempt")),
-        running=tuple(_running(storage, set(committed))),
+        running=tuple(running_seeds(storage, set(committed))),
         rows=sum(seed.rows for seed in committed.values()),
         num_bytes=sum(info.size or 0 for info in storage.list(recursive=True)),
     )
@@ -387,21 +387,15 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
     return problems
 
 
-def _running(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:
+def running_seeds(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:
+    """Seeds in training that left rows in `_running`. Best effort: the files are replaced at any time."""
     for info in storage.list("_running"):
         match = SEED_FILE.fullmatch(info.base_name)
         if not match or int(match[1]) in committed:
             continue
         try:
-            metadata = pq.read_metadata(pa.BufferReader(storage.read(f"_running/{info.base_name}")))
+            metadata = pq.read_metadata(info.path, filesystem=storage.filesystem)
             footer = json.loads(metadata.metadata[FOOTER_KEY])
             yield RunningSeed(seed=int(match[1]), attempt=footer["attempt"], steps=footer["steps"])
-        except (
-            pa.ArrowException,
-            OSError,
-            KeyError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ):  # best effort: replaced at any time
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError):
             continue

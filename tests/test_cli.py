@@ -154,12 +154,11 @@ def test_status_verify_and_documents_tell_what_is_there(program, dataset):
     assert "answer" in shown.output
 
 
-def test_analyze_draws_a_picture(program, dataset, tmp_path):
-    run = program("-m", "discreteness", "analyze", dataset, "--figure", tmp_path / "first.png")
-    assert run.wait(60) == 0, run.output
-    assert "2 seeds x 3 checkpoints x 27 documents = 162 rows" in run.output
-    assert (tmp_path / "first.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "first.png").stat().st_size > 30_000
+def test_analyze_refuses_a_plan_that_is_too_coarse(program, dataset):
+    run = program("-m", "discreteness", "analyze", dataset)
+    assert run.wait(60) == 2, run.output
+    assert "3 checkpoints, too few" in run.output
+    assert "--checkpoints" in run.output
 
 
 def test_compact_says_what_is_compacted(program, dataset):

@@ -1,0 +1,74 @@
+"""this machine -> curves fitted a minute, beside scipy's curve_fit of one sigmoid a curve in the same run.
+
+python benchmarks/analysis.py [--curves 4096] [--baseline-curves 100]
+"""
+
+import argparse
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+from planted import noise, planted_steps, steps_of
+from scipy.optimize import curve_fit
+
+from discreteness.fits import Fits, fit, octaves
+
+
+def one_sigmoid(x: np.ndarray, low: float, fall: float, center: float, width: float) -> np.ndarray:
+    return low + fall / (1 + np.exp(np.clip((x - center) * 4.394 / width, -500, 500)))
+
+
+def baseline(curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Centers by one least-squares fit a curve, from the steepest place: no smooth alternative, no second step."""
+    x, centers = octaves(steps), np.full(len(curves), np.nan)
+    for number, curve in enumerate(curves):
+        start = (
+            curve[-9:].mean(),
+            curve[:9].mean() - curve[-9:].mean(),
+            x[np.abs(curve - np.median(curve)).argmin()],
+            1,
+        )
+        try:
+            centers[number] = curve_fit(one_sigmoid, x, curve, start)[0][2]
+        except RuntimeError:  # did not converge: scored as nan
+            continue
+    return centers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=int, default=4096)
+    parser.add_argument("--baseline-curves", type=int, default=100)
+    arguments = parser.parse_args()
+    steps, random = steps_of("every:1"), np.random.default_rng(0)
+    clean, centers = planted_steps(random, octaves(steps), arguments.curves)
+    curves = (clean + noise(random, steps, len(clean), 0.2)).astype(np.float32)
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")  # for the processes that are spawned below
+    cores = len(os.sched_getaffinity(0))
+    print(f"{len(curves)} curves of {len(steps)} points, {cores} cores, load {os.getloadavg()[0]:.1f}\n")
+    print("| what | processes | curves a minute | CPU ms a curve | time error, octaves (95 %) |")
+    print("|---|---|---|---|---|")
+
+    def row(what: str, processes: int, count: int, wall_s: float, cpu_s: float | None, times: np.ndarray) -> None:
+        errors = np.nanquantile(np.abs(times - centers[: len(times)]), 0.95)
+        cpu = f"{1000 * cpu_s / count:.2f}" if cpu_s is not None else "-"
+        print(f"| {what} | {processes} | {60 * count / wall_s:,.0f} | {cpu} | {errors:.2f} |", flush=True)
+
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    found = baseline(curves[: arguments.baseline_curves], steps)
+    row("curve_fit", 1, len(found), time.perf_counter() - began_s, time.process_time() - cpu_s, found)
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    fits = fit(curves, steps)
+    row("fit", 1, len(curves), time.perf_counter() - began_s, time.process_time() - cpu_s, octaves(fits.time))
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        list(pool.map(fit, [curves[:8]] * cores, [steps] * cores))  # started
+        began_s = time.perf_counter()
+        parts = np.array_split(curves, 4 * cores)
+        fits = Fits.concatenate(list(pool.map(fit, parts, [steps] * len(parts))))
+        row("fit", cores, len(curves), time.perf_counter() - began_s, None, octaves(fits.time))
+
+
+if __name__ == "__main__":
+    main()

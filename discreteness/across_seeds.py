@@ -1,0 +1,122 @@
+"""fits of many seeds -> what seeds share: spread of learning times, groups of final losses, tokens learned together."""
+
+from dataclasses import dataclass
+
+import diptest
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from scipy.stats import false_discovery_control
+
+LEARNED_LOSS = float(np.log(2))
+"""Nats: below it the model gives the token more than all others together."""
+MIN_SEEDS_FOR_DIP = 10
+"""Fewer final losses cannot show two groups."""
+TOGETHER_OCTAVES = 0.25
+"""Tokens of a cluster are learned within this of each other: root mean square over seeds, every pair."""
+MIN_STEP_SHARE = 0.9
+"""Seeds in which a token must have a step to be in a cluster."""
+MAX_CLUSTERED = 5000
+"""Tokens compared with each other: 12.5 million pairs, 100 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcrossSeeds:
+    """One value a token [tokens]; nan where there is nothing to measure."""
+
+    final_loss: np.ndarray
+    """Mean over seeds of the last loss."""
+    final_spread: np.ndarray
+    """Its standard deviation over seeds; nan for one seed."""
+    learned_share: np.ndarray
+    """Share of seeds whose final loss is below LEARNED_LOSS."""
+    step_share: np.ndarray
+    """Share of seeds with a step."""
+    time: np.ndarray
+    """Median over seeds with a step of its time, in updates."""
+    time_spread: np.ndarray
+    """Standard deviation of log2(time + 1) over them, octaves; nan below two."""
+    dip: np.ndarray
+    """Hartigan's dip of the final losses: distance from the nearest distribution with one peak."""
+    dip_p: np.ndarray
+    """Its p-value: small where the final losses have two peaks or more."""
+    dip_q: np.ndarray
+    """The same with tokens as many tests: share of false discoveries if all up to this one are called bimodal."""
+    cluster: np.ndarray
+    """int64, -1: learned with no other."""
+
+
+def across_seeds(final_losses: np.ndarray, times: np.ndarray) -> AcrossSeeds:
+    """`final_losses`, `times` [tokens, seeds]: nats, and octaves of the main step, nan where a seed has no step."""
+    num_seeds = final_losses.shape[1]
+    stepped = np.isfinite(times)
+    counts = stepped.sum(axis=1)
+    sums = np.where(stepped, times, 0).sum(axis=1)
+    means = sums / np.maximum(counts, 1)
+    variances = (np.where(stepped, times - means[:, None], 0) ** 2).sum(axis=1) / np.maximum(counts - 1, 1)
+    dip, dip_p = dips(final_losses)
+    measured = np.isfinite(dip_p)
+    dip_q = np.full(len(dip_p), np.nan)
+    if measured.any():
+        dip_q[measured] = false_discovery_control(dip_p[measured])
+    medians = np.array(
+        [np.median(row[there]) if there.any() else np.nan for row, there in zip(times, stepped, strict=True)]
+    )
+    return AcrossSeeds(
+        final_loss=final_losses.mean(axis=1),
+        final_spread=final_losses.std(axis=1, ddof=1) if num_seeds > 1 else np.full(len(final_losses), np.nan),
+        learned_share=(final_losses < LEARNED_LOSS).mean(axis=1),
+        step_share=stepped.mean(axis=1),
+        time=2**medians - 1,
+        time_spread=np.where(counts > 1, np.sqrt(variances), np.nan),
+        dip=dip,
+        dip_p=dip_p,
+        dip_q=dip_q,
+        cluster=learned_together(times),
+    )
+
+
+def dips(final_losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dip and p-value of each token's final losses [tokens, seeds]; nan below MIN_SEEDS_FOR_DIP seeds."""
+    if final_losses.shape[1] < MIN_SEEDS_FOR_DIP:
+        return np.full(len(final_losses), np.nan), np.full(len(final_losses), np.nan)
+    tested = [diptest.diptest(row) for row in np.sort(final_losses.astype(np.float64), axis=1)]
+    return np.array([dip for dip, _ in tested]), np.array([p for _, p in tested])
+
+
+def learned_together(times: np.ndarray) -> np.ndarray:
+    """Clusters [tokens], numbered from the largest; -1: none. `times` [tokens, seeds] octaves, nan: no step.
+
+    Complete linkage: two tokens of a cluster are never further apart than TOGETHER_OCTAVES. Where more than
+    MAX_CLUSTERED tokens qualify, those with a step in most seeds are compared.
+    """
+    clusters = np.full(len(times), -1)
+    stepped = np.isfinite(times)
+    shares = stepped.mean(axis=1)
+    chosen = np.argsort(-shares, kind="stable")[:MAX_CLUSTERED]
+    chosen = np.sort(chosen[shares[chosen] >= MIN_STEP_SHARE])
+    if len(chosen) < 2:
+        return clusters
+    labels = fcluster(linkage(_differences(times[chosen], stepped[chosen]), "complete"), TOGETHER_OCTAVES, "distance")
+    _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    rank = np.empty(len(sizes), np.int64)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    clusters[chosen] = np.where(sizes[labels] > 1, rank[labels], -1)
+    return clusters
+
+
+def shuffled(times: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The same times with each token's seeds in a random order: what clusters would be if seeds did not matter."""
+    return random.permuted(times, axis=1)
+
+
+def _differences(times: np.ndarray, stepped: np.ndarray) -> np.ndarray:
+    """Root mean square over shared seeds of the difference in time, for each pair (condensed)."""
+    mask = stepped.astype(np.float64)
+    values = np.where(stepped, times - np.nanmean(times), 0.0)
+    squares = values**2 @ mask.T
+    total = squares + squares.T - 2 * values @ values.T
+    distances = np.sqrt(np.maximum(total, 0) / np.maximum(mask @ mask.T, 1))
+    distances = (distances + distances.T) / 2
+    np.fill_diagonal(distances, 0)
+    return squareform(distances, checks=False)

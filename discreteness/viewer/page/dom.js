@@ -1,0 +1,37 @@
+// names, attributes, children -> elements. Text only ever becomes text nodes.
+
+export const byId = (id) => document.getElementById(id);
+
+const SVG = "http://www.w3.org/2000/svg";
+const SVG_NAMES = new Set(["svg", "rect", "path", "line", "text", "title", "g"]);
+
+export function element(name, attributes = {}, ...children) {
+  const made = SVG_NAMES.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value != null) made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+export const cssColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+export function number(value, digits = 3) {
+  return Number.isFinite(value)
+    ? value
+        .toPrecision(digits)
+        .replace(/(\.\d*?)0+$/, "$1")
+        .replace(/\.$/, "")
+    : "–";
+}
+
+export const count = (value) => value.toLocaleString("en");
+
+export function download(name, content) {
+  const url = URL.createObjectURL(content);
+  const link = element("a", { href: url, download: name.replace(/[^\w.-]+/g, "_") });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}

@@ -1,0 +1,431 @@
+// server + reader -> the page: views, the text and its colors, keys; follows a dataset that grows.
+
+import { getFrame, getJson, ServerError } from "./api.js";
+import { scaleOf } from "./colors.js";
+import { byId, count, element, number } from "./dom.js";
+import { ask, notice } from "./notices.js";
+import { Overview } from "./overview.js";
+import { bringForward, drawPanel, loadPanel, startPanel } from "./panel.js";
+import { MAX_COMPARED, nearestStep, page, readAddress, remember, shown } from "./shown.js";
+import { TextView } from "./text.js";
+
+const POLL_MS = 1500;
+const POLL_BUSY_MS = 400;
+const PLAY_MS = 60;
+const PLAY_FRAMES = 240;
+
+let values = null; // {doc_id, ...} numbers that color the text: losses, deviation, time, ...
+let scale = null;
+let playing = null;
+let overview;
+const text = new TextView(byId("text"), (token, also) => (also ? pin(shown.document.doc_id, token) : choose(token)));
+
+// ---- seeds
+
+function drawState() {
+  const { committed, running } = page.state;
+  const training = running.map(
+    ({ seed, steps }) => `seed ${seed}: ${count(steps)} of ${count(page.experiment.steps.length)}`,
+  );
+  byId("seeds").replaceChildren(
+    `${count(committed.length)} seed${committed.length === 1 ? "" : "s"} · ${count(page.experiment.steps.length)} checkpoints`,
+  );
+  if (running.length) {
+    const more = training.length > 4 ? ` and ${training.length - 4} more` : "";
+    byId("seeds").append(
+      " · ",
+      element("span", { class: "running" }, `in training: ${training.slice(0, 4).join(", ")}${more}`),
+    );
+  }
+  const invalid = page.state.invalid.map(({ file, reason }) => `${file}: ${reason}`);
+  const more = invalid.length > 5 ? `\nand ${invalid.length - 5} more` : "";
+  notice("invalid", invalid.length ? `Not counted:\n${invalid.slice(0, 5).join("\n")}${more}` : "");
+  notice("fits", page.state.fit_error ? `No fits of ${page.state.fit_error}` : "");
+  const seeds = [...committed, ...running.map(({ seed }) => seed)];
+  const choice = byId("seed");
+  if (choice.dataset.seeds !== seeds.join()) {
+    choice.dataset.seeds = seeds.join();
+    choice.replaceChildren(
+      element("option", { value: "" }, "all"),
+      ...seeds.map((seed) => element("option", { value: seed }, seed)),
+    );
+  }
+  choice.value = shown.seed ?? "";
+  const progress = shown.document && page.state.reading[shown.document.doc_id];
+  byId("progress").textContent = progress ? `reading seed ${progress[0]} of ${progress[1]}` : "";
+  byId("overview-progress").textContent = page.state.to_fit ? `${page.state.to_fit} parts to go` : "";
+}
+
+// ---- following
+
+async function poll() {
+  const before = page.state;
+  try {
+    page.state = await getJson("/api/state");
+    notice("state", "");
+  } catch (error) {
+    if (!(error instanceof ServerError)) throw error;
+    notice("state", error.message);
+  }
+  drawState();
+  const grown = page.state.version !== before.version;
+  const fitted = page.state.to_fit !== before.to_fit;
+  if (shown.view === "overview" && (grown || fitted)) await drawOverview();
+  if (shown.view === "document" && before.version) {
+    if (grown) await Promise.all([loadValues(), loadPanel(true)]);
+    else if (fitted && needsSteps() && !values?.time) await loadValues();
+  }
+}
+
+async function follow() {
+  if (!document.hidden) await poll();
+  setTimeout(follow, page.state.to_fit || Object.keys(page.state.reading).length ? POLL_BUSY_MS : POLL_MS);
+}
+
+// ---- views
+
+async function followAddress() {
+  const { document, token, index, unknown } = readAddress();
+  const news = `The address asks for what is not here: ${unknown.join(", ").slice(0, 300)}`;
+  notice("address", unknown.length ? news : "");
+  if (document) await openDocument(document, { token, index, link: false });
+  else showView("overview");
+}
+
+function showView(view) {
+  shown.view = view;
+  byId("overview").hidden = view !== "overview";
+  byId("document").hidden = view !== "document";
+  byId("view-overview").setAttribute("aria-current", view === "overview");
+  byId("view-document").setAttribute("aria-current", view === "document");
+  document.title =
+    view === "document" && shown.document ? `${shown.document.name} · ${page.experiment.name}` : page.experiment.name;
+  if (view === "overview") {
+    play(false);
+    drawOverview();
+  }
+}
+
+async function drawOverview() {
+  const found = await ask("overview", () => getFrame("/api/overview"));
+  if (found && shown.view === "overview") overview.draw(found);
+}
+
+async function openDocument(chosen, { token = null, index = null, link = true } = {}) {
+  const other = shown.document?.doc_id !== chosen.doc_id;
+  shown.document = chosen;
+  shown.token = token;
+  shown.index = index ?? (other || shown.index === null ? page.experiment.steps.length - 1 : shown.index);
+  showView("document");
+  byId("document-choice").value = chosen.doc_id;
+  for (const button of byId("documents").children) {
+    button.setAttribute("aria-current", Number(button.dataset.document) === chosen.doc_id);
+  }
+  byId("step").value = shown.index;
+  byId("color").value = shown.color;
+  byId("token-panel").hidden = token === null;
+  if (link) remember(true);
+  if (other) {
+    values = null;
+    const found = await ask("document", () => getJson(`/api/documents/${chosen.doc_id}/tokens`));
+    if (!found || shown.document !== chosen) return;
+    page.tokens = found.tokens;
+    text.setTokens(page.tokens);
+  }
+  mark();
+  const work = [values ? null : loadValues()];
+  if (token !== null) work.push(loadPanel());
+  await Promise.all(work);
+}
+
+// ---- the text
+
+const needsSteps = () => ["time", "sharpness", "time-spread"].includes(shown.color);
+
+async function loadValues() {
+  const { document, seed, color } = shown;
+  if (!page.state.committed.length && !page.state.running.length) {
+    paint();
+    return;
+  }
+  const path = `/api/documents/${document.doc_id}`;
+  const loaded = await ask("document", async () => {
+    const found = { doc_id: document.doc_id };
+    if (seed !== null && color === "loss") found.losses = (await getFrame(`${path}/seeds/${seed}`)).losses;
+    else if (needsSteps()) {
+      const { time, width, time_spread, num_seeds } = await getFrame(`${path}/steps`);
+      Object.assign(found, { time, sharpness: width, "time-spread": time_spread, num_seeds });
+    } else {
+      const { mean, deviation, num_seeds } = await getFrame(`${path}/summary`);
+      Object.assign(found, { losses: mean, deviation, num_seeds });
+    }
+    return found;
+  });
+  if (!loaded || loaded.doc_id !== shown.document.doc_id) return;
+  values = { ...(values?.doc_id === loaded.doc_id ? values : {}), ...loaded };
+  paint(true);
+}
+
+function paint(rescale = false) {
+  const numbers = shown.color === "loss" ? values?.losses : values?.[shown.color];
+  const timed = numbers && numbers.length > page.tokens.length - 1;
+  byId("player").classList.toggle("still", !timed);
+  byId("step-label").textContent = `step ${count(page.experiment.steps[shown.index])}`;
+  if (!numbers) {
+    text.paint(null);
+    byId("legend").replaceChildren(
+      needsSteps() && page.state.committed.length && !page.state.fit_error ? "fitting…" : "",
+    );
+    return;
+  }
+  if (rescale || !scale || scale.kind !== shown.color) {
+    let [low, high] = [Infinity, -Infinity];
+    for (const one of numbers) {
+      if (one < low) low = one;
+      if (one > high) high = one;
+    }
+    if (shown.color !== "time") low = 0;
+    if (shown.color === "time") [low, high] = [0, page.experiment.steps.at(-1)];
+    scale = { ...scaleOf(shown.color, low, high > low ? high : low + 1), kind: shown.color };
+    drawLegend();
+  }
+  const steps = page.experiment.steps.length;
+  if (timed) text.paint(scale, numbers, shown.index, steps);
+  else text.paint(scale, numbers);
+}
+
+function drawLegend() {
+  const canvas = element("canvas", { width: scale.shades.length, height: 1 });
+  const context = canvas.getContext("2d");
+  scale.shades.forEach((shade, x) => {
+    context.fillStyle = shade.css;
+    context.fillRect(x, 0, 1, 1);
+  });
+  const { num_seeds } = values;
+  const some = needsSteps() && num_seeds < page.state.committed.length ? "first " : "";
+  const source =
+    shown.color === "loss" && shown.seed !== null
+      ? `seed ${shown.seed}`
+      : `${some}${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}`;
+  byId("legend").replaceChildren(number(scale.low), canvas, `${number(scale.high)} ${scale.label} · ${source}`);
+}
+
+function setStep(index) {
+  shown.index = Math.max(0, Math.min(page.experiment.steps.length - 1, index));
+  byId("step").value = shown.index;
+  paint();
+  remember();
+}
+
+function play(on) {
+  clearInterval(playing);
+  playing = null;
+  byId("play").textContent = on ? "❚❚" : "▶";
+  if (!on) return;
+  if (shown.index >= page.experiment.steps.length - 1) setStep(0);
+  const last = Math.log1p(page.experiment.steps.at(-1));
+  let place = Math.log1p(page.experiment.steps[shown.index]);
+  playing = setInterval(() => {
+    place += last / PLAY_FRAMES; // even in the logarithm of the step: early training is not over at once
+    const step = Math.expm1(place);
+    let index = shown.index;
+    while (index + 1 < page.experiment.steps.length && page.experiment.steps[index + 1] <= step + 1e-6) index++;
+    if (index !== shown.index) setStep(index);
+    if (index >= page.experiment.steps.length - 1 || place >= last) {
+      setStep(page.experiment.steps.length - 1);
+      play(false);
+    }
+  }, PLAY_MS);
+}
+
+// ---- the chosen token
+
+function choose(token) {
+  performance.mark("choose", { startTime: window.event?.timeStamp ?? performance.now() });
+  shown.token = token;
+  byId("token-panel").hidden = false;
+  mark();
+  remember(true);
+  return loadPanel();
+}
+
+function mark() {
+  text.choose(
+    shown.token,
+    shown.compared.filter(({ doc_id }) => doc_id === shown.document.doc_id).map(({ token }) => token),
+  );
+}
+
+function keepSeed(seed) {
+  shown.seed = seed === shown.seed ? null : seed;
+  byId("seed").value = shown.seed ?? "";
+  bringForward();
+  remember();
+  if (shown.color === "loss" && shown.document) loadValues();
+}
+
+function pin(doc_id, token) {
+  if (shown.token === null) return choose(token);
+  if (shown.compared.some((one) => one.doc_id === doc_id && one.token === token)) return unpin({ doc_id, token });
+  shown.compared = [...shown.compared, { doc_id, token }].slice(-MAX_COMPARED);
+  mark();
+  remember();
+  return loadPanel();
+}
+
+function unpin({ doc_id, token }) {
+  shown.compared = shown.compared.filter((one) => one.doc_id !== doc_id || one.token !== token);
+  mark();
+  remember();
+  return loadPanel();
+}
+
+// ---- controls
+
+const KEYS = {
+  "← →": ["token before, after", null],
+  "↑ ↓": ["document before, after", null],
+  space: ["play training", null],
+  "[ ]": ["checkpoint before, after", null],
+  l: ["logarithmic or linear steps", () => byId("log").click()],
+  f: ["fits", () => byId("fits").click()],
+  c: ["keep the token for comparison", () => byId("compare").click()],
+  "+ - 0": ["zoom in, out, all", null],
+  o: ["overview", () => byId("view-overview").click()],
+  d: ["document", () => byId("view-document").click()],
+  "?": ["these keys", () => byId("help").showModal()],
+};
+
+function nextDocument(by) {
+  const at = page.experiment.documents.indexOf(shown.document);
+  const next = page.experiment.documents[at + by];
+  if (next) openDocument(next);
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
+  if (event.target.closest("select, input, textarea")) return;
+  const pressing = event.target.closest("button, tr") && [" ", "Enter"].includes(event.key);
+  if (pressing) return;
+  const inDocument = shown.view === "document" && shown.document;
+  const nextToken = (by) => {
+    const next = (shown.token ?? (by > 0 ? 0 : 2)) + by;
+    if (next >= 1 && next <= shown.document.num_losses) choose(next);
+  };
+  const actions = inDocument
+    ? {
+        ArrowRight: () => nextToken(1),
+        ArrowLeft: () => nextToken(-1),
+        ArrowDown: () => nextDocument(1),
+        ArrowUp: () => nextDocument(-1),
+        " ": () => play(playing === null),
+        "[": () => setStep(shown.index - 1),
+        "]": () => setStep(shown.index + 1),
+        "+": () => byId("zoom-in").click(),
+        "-": () => byId("zoom-out").click(),
+        0: () => byId("zoom-all").click(),
+      }
+    : {};
+  const action = actions[event.key] ?? KEYS[event.key]?.[1];
+  if (!action) return;
+  event.preventDefault();
+  action();
+}
+
+function control() {
+  const on = (id, event, task) => byId(id).addEventListener(event, task);
+  on("view-overview", "click", () => {
+    showView("overview");
+    remember(true);
+  });
+  on("view-document", "click", () =>
+    openDocument(shown.document ?? page.experiment.documents[0], { token: shown.token }),
+  );
+  on("document-choice", "change", (event) =>
+    openDocument(page.experiment.documents.find((one) => one.doc_id === Number(event.target.value))),
+  );
+  on("color", "change", (event) => {
+    shown.color = event.target.value;
+    remember();
+    loadValues();
+  });
+  on("seed", "change", (event) => {
+    shown.seed = event.target.value === "" ? null : Number(event.target.value);
+    bringForward();
+    remember();
+    loadValues();
+  });
+  on("step", "input", (event) => {
+    play(false);
+    setStep(Number(event.target.value));
+  });
+  on("play", "click", () => play(playing === null));
+  on("compare", "click", () => {
+    if (shown.token) pin(shown.document.doc_id, shown.token);
+  });
+  on("help-open", "click", () => byId("help").showModal());
+  on("theme", "change", (event) => {
+    setTheme(event.target.value);
+  });
+  addEventListener("keydown", onKey);
+  addEventListener("popstate", () => followAddress());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  byId("keys").replaceChildren(
+    ...Object.entries(KEYS).flatMap(([key, [meaning]]) => [element("dt", {}, key), element("dd", {}, meaning)]),
+  );
+}
+
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  byId("theme").value = theme;
+  localStorage.setItem("theme", theme);
+  repaint();
+}
+
+function repaint() {
+  if (!page.experiment) return;
+  if (shown.view === "overview" && overview.found) overview.draw(overview.found);
+  if (shown.document) paint(true);
+  drawPanel();
+}
+
+async function start() {
+  const theme = localStorage.getItem("theme");
+  if (["light", "dark"].includes(theme)) setTheme(theme);
+  page.experiment = await ask("experiment", () => getJson("/api/experiment"));
+  if (!page.experiment) return;
+  byId("dataset").textContent = page.experiment.name;
+  byId("dataset").title =
+    `${page.experiment.uri} · track ${page.experiment.track} · identity ${page.experiment.identity_hash}`;
+  byId("step").max = page.experiment.steps.length - 1;
+  byId("documents").replaceChildren(
+    ...page.experiment.documents.map((one) =>
+      element(
+        "button",
+        {
+          type: "button",
+          "data-document": one.doc_id,
+          title: one.name,
+          onclick: () => openDocument(one),
+        },
+        element("span", {}, one.name.replace(/\.txt$/, "")),
+        element("span", {}, one.num_losses),
+      ),
+    ),
+  );
+  byId("document-choice").replaceChildren(
+    ...page.experiment.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
+  );
+  overview = new Overview(page.experiment, (opened, token, step) =>
+    openDocument(opened, { token, index: step === null ? null : nearestStep(step) }),
+  );
+  startPanel({ keepSeed, unpin });
+  control();
+  await poll();
+  document.documentElement.dataset.ready = "yes";
+  await followAddress();
+  follow();
+}
+
+start();

@@ -1,0 +1,247 @@
+// the chosen token and those it is compared with -> their chart, histogram, numbers, and files to keep.
+
+import { getFrame, getJson } from "./api.js";
+import { drawBars, histogram, roundTicks } from "./bars.js";
+import { CURVE_COLORS } from "./colors.js";
+import { CurvesChart } from "./curves.js";
+import { byId, count, download, element, number } from "./dom.js";
+import { ask } from "./notices.js";
+import { page, remember, shown } from "./shown.js";
+import { tokenContent, visibleText } from "./text.js";
+
+const HISTOGRAM_BINS = 30;
+
+let panel = []; // chart entries: the chosen token, then the compared ones
+let actions; // {keepSeed(seed or null), unpin(entry)}
+export const chart = new CurvesChart(byId("chart"), {
+  onSeed: (seed) => actions.keepSeed(seed),
+  onHover: readOut,
+  onZoom: (range) => {
+    shown.range = range;
+    remember();
+  },
+});
+
+export function startPanel(given) {
+  actions = given;
+  byId("log").addEventListener("click", () => {
+    shown.log = !shown.log;
+    drawPanel();
+    remember();
+  });
+  byId("fits").addEventListener("click", () => {
+    shown.fits = !shown.fits;
+    drawPanel();
+    remember();
+    loadFits();
+  });
+  byId("zoom-in").addEventListener("click", () => chart.move(0.6));
+  byId("zoom-out").addEventListener("click", () => chart.move(1 / 0.6));
+  byId("zoom-all").addEventListener("click", () => chart.zoomTo(null));
+  byId("csv").addEventListener("click", saveCsv);
+  byId("png").addEventListener("click", savePng);
+}
+
+export function bringForward() {
+  if (!panel.length) return;
+  chart.bringForward(shown.seed);
+  readOut(null);
+}
+
+export async function loadPanel(again = false) {
+  const { document, token } = shown;
+  if (token === null) return;
+  const wanted = [
+    { doc_id: document.doc_id, token },
+    ...shown.compared.filter((one) => one.doc_id !== document.doc_id || one.token !== token),
+  ];
+  const entries = await ask("token", () =>
+    Promise.all(
+      wanted.map(async (one) => {
+        const path = `/api/documents/${one.doc_id}/tokens/${one.token}`;
+        const before = again ? null : panel.find((entry) => entry.doc_id === one.doc_id && entry.token === one.token);
+        const curves = before?.curves ?? (await getFrame(path));
+        const words =
+          one.doc_id === document.doc_id
+            ? page.tokens
+            : (before?.words ?? (await getJson(`/api/documents/${one.doc_id}/tokens`)).tokens);
+        return { ...one, curves, words, fits: before?.fits };
+      }),
+    ),
+  );
+  if (!entries || shown.document !== document || shown.token !== token) return;
+  panel = entries.map((entry, at) => ({ ...entry, color: CURVE_COLORS[at] }));
+  drawPanel();
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      if (performance.getEntriesByName("choose").length) {
+        performance.measure("click-to-drawn", "choose");
+        performance.clearMarks("choose");
+      }
+    }),
+  );
+  await loadFits();
+}
+
+async function loadFits() {
+  if (!shown.fits) return;
+  const entries = panel;
+  const loaded = await ask("token-fits", () =>
+    Promise.all(
+      entries.map(async (entry) => {
+        if (!entry.curves.num_committed) return;
+        entry.fits ??= await getFrame(`/api/documents/${entry.doc_id}/tokens/${entry.token}/fits`);
+      }),
+    ),
+  );
+  if (loaded && entries === panel) drawPanel();
+}
+
+const nameOf = ({ doc_id }) => page.experiment.documents.find((one) => one.doc_id === doc_id).name;
+
+export function drawPanel() {
+  if (!panel.length) return;
+  const [first] = panel;
+  const { token, curves } = first;
+  const start = Math.max(1, token - 6);
+  byId("token-title").replaceChildren(
+    element("small", {}, ...first.words.slice(start, token).flatMap(tokenContent)),
+    ...tokenContent(first.words[token]),
+    element("small", {}, `   token ${token} of ${nameOf(first)}${first.words[token].answer ? " · answer" : ""}`),
+  );
+  for (const [name, pressed] of [
+    ["log", shown.log],
+    ["fits", shown.fits],
+  ])
+    byId(name).setAttribute("aria-pressed", pressed);
+  drawChips();
+  chart.show(
+    page.experiment.steps,
+    panel.map((entry) => ({ ...entry, fits: shown.fits ? entry.fits : null })),
+    { log: shown.log, range: shown.range, seed: shown.seed },
+  );
+  drawHistogram(first);
+  drawNumbers(first);
+  readOut(null);
+  byId("chart").dataset.seeds = curves.seeds.length;
+}
+
+function drawChips() {
+  const chips = panel.length > 1 || shown.compared.length ? panel : [];
+  byId("chips").replaceChildren(
+    ...chips.map((entry) => {
+      const pinned = shown.compared.some((one) => one.doc_id === entry.doc_id && one.token === entry.token);
+      const item = element(
+        "li",
+        {},
+        element("span", {}, `${visibleText(entry.words[entry.token])}  ${nameOf(entry)}:${entry.token}`),
+      );
+      item.style.setProperty("--chip", `var(${entry.color})`);
+      if (pinned)
+        item.append(
+          element("button", { type: "button", "aria-label": "remove", onclick: () => actions.unpin(entry) }, "×"),
+        );
+      return item;
+    }),
+  );
+}
+
+function finals({ curves: { losses, num_committed } }) {
+  const steps = page.experiment.steps.length;
+  return Array.from({ length: num_committed }, (_, row) => losses[(row + 1) * steps - 1]);
+}
+
+function drawHistogram(entry) {
+  const ends = finals(entry);
+  byId("histogram-title").textContent = ends.length
+    ? `Final loss of ${count(ends.length)} seed${ends.length === 1 ? "" : "s"}`
+    : "";
+  if (!ends.length) return byId("histogram").replaceChildren();
+  const top = Math.max(...ends, 0.1) * 1.001;
+  const { counts, edges } = histogram(ends, HISTOGRAM_BINS, 0, top);
+  drawBars(byId("histogram"), {
+    edges,
+    counts,
+    axis: "loss after the last step (nats)",
+    ticks: roundTicks(top).map((at) => ({ at, label: number(at, 2) })),
+    title: (bin) => `${number(edges[bin])} to ${number(edges[bin + 1])} nats: ${counts[bin]} seeds`,
+  });
+}
+
+function drawNumbers(entry) {
+  const ends = finals(entry).sort((a, b) => a - b);
+  const rows = [
+    [
+      "seeds",
+      `${count(entry.curves.num_committed)} committed, ${count(entry.curves.seeds.length - entry.curves.num_committed)} in training`,
+    ],
+  ];
+  if (ends.length) {
+    rows.push([
+      "final loss",
+      `median ${number(ends[ends.length >> 1])}, ${number(ends[0])} to ${number(ends.at(-1))} nats`,
+    ]);
+    rows.push(["final probability", `median ${number(100 * Math.exp(-ends[ends.length >> 1]))} %`]);
+  }
+  if (shown.fits && entry.fits) {
+    const { time, width, is_step, delta_bic } = entry.fits;
+    const median = (list) => {
+      const sorted = Array.from(list).sort((a, b) => a - b);
+      return sorted[sorted.length >> 1];
+    };
+    const stepping = (list) => list.filter((_, row) => is_step[row]);
+    rows.push(["learned in a step", `by ${count(stepping(time).length)} of ${count(time.length)} seeds`]);
+    if (stepping(time).length)
+      rows.push([
+        "those: median",
+        `step ${number(median(stepping(time)))}, ${number(median(stepping(width)))} octaves wide, ΔBIC ${number(median(stepping(delta_bic)))}`,
+      ]);
+  }
+  byId("numbers").replaceChildren(
+    ...rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
+}
+
+function readOut(at) {
+  const parts = [];
+  if (at && panel.length) {
+    parts.push(`step ${count(page.experiment.steps[at.index])}`);
+    for (const {
+      curves: { mean, low, high },
+    } of panel) {
+      parts.push(
+        `mean ${number(mean[at.index])} (80 % of seeds: ${number(low[at.index])} to ${number(high[at.index])})`,
+      );
+    }
+    if (at.seed !== undefined) {
+      const { losses } = panel[at.token].curves;
+      parts.push(`seed ${at.seed}: ${number(losses[at.row * page.experiment.steps.length + at.index])}`);
+    }
+  } else if (shown.seed !== null) parts.push(`seed ${shown.seed} is brought forward`);
+  byId("readout").textContent = parts.join(" · ");
+}
+
+const fileName = () => `${page.experiment.name}-${panel[0] ? `${nameOf(panel[0])}-${panel[0].token}` : ""}`;
+
+function saveCsv() {
+  const seeds = [...new Set(panel.flatMap(({ curves }) => [...curves.seeds]))].sort((a, b) => a - b);
+  const lines = [["doc_id", "token", "step", ...seeds.map((seed) => `seed_${seed}`)].join(",")];
+  const steps = page.experiment.steps.length;
+  for (const { doc_id, token, curves } of panel) {
+    const rows = seeds.map((seed) => curves.seeds.indexOf(seed));
+    page.experiment.steps.forEach((step, index) => {
+      const losses = rows.map((row) =>
+        row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : curves.losses[row * steps + index],
+      );
+      lines.push([doc_id, token, step, ...losses].join(","));
+    });
+  }
+  download(`${fileName()}.csv`, new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+}
+
+async function savePng() {
+  const title = panel
+    .map((entry) => `${visibleText(entry.words[entry.token])} (${nameOf(entry)}:${entry.token})`)
+    .join("   ");
+  download(`${fileName()}.png`, await chart.picture(`${title} · ${count(panel[0].curves.seeds.length)} seeds`));
+}

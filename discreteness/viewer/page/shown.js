@@ -1,0 +1,104 @@
+// what is shown <-> the address, so that every view can be linked to.
+
+import { CURVE_COLORS, KINDS } from "./colors.js";
+
+export const MAX_COMPARED = CURVE_COLORS.length - 1;
+
+// What the server said: the experiment, its seeds (`state`), the tokens of the document that is shown, BOS first.
+export const page = {
+  experiment: null,
+  state: { version: 0, committed: [], running: [], invalid: [], reading: {}, to_fit: 0, fit_error: null },
+  tokens: [],
+};
+
+// What the reader chose. index: of the step among all; range: [from, to] in steps, or null for all of them.
+export const shown = {
+  view: "overview",
+  document: null,
+  token: null,
+  index: null,
+  color: "loss",
+  seed: null,
+  log: true,
+  fits: false,
+  compared: [],
+  range: null,
+};
+
+function addressOf() {
+  const query = new URLSearchParams();
+  if (shown.view === "document" && shown.document) {
+    query.set("document", shown.document.name);
+    if (shown.token) query.set("token", shown.token);
+    if (shown.index !== null && shown.index !== page.experiment.steps.length - 1)
+      query.set("step", page.experiment.steps[shown.index]);
+    if (shown.color !== "loss") query.set("color", shown.color);
+    if (shown.seed !== null) query.set("seed", shown.seed);
+    if (!shown.log) query.set("steps", "linear");
+    if (shown.fits) query.set("fits", "1");
+    if (shown.compared.length)
+      query.set("compare", shown.compared.map(({ doc_id, token }) => `${doc_id}.${token}`).join("_"));
+    if (shown.range) query.set("zoom", shown.range.join("-"));
+  }
+  return query.size ? `?${query}` : "/";
+}
+
+let remembering = 0;
+export function remember(push = false) {
+  clearTimeout(remembering);
+  const write = () => history[push ? "pushState" : "replaceState"](null, "", addressOf());
+  if (push) write();
+  else remembering = setTimeout(write, 150);
+}
+
+// Whatever the address asks for is looked up among what exists; the rest is said and left out.
+// Returns the document and where in it, and what was unknown.
+export function readAddress() {
+  const query = new URLSearchParams(location.search);
+  const unknown = [];
+  const known = (name, found) => {
+    if (found === undefined && query.has(name)) unknown.push(`${name} ${query.get(name)}`);
+    return found;
+  };
+  const integer = (value) => (/^\d{1,9}$/.test(value ?? "") ? Number(value) : undefined);
+  const document = known(
+    "document",
+    page.experiment.documents.find(({ name }) => name === query.get("document")),
+  );
+  const exists = (doc, token) => doc && token >= 1 && token <= doc.num_losses;
+  const seeds = [...page.state.committed, ...page.state.running.map(({ seed }) => seed)];
+  const seed = integer(query.get("seed"));
+  Object.assign(shown, {
+    color: known("color", Object.hasOwn(KINDS, query.get("color") ?? "") ? query.get("color") : undefined) ?? "loss",
+    seed: known("seed", seeds.includes(seed) ? seed : undefined) ?? null,
+    log: query.get("steps") !== "linear",
+    fits: query.get("fits") === "1",
+  });
+  const token =
+    known("token", exists(document, integer(query.get("token"))) ? integer(query.get("token")) : undefined) ?? null;
+  const step = known("step", integer(query.get("step")));
+  const index = step === undefined ? null : nearestStep(step);
+  const zoom = /^(\d{1,9})-(\d{1,9})$/.exec(query.get("zoom") ?? "");
+  shown.range =
+    known("zoom", zoom && Number(zoom[1]) < Number(zoom[2]) ? [Number(zoom[1]), Number(zoom[2])] : undefined) ?? null;
+  shown.compared = (query.get("compare") ?? "")
+    .split("_")
+    .filter(Boolean)
+    .slice(0, MAX_COMPARED)
+    .flatMap((entry) => {
+      const [, doc_id, at] = /^(\d{1,9})\.(\d{1,9})$/.exec(entry) ?? [];
+      const found = page.experiment.documents.find((one) => one.doc_id === Number(doc_id));
+      if (exists(found, Number(at))) return [{ doc_id: found.doc_id, token: Number(at) }];
+      unknown.push(`compare ${entry}`);
+      return [];
+    });
+  return { document, token, index, unknown };
+}
+
+export function nearestStep(step) {
+  let nearest = 0;
+  page.experiment.steps.forEach((one, index) => {
+    if (Math.abs(one - step) <= Math.abs(page.experiment.steps[nearest] - step)) nearest = index;
+  });
+  return nearest;
+}

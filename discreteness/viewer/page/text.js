@@ -1,0 +1,76 @@
+// tokens of a document -> its text, every token a box that is colored, marked and chosen.
+
+import { element } from "./dom.js";
+
+// What a reader sees: spaces as dots, newlines as arrows before the break, and nothing that is invisible or that turns
+// the line around; a token that is no whole character as its bytes.
+export function visibleParts({ text, bytes }) {
+  if (bytes) return [{ mark: true, text: `⟨${bytes.match(/../g).join(" ")}⟩` }];
+  return Array.from(text, (character) => {
+    if (character === " ") return { mark: true, text: "·" };
+    if (character === "\n") return { mark: true, text: "↵\n" };
+    if (character === "\t") return { mark: true, text: "⇥\t" };
+    if (/[\p{C}\p{Zl}\p{Zp}]/u.test(character)) {
+      return { mark: true, text: `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩` };
+    }
+    return { mark: false, text: character };
+  });
+}
+
+export const visibleText = (token) =>
+  visibleParts(token)
+    .map((part) => part.text.replace("\n", ""))
+    .join("");
+
+export function tokenContent(token) {
+  return visibleParts(token).map(({ mark, text }) => (mark ? element("span", { class: "mark" }, text) : text));
+}
+
+export class TextView {
+  constructor(root, onToken) {
+    this.root = root;
+    this.boxes = [];
+    root.addEventListener("click", (event) => {
+      const box = event.target.closest("[data-token]");
+      if (box) onToken(Number(box.dataset.token), event.shiftKey || event.ctrlKey || event.metaKey);
+    });
+  }
+
+  setTokens(tokens) {
+    this.tokens = tokens;
+    this.shades = new Array(tokens.length).fill(null);
+    this.boxes = tokens.slice(1).map((token, index) =>
+      element(
+        "span",
+        {
+          class: ["token", token.answer && "answer", !token.known && "unknown"].filter(Boolean).join(" "),
+          "data-token": index + 1,
+        },
+        ...tokenContent(token),
+      ),
+    );
+    this.root.replaceChildren(
+      element("span", { class: "bos", title: "beginning of the document: no loss" }, "⟨bos⟩"),
+      ...this.boxes.flatMap((box, index) => (/^\s/.test(tokens[index + 1].text) ? [element("wbr"), box] : [box])),
+    );
+  }
+
+  // values: one a token from token 1 on, in a strided array; only boxes whose shade changes are touched.
+  paint(scale, values, offset = 0, stride = 1) {
+    for (let index = 0; index < this.boxes.length; index++) {
+      const shade = scale && values ? scale.shade(values[offset + index * stride]) : null;
+      if (shade === this.shades[index]) continue;
+      this.shades[index] = shade;
+      this.boxes[index].style.backgroundColor = shade ? shade.css : "";
+      this.boxes[index].style.color = shade ? shade.ink : "";
+    }
+  }
+
+  choose(chosen, compared) {
+    for (const box of this.root.querySelectorAll(".chosen, .compared")) box.classList.remove("chosen", "compared");
+    for (const token of compared) this.boxes[token - 1]?.classList.add("compared");
+    const box = this.boxes[chosen - 1];
+    box?.classList.add("chosen");
+    box?.scrollIntoView({ block: "nearest" });
+  }
+}

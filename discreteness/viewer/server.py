@@ -1,0 +1,282 @@
+"""dataset -> answers to one browser on this machine: files of the page, JSON for words, frames for numbers.
+
+Only reads, only GET, only on 127.0.0.1. A page of another site cannot use it: the Host header must name this machine
+(a foreign name that resolves to 127.0.0.1 does not), and no answer may be embedded or read elsewhere.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+from aiohttp import web
+
+from discreteness.fits import fit
+from discreteness.storage import Storage, open_storage
+from discreteness.viewer.frames import frame
+from discreteness.viewer.growing import Growing
+from discreteness.viewer.stepwise import Steps, Stepwise
+
+HOST = "127.0.0.1"
+OUR_NAMES = {"127.0.0.1", "localhost"}
+PAGE = files("discreteness.viewer") / "page"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+GROWING = web.AppKey("growing", Growing)
+STEPWISE = web.AppKey("stepwise", Stepwise)
+MOST_STEP_LIKE = 60
+CONTEXT = 8
+"""Tokens shown before one in a list."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
+    """Answers until interrupted. `port` 0: a free one. Errors as discreteness.open; OSError: the port is taken."""
+    app = application(uri)
+    listening = _listen(port)
+    address = f"http://{HOST}:{listening.getsockname()[1]}/"
+    storage = app[GROWING].storage
+    print(f"{storage.uri} is shown at {address} on this machine only; Ctrl-C ends it", flush=True)
+    web.run_app(app, sock=listening, print=None, handle_signals=True, shutdown_timeout=1)
+
+
+def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
+    """The viewer of one dataset. Errors as discreteness.open."""
+    growing = Growing(open_storage(uri))
+    _texts(growing, growing.snapshot.experiment.documents[0].doc_id)  # damaged words are said before the address is
+    app = web.Application(middlewares=[_guarded])
+    app[GROWING] = growing
+    app[STEPWISE] = Stepwise(app[GROWING])
+    app.router.add_get("/", _index)
+    app.router.add_get("/api/experiment", _experiment)
+    app.router.add_get("/api/state", _state)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens", _tokens)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/summary", _summary)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/seeds/{seed:\d{1,10}}", _seed)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}", _curves)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}/fits", _fits)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/steps", _steps)
+    app.router.add_get("/api/overview", _overview)
+    app.router.add_static("/page", str(PAGE))
+    return app
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise OSError(f"port {port} of {HOST} cannot be used ({error}); --port 0 takes a free one") from None
+    return listening
+
+
+@web.middleware
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Foreign hosts are refused, errors become one line of JSON, every answer carries HEADERS."""
+    try:
+        if urlsplit(f"//{request.host}").hostname not in OUR_NAMES:
+            raise web.HTTPForbidden(text=f"this page is only for {' and '.join(sorted(OUR_NAMES))}")
+        response = await handler(request)
+    except web.HTTPException as error:
+        response = error
+    except KeyError as error:
+        response = _json({"error": str(error.args[0])}, status=404)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        response = _json({"error": " ".join(str(error).split())}, status=500)
+    response.headers.update(HEADERS)
+    return response
+
+
+async def _index(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(str(PAGE / "index.html"))
+
+
+async def _experiment(request: web.Request) -> web.Response:
+    """What does not change while seeds come."""
+    growing = request.app[GROWING]
+    experiment = growing.snapshot.experiment
+    identity = experiment.experiment["identity"]
+    content = {
+        "name": growing.storage.root.rpartition("/")[2],
+        "uri": growing.storage.uri,
+        "track": str(identity.get("track", {}).get("name", "")),
+        "identity_hash": experiment.experiment["identity_hash"],
+        "steps": experiment.steps,
+        "documents": [
+            {"doc_id": d.doc_id, "name": d.name, "category": d.category, "num_losses": d.num_losses}
+            for d in experiment.documents
+        ],
+    }
+    return _json(content)
+
+
+async def _state(request: web.Request) -> web.Response:
+    """What changes: the page asks every second or two."""
+    growing = request.app[GROWING]
+    snapshot = await asyncio.to_thread(growing.look)
+    content = {
+        "version": snapshot.version,
+        "committed": snapshot.experiment.seeds,
+        "running": [{"seed": one.seed, "steps": one.steps} for one in snapshot.running.values()],
+        "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.experiment.invalid.items()],
+        "to_fit": request.app[STEPWISE].num_waiting,
+        "fit_error": request.app[STEPWISE].error,
+        "reading": {str(doc_id): progress for doc_id, progress in growing.reading.copy().items()},
+    }
+    return _json(content)
+
+
+async def _tokens(request: web.Request) -> web.Response:
+    growing = request.app[GROWING]
+    document = growing.document(int(request.match_info["doc_id"]))
+    return _json({"tokens": await asyncio.to_thread(_texts, growing, document.doc_id)})
+
+
+async def _summary(request: web.Request) -> web.Response:
+    growing = request.app[GROWING]
+    document = growing.document(int(request.match_info["doc_id"]))
+    mean, deviation, num_seeds = await asyncio.to_thread(growing.summary, document)
+    return await _framed({"num_seeds": num_seeds}, mean=mean, deviation=deviation)
+
+
+async def _seed(request: web.Request) -> web.Response:
+    growing = request.app[GROWING]
+    document, seed = growing.document(int(request.match_info["doc_id"])), int(request.match_info["seed"])
+    snapshot = growing.snapshot
+    if seed not in snapshot.stamps:
+        raise KeyError(f"there is no seed {seed}")
+    losses = await asyncio.to_thread(growing.losses_of, snapshot, document, seed)
+    return await _framed({"seed": seed}, losses=losses)
+
+
+async def _curves(request: web.Request) -> web.Response:
+    growing = request.app[GROWING]
+    document, token = growing.document(int(request.match_info["doc_id"])), int(request.match_info["token"])
+    curves = await asyncio.to_thread(growing.curves, document, token)
+    return await _framed(
+        {"num_committed": curves.num_committed},
+        seeds=np.array(curves.seeds, np.int32),
+        losses=curves.losses,
+        mean=curves.mean,
+        low=curves.low,
+        high=curves.high,
+    )
+
+
+async def _fits(request: web.Request) -> web.Response:
+    """Fits of one token in every committed seed, as curves to lay over the losses."""
+    growing = request.app[GROWING]
+    document, token = growing.document(int(request.match_info["doc_id"])), int(request.match_info["token"])
+
+    def fitted() -> bytes:
+        curves = growing.curves(document, token)
+        steps = np.array(growing.snapshot.experiment.steps)
+        fits = fit(curves.losses[: curves.num_committed], steps)
+        return frame(
+            {},
+            fitted=fits.curve(steps).astype(np.float32),
+            time=fits.time.astype(np.float32),
+            width=fits.width.astype(np.float32),
+            delta_bic=fits.delta_bic.astype(np.float32),
+            is_step=fits.is_step.astype(np.int32),
+        )
+
+    return web.Response(body=await asyncio.to_thread(fitted), content_type="application/octet-stream")
+
+
+async def _steps(request: web.Request) -> web.Response:
+    """Learning time, width and so on of every token of a document, or {"num_seeds": 0} as long as there is nothing."""
+    document = request.app[GROWING].document(int(request.match_info["doc_id"]))
+    steps = await asyncio.to_thread(request.app[STEPWISE].steps, document, True)
+    if steps is None:
+        return await _framed({"num_seeds": 0})
+    return await _framed({"num_seeds": steps.num_seeds}, **steps.per_token)
+
+
+async def _overview(request: web.Request) -> web.Response:
+    return web.Response(
+        body=await asyncio.to_thread(_overview_frame, request.app[GROWING], request.app[STEPWISE]),
+        content_type="application/octet-stream",
+    )
+
+
+def _overview_frame(growing: Growing, stepwise: Stepwise) -> bytes:
+    """Of the documents done so far: mean losses, spectrum, the most step-like tokens."""
+    experiment = growing.snapshot.experiment
+    heat = np.full((len(experiment.documents), len(experiment.steps)), np.nan, np.float32)
+    for row, document in enumerate(experiment.documents):
+        if (mean := stepwise.mean_loss(document)) is not None:
+            heat[row] = mean
+    found = {d.doc_id: steps for d in experiment.documents if (steps := stepwise.steps(d)) is not None}
+    meta = {
+        "num_fitted": len(found),
+        "num_seeds": max((one.num_seeds for one in found.values()), default=0),
+        "analyzed": any(one.analyzed for one in found.values()),
+        "tokens": _most_step_like(growing, found),
+    }
+    arrays = {"heat": heat}
+    if found:
+        weights = [growing.document(doc_id).num_losses for doc_id in found]
+        arrays["edges"] = next(iter(found.values())).edges.astype(np.float32)
+        for name in ("measured", "by_steps"):
+            of_documents = [getattr(one, name) for one in found.values()]
+            arrays[name] = np.average(of_documents, axis=0, weights=weights).astype(np.float32)
+    return frame(meta, **arrays)
+
+
+def _most_step_like(growing: Growing, found: dict[int, Steps]) -> list[dict[str, Any]]:
+    entries = []
+    for doc_id, one in found.items():
+        for index, likeness in enumerate(one.likeness().tolist()):
+            if np.isfinite(likeness):
+                values = {name: _plain(values[index]) for name, values in one.per_token.items()}
+                entries.append({"doc_id": doc_id, "token": index + 1, "likeness": likeness, **values})
+    entries = sorted(entries, key=lambda entry: -entry["likeness"])[:MOST_STEP_LIKE]
+    texts = {doc_id: _texts(growing, doc_id) for doc_id in {entry["doc_id"] for entry in entries}}
+    for entry in entries:
+        start = max(1, entry["token"] - CONTEXT)
+        entry["context"] = texts[entry["doc_id"]][start : entry["token"] + 1]
+    return entries
+
+
+def _plain(value: np.floating) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _texts(growing: Growing, doc_id: int) -> list[dict[str, Any]]:
+    """Tokens of a document, BOS first. A token that is no whole character has its bytes in hex."""
+    return [
+        {
+            "text": row["token_text"],
+            "answer": row["answer"],
+            "known": row["in_vocabulary"],
+            **({"bytes": row["token_bytes"].hex()} if "\ufffd" in row["token_text"] else {}),
+        }
+        for row in growing.snapshot.experiment.tokens(doc_id).to_pylist()
+    ]
+
+
+def _json(content: dict[str, Any], status: int = 200) -> web.Response:
+    return web.json_response(content, status=status, dumps=partial(json.dumps, allow_nan=False))
+
+
+async def _framed(meta: dict[str, Any], **arrays: np.ndarray) -> web.Response:
+    body = await asyncio.to_thread(frame, meta, **arrays)
+    return web.Response(body=body, content_type="application/octet-stream")
