@@ -62,7 +62,10 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
     store = min(node.object_store_bytes for node in hosts or cluster.nodes)
-    groups_a_node = -(-trainers // max(1, len(hosts)))
+    if hosts and (use_gpu or not cluster.local):  # those that do not fit now wait: no node holds more than fit
+        groups_a_node = min(-(-trainers // len(hosts)), max(room.values()))
+    else:  # a laptop declares as many CPUs as are asked for
+        groups_a_node = trainers
     if (hosts or cluster.local) and in_flight * groups_a_node > STORE_SHARE * store:
         raise ValueError(
             f"--max-in-flight {config.max_in_flight}: {groups_a_node} groups a node may hold "

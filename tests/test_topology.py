@@ -108,3 +108,15 @@ def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators(
     on_cpus = scaling(choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True)), "H100")
     assert (on_cpus.use_gpu, on_cpus.accelerator_type) == (False, None)
     assert on_cpus.resources_per_worker == {"CPU": 1.0}
+
+
+def test_groups_that_wait_for_a_node_fill_no_store_of_those_there_are():
+    # One group's 8 checkpoints of 537 MB are 54 % of 8 GB: two groups would not fit, but each node holds one.
+    node = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=8_000_000_000)
+    cluster = Cluster((node, node), local=False)
+    assert choose(experiment(small, 8), RunConfig(trainers=5), cluster).trainers == 5
+    with pytest.raises(ValueError, match="2 groups a node"):
+        choose(experiment(small, 4), RunConfig(trainers=5), cluster)
+    small_laptop = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=120_000_000)
+    with pytest.raises(ValueError, match="4 groups a node"):
+        choose(experiment(tiny, 2), RunConfig(trainers=4), Cluster((small_laptop,), local=True))

@@ -108,13 +108,14 @@ class Stage:
         return len(lost), sum(event.get("checkpoints", 0) for event in lost)
 
     def wait_for_all_groups(self):
-        """Until each group has committed a seed after what the job has written so far. "" or why that did not come."""
+        """Until each group has committed a seed that it was given from now on. "" or why that did not come."""
+        time.sleep(2)  # the driver writes down what has happened once a second
         start, deadline_s = len(self.job.output), time.monotonic() + RECOVERY_S
         while True:
             text = self.job.output
-            by_attempt = {attempt: group for group, attempt in re.findall(r"leased to (\S+) \(attempt (\w+)\)", text)}
-            committed = re.findall(r"committed: \d+ checkpoints \(attempt (\w+)\)", text[start:])
-            if len({by_attempt[attempt] for attempt in committed}) >= GROUPS:
+            leased = re.findall(r"leased to (\S+) \(attempt (\w+)\)", text[start:])
+            committed = set(re.findall(r"committed: \d+ checkpoints \(attempt (\w+)\)", text[start:]))
+            if len({group for group, attempt in leased if attempt in committed}) >= GROUPS:
                 return ""
             code = self.job.process.poll()
             if code == 0:
