@@ -7,7 +7,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-headless-s
 """Path of the program, None where there is none."""
 
 
-def until(page, expression, timeout_s=30):
+def until(page, expression, timeout_s=90):
     """Waits until a JavaScript expression is true."""
     deadline_s = time.monotonic() + timeout_s
     while not page.evaluate(expression):
