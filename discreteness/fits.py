@@ -50,7 +50,7 @@ class Fits:
     width: np.ndarray
     """[n] octaves (doublings of step + 1) from 10 % to 90 % of the main fall."""
     high: np.ndarray
-    """[n] level before the main fall."""
+    """[n] level before the main fall, within what the fitted curve shows."""
     low: np.ndarray
     """[n] level after it."""
     r2: np.ndarray
@@ -377,8 +377,9 @@ def _described(
     return Fits(
         time=_updates(np.take_along_axis(centers, main, axis=1)[:, 0]),
         width=np.take_along_axis(widths, main, axis=1)[:, 0],
-        high=middle + half,
-        low=middle - half,
+        # Terms that overlap may each be larger than what the curve shows of them.
+        high=np.minimum(middle + half, values.max(axis=1)),
+        low=np.maximum(middle - half, values.min(axis=1)),
         r2=r2,
         delta_bic=delta_bic,
         is_step=steps.any(axis=1),

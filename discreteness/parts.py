@@ -149,7 +149,7 @@ class PartReader:
         for start, stop in self.part.ranges(self.manifest):
             documents = begins(self.manifest, start, stop)
             if documents.start < documents.stop:
-                with self.storage.filesystem.open_input_file(self.storage.path(self.part.means_path(start))) as file:
+                with self.storage.open(self.part.means_path(start)) as file:
                     table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=["mean_loss"])
                 found[documents] = table["mean_loss"].to_numpy().reshape(-1, *shape[1:])
         return found

@@ -394,8 +394,8 @@ def running_seeds(storage: Storage, committed: set[int]) -> Iterator[RunningSeed
         if not match or int(match[1]) in committed:
             continue
         try:
-            metadata = pq.read_metadata(info.path, filesystem=storage.filesystem)
-            footer = json.loads(metadata.metadata[FOOTER_KEY])
+            with storage.open(f"_running/{info.base_name}") as file:
+                footer = json.loads(pq.read_metadata(file).metadata[FOOTER_KEY])
             yield RunningSeed(seed=int(match[1]), attempt=footer["attempt"], steps=footer["steps"])
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError):
             continue

@@ -176,7 +176,7 @@ def read_losses(
     ValueError: its rows are not those of the plan. OSError: damaged, or not readable now.
     """
     first, last = documents[0].doc_id, documents[-1].doc_id
-    with storage.filesystem.open_input_file(storage.path(committed.path)) as source:
+    with storage.open(committed.path) as source:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         groups = []
         for group in range(file.num_row_groups):

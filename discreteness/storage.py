@@ -42,16 +42,19 @@ class Storage:
             raise ValueError(f"{name!r} is no name of a file below {self.uri}")
         return f"{self.root}/{name}"
 
+    def open(self, name: str) -> pa.NativeFile:
+        """For reading any part of it, in a `with`. FileNotFoundError: no such file."""
+        self._expect_file(name)
+        return self.filesystem.open_input_file(self.path(name))
+
     def read(self, name: str) -> bytes:
         """The file's bytes. FileNotFoundError: no such file."""
-        self._expect_file(name)
-        with self.filesystem.open_input_file(self.path(name)) as file:
+        with self.open(name) as file:
             return file.read()
 
     def read_tail(self, name: str, num_bytes: int) -> bytes:
         """The last `num_bytes` bytes of a file, all of it where it is shorter."""
-        self._expect_file(name)
-        with self.filesystem.open_input_file(self.path(name)) as file:
+        with self.open(name) as file:
             size = file.size()
             file.seek(max(0, size - num_bytes))
             return file.read()
@@ -61,12 +64,13 @@ class Storage:
         many in hardly more time than one.
         """
         if self.renames:
+            self._expect_file(name)
             with Path(self.path(name)).open("rb", buffering=0) as local:
                 if hasattr(os, "posix_fadvise") and len(ranges) > 1:
                     for offset, length in ranges:
                         os.posix_fadvise(local.fileno(), offset, length, os.POSIX_FADV_WILLNEED)
                 return [os.pread(local.fileno(), length, offset) for offset, length in ranges]
-        with self.filesystem.open_input_file(self.path(name)) as file, ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        with self.open(name) as file, ThreadPoolExecutor(READS_AT_ONCE) as pool:
             return list(pool.map(lambda piece: file.read_at(piece[1], piece[0]), ranges))
 
     def exists(self, name: str) -> bool:
