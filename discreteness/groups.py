@@ -84,7 +84,7 @@ def scaling(topology: Topology, gpu_type: str | None) -> ScalingConfig:
         use_gpu=topology.use_gpu,
         resources_per_worker=worker_resources(topology),
         placement_strategy="STRICT_PACK",
-        accelerator_type=gpu_type if topology.use_gpu else None,
+        accelerator_type=gpu_type,
     )
 
 

@@ -27,6 +27,8 @@ LOCK_FILE = "_lock.json"
 HEARTBEAT_S = 15.0
 FRESH_S = 60.0
 """Age up to which a heartbeat means a living holder. Clocks of hosts may differ by far less than that."""
+BEAT_BYTES = 1024
+"""Size of a heartbeat's object, filled up with blanks."""
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,8 @@ class DatasetLock:
 
     def _beat(self) -> None:
         content = {**self._content, "beat_s": time.time()}
-        self.storage.write(LOCK_FILE, json.dumps(content).encode())
+        # All of one length: a reader that asks an object store for the size first may get the next beat's bytes.
+        self.storage.write(LOCK_FILE, json.dumps(content).ljust(BEAT_BYTES).encode())
 
     def _keep_beating(self) -> None:
         while not self._released.wait(HEARTBEAT_S):

@@ -43,9 +43,13 @@ class Topology:
 
 
 def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topology:
-    """ValueError names what is asked and what exists, where one object store cannot hold what may be in flight."""
+    """ValueError names what is asked and what exists: a GPU type for CPUs, a group that no machine holds, a bound that
+    one object store cannot.
+    """
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
+    if config.gpu_type and not use_gpu:
+        raise ValueError(f"--gpu-type {config.gpu_type}: --track {experiment.track.name} trains on CPUs; leave it out")
     room = {node: _groups_that_fit(node, workers, use_gpu, config.gpu_type) for node in cluster.nodes}
     hosts = [node for node in cluster.nodes if room[node]]
     if use_gpu and not hosts and (cluster.local or config.trainers is None):

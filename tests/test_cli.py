@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from discreteness.cli import run_seeds
 from discreteness.reading import open as open_reader
 
 QUICK = ["--track", "tests.quick_track:quick", "--checkpoints", "every:10"]
@@ -25,6 +26,22 @@ def dataset(tmp_path_factory, private_home):
     run = Program(arguments, folder / "output.txt")
     assert run.wait() == 0, run.output
     return folder / "set"
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What `python jobs/run_seeds.py ARGUMENTS` prints as it ends with 2; in this process, which has torch already."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run_seeds.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            run_seeds()
+        printed = capsys.readouterr()
+        text = printed.out + printed.err
+        assert end.value.code == 2, text
+        return text
+
+    return run
 
 
 def test_help_is_instant_because_it_imports_nothing_heavy():
@@ -53,17 +70,17 @@ def test_help_is_instant_because_it_imports_nothing_heavy():
         (["--val-tokens", "7"], "7", "multiple of 512"),
         (["--keep-weights", "7"], "'7'", "not in --checkpoints"),
         (["--output", "/proc/nowhere"], "/proc/nowhere", "output"),
+        (["--gpu-type", "H100"], "H100", "leave it out"),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_value_and_the_way_on(program, tmp_path, arguments, named, way_on):
+def test_bad_input_is_one_line_that_names_the_value_and_the_way_on(refused, tmp_path, arguments, named, way_on):
     output = tmp_path / "set"
-    run = program("jobs/run_seeds.py", *QUICK, "--output", output, *arguments)
-    assert run.wait(60) == 2, run.output
-    (line,) = [line for line in run.output.splitlines() if "rror" in line]
+    text = refused(*QUICK, "--output", output, *arguments)
+    (line,) = [line for line in text.splitlines() if "rror" in line]
     assert line.startswith("error: ")
     assert named in line
     assert way_on in line
-    assert "Traceback" not in run.output
+    assert "Traceback" not in text
     assert not output.exists()
 
 
@@ -71,15 +88,14 @@ def test_bad_input_is_one_line_that_names_the_value_and_the_way_on(program, tmp_
     ("content", "named"),
     [(b"", "no text"), (b"\xff\xfe", "not UTF-8"), (b"word " * 2100, "2101"), (None, "no .txt file")],
 )
-def test_documents_that_cannot_be_scored_are_refused_by_name(program, tmp_path, content, named):
+def test_documents_that_cannot_be_scored_are_refused_by_name(refused, tmp_path, content, named):
     folder = tmp_path / "documents"
     folder.mkdir()
     if content is not None:
         (folder / "mine.txt").write_bytes(content)
-    run = program("jobs/run_seeds.py", *QUICK, "--output", tmp_path / "set", "--documents", folder)
-    assert run.wait(60) == 2, run.output
-    assert named in run.output
-    assert str(folder) in run.output
+    text = refused(*QUICK, "--output", tmp_path / "set", "--documents", folder)
+    assert named in text
+    assert str(folder) in text
     assert not (tmp_path / "set").exists()
 
 

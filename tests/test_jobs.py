@@ -114,9 +114,9 @@ def test_a_job_from_an_upload_needs_no_installation(head, upload, tmp_path):
 
 
 def test_a_job_without_upload_uses_the_installation(head, tmp_path):
-    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"))
+    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), "--seeds", 0)
     assert code == 0, text
-    assert open_reader(str(tmp_path / "set")).seeds == [0, 1]
+    assert open_reader(str(tmp_path / "set")).seeds == [0]
 
 
 def test_a_job_whose_seed_fails_ends_non_zero_with_the_reason_in_its_log(head, upload, tmp_path):
@@ -144,16 +144,16 @@ def test_a_job_whose_seed_fails_ends_non_zero_with_the_reason_in_its_log(head, u
 
 def test_a_group_that_finds_no_place_in_time_is_given_up_and_says_what_was_asked(head, tmp_path):
     # 4 CPUs: of two groups of 4 workers one fits. The other ends, the experiment does not.
-    crowded = ["--workers-per-trainer", 4, "--trainers", 2, "--start-timeout-s", 5]
+    crowded = ["--seeds", 0, "--workers-per-trainer", 4, "--trainers", 2, "--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *crowded)
     assert code == 0, text
     assert "was given up: " in text
     assert "asked: 4 x {'CPU': 1.0} on one node; the cluster has {" in text
-    # No node has such a GPU: nothing can be trained, which takes as long as the user gave it.
-    nowhere = ["--gpu-type", "H100", "--start-timeout-s", 5]
+    # No node holds such a group: nothing can be trained, which takes as long as the user gave it.
+    nowhere = ["--seeds", 0, "--workers-per-trainer", 8, "--trainers", 1, "--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "other"), *nowhere)
     assert code != 0
-    assert "seeds committed 0/2" in text
+    assert "seeds committed 0/1" in text
     assert "was given up: " in text
 
 
