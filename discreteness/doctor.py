@@ -106,7 +106,7 @@ def look(recipe: Track, data: str | None) -> NodeReport:
     """Runs on the machine that it reports of."""
     versions = {name: metadata.version(name) for name in COMPARED}
     device = "cuda" if torch.cuda.is_available() and recipe.needs_gpu else "cpu"
-    execution = Execution().on(device, getattr(torch, recipe.dtype))
+    execution = Execution().of(recipe, device)
     difference, attention_error = 0.0, ""
     try:
         execution.check(device)
