@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from golden_case import (
     pack,
 )
 from speedrun import model as model_module
+from speedrun.initial_weights import draw_weights
 from speedrun.model import GPT
 from speedrun.schedules import forward_state, step_settings
-from speedrun.tracks import small, tiny
+from speedrun.tracks import medium, small, tiny
 from torch._dynamo.testing import CompileCounterWithBackend
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -187,6 +189,62 @@ def test_small_inventory():
     float32 = {name for name, p in model.named_parameters() if p.dtype == torch.float32}
     assert float32 == {"scalars", "x0_lambdas"}
     assert sum(p.numel() for p in model.state_dict_reference(8).values()) == 268_665_987
+
+
+def test_medium_inventory():
+    """SPEEDRUN 11 and 13: shapes, counts, dtypes, groups; 53 scalars, padded to 53, 54, 56 or 56."""
+    model = GPT(medium.model, torch.bfloat16, "meta")
+    shapes = {slot.name: slot.shape for slot in model.layout}
+    assert shapes["embed2.weight"] == shapes["value_embeds.4.weight"] == (50304, 1024)
+    assert shapes["blocks.0.attn.qkvo_w"] == shapes["blocks.6.mlp.c_proj"] == (4096, 1024)
+    assert shapes["blocks.7.attn.attn_gate"] == shapes["blocks.11.attn.value_embed_gate"] == (8, 16)
+    assert "blocks.5.attn.value_embed_gate" not in shapes
+    counts = Counter()
+    for p in model.parameters():
+        counts[p.label] += p.numel()
+    assert counts == {
+        "lm_head": 51_511_296,
+        "embed": 51_511_296,
+        "value_embed": 257_556_480,
+        "embed2": 51_511_296,
+        "attn": 67_108_864,
+        "c_fc": 67_108_864,
+        "c_proj": 67_108_864,
+        "attn_gate": 2048,
+        "value_embed_gate": 1280,
+        "smear_gate": 16,
+        "skip_gate": 48,
+        "x0_lambdas": 32,
+        "scalars": 53,
+    }
+    assert [len(model.state_dict_reference(size)["scalars"]) for size in (1, 2, 4, 8)] == [53, 54, 56, 56]
+    assert sum(p.numel() for p in model.state_dict_reference(8).values()) == 613_420_440
+    float32 = {p.label for p in model.parameters() if p.dtype == torch.float32}
+    assert float32 == {"scalars", "x0_lambdas", "attn", "c_fc", "c_proj"}
+    groups = [g.label for g in (*medium.optimizer.normuon_groups, *medium.optimizer.adam_groups)]
+    assert sorted(groups) == sorted(counts)
+    assert model.layout[0].name == "x0_lambdas" and model.layout[-1].name == "embed.weight"
+
+
+def test_medium_draws_in_the_record_order():
+    """Five tables, float32 uniforms block by block, head, embed, embed2 (SPEEDRUN 11)."""
+    weights = draw_weights(golden_config("medium"), torch.bfloat16, 17)
+    torch.manual_seed(17)
+    for _ in range(5):
+        torch.empty(384, 128).normal_()
+    bound = 3**0.5 * 128**-0.5
+    for layer in range(16):
+        assert torch.equal(weights[f"blocks.{layer}.attn.qkvo_w"], torch.empty(384, 128).uniform_(-bound, bound))
+        assert torch.equal(weights[f"blocks.{layer}.mlp.c_fc"], torch.empty(512, 128).uniform_(-bound / 2, bound / 2))
+    assert torch.equal(weights["lm_head.weight"], torch.empty(384, 128).normal_(std=0.005).bfloat16())
+    torch.empty(384, 128).normal_()
+    assert torch.equal(weights["embed2.weight"], torch.empty(384, 128).normal_().bfloat16())
+    assert weights["scalars"].tolist() == pytest.approx([1.05] * 16 + [0.5, 1.0] * 16 + [0.0, 0.5] + [-1.5] * 3)
+    assert weights.keys() == {f"blocks.{i}.{m}" for i in range(16) for m in ("attn.qkvo_w", "mlp.c_fc")} | {
+        "lm_head.weight",
+        "embed2.weight",
+        "scalars",
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

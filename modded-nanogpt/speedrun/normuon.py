@@ -123,8 +123,9 @@ class NorMuon:
 
     params: matrices with the attribute `label`, of which `config.normuon_groups` has the multipliers. float32
     and float64 parameters are updated as they are; bfloat16 ones have a float32 master, whose lower half the
-    owner keeps, or (`config.state` "parameter") are rounded at every update, as their state is. Gradients are averaged over ranks in their own dtype. Matrices of one stack have gradients
-    all or none; without, they are left alone.
+    owner keeps, or (`config.state` "parameter") are rounded at every update, as their state is. Gradients are
+    averaged over ranks in their own dtype. Matrices of one stack have gradients all or none; without, they are
+    left alone.
 
     A step is `reduce`, `update` and `publish`, between which the caller may do other work.
     """

@@ -80,7 +80,7 @@ class ModelConfig:
 
     @property
     def num_scalars(self) -> int:
-        """Residual multipliers, (QKV, O) multiplier pairs, smear, backout, one a skip: 36 in `small`, 53 in `medium`."""
+        """Residual multipliers, (QKV, O) multiplier pairs, smear, backout, one a skip: 36 in `small`, 53 in medium."""
         return 3 * self.num_layers + 2 + len(self.skips)
 
 
@@ -108,8 +108,8 @@ class OptimizerConfig:
     """Base rates at schedule multiplier 1, and one group a label; every label is in exactly one group."""
 
     state: Literal["float32", "parameter"] = "float32"
-    """Precision of moments and momentum. float32: at least that, and bfloat16 matrices have a float32 master; parameter:
-    that of the parameter, which is rounded to nearest at every update."""
+    """Precision of moments and momentum. float32: at least that, and bfloat16 matrices have a float32 master;
+    parameter: that of the parameter, which is rounded to nearest at every update."""
     normuon_lr: float = 0.023
     normuon_weight_decay: float = 1.2
     normuon_beta2: float = 0.95
