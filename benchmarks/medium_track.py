@@ -1,4 +1,4 @@
-"""one GPU + text -> the medium track beside the small one: compile time, losses, step times at every batch size, memory.
+"""one GPU + text -> medium beside small: compile time, losses, step times at every batch size, memory.
 
 python benchmarks/medium_track.py [--data DIR | --text DIR] [--tracks small,medium] [--steps 200] [--limit-s 500]
 
@@ -11,7 +11,6 @@ sources on this machine: their losses say that it trains, no more. What does not
 
 import argparse
 import gc
-import itertools
 import statistics
 import sysconfig
 import tempfile
@@ -54,15 +53,16 @@ class Row:
         record = RECORD_MS.get(self.track.name, {}).get(self.first)
         share = f"{8 * record:10.0f} {ms / (8 * record):6.3f}" if record else " " * 17
         return (
-            f"{self.track.name:12} {self.first:5} {settings.batch_tokens:8} {state.short_window:5}/{state.long_window:<5}"
+            f"{self.track.name:12} {self.first:5} {settings.batch_tokens:8} "
+            f"{state.short_window:5}/{state.long_window:<5}"
             f"{ms:9.1f} {self.even_ms:9.1f} {self.odd_ms:9.1f} {share} {settings.batch_tokens / ms:9.0f}"
             f" {100 * step_flops(self.track, self.first) / (ms / 1000) / PEAK_FLOPS:6.1f} {self.peak_gib:9.1f}"
         )
 
 
 HEADER = (
-    f"{'track':12} {'step':>5} {'tokens':>8} {'window':>11}{'ms':>9} {'even':>9} {'odd':>9} {'record x 8':>10} {'ratio':>6}"
-    f" {'tokens/ms':>9} {'FLOP %':>6} {'peak GiB':>9}"
+    f"{'track':12} {'step':>5} {'tokens':>8} {'window':>11}{'ms':>9} {'even':>9} {'odd':>9} "
+    f"{'record x 8':>10} {'ratio':>6} {'tokens/ms':>9} {'FLOP %':>6} {'peak GiB':>9}"
 )
 
 
@@ -102,7 +102,9 @@ def measured(recipe: Track, root: Path, steps: int, block: int, deadline_s: floa
     trainer = Trainer(recipe, root, device)
     synchronize()
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    say(f"--- {recipe.name}: {parameters} parameters, built in {time.monotonic() - began_s:.1f} s, {peak_gib():.1f} GiB")
+    say(
+        f"--- {recipe.name}: {parameters} parameters, built in {time.monotonic() - began_s:.1f} s, {peak_gib():.1f} GiB"
+    )
     say(f"{trainer.execution}")
     times: list[float] = []
     for checkpoint in trainer.train(0, range(recipe.schedule.last_step + 1)[: steps + 1 : LOG_EVERY]):

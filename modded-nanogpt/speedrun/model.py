@@ -73,6 +73,8 @@ class Slot:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    read_dtype: str
+    """What the forward pass casts it to: all that a checkpoint needs."""
     offset: int
     numel: int
 
@@ -212,9 +214,10 @@ class GPT(nn.Module):
         slots, ends = [], {wide: 0, self.dtype: 0}
         for name in order:
             is_wide_matrix = self.config.float32_matrices and name.endswith(MATRICES)
-            dtype = wide if name in FLOAT32_PARAMETERS or is_wide_matrix else self.dtype
+            read_dtype = wide if name in FLOAT32_PARAMETERS else self.dtype
+            dtype = wide if is_wide_matrix else read_dtype
             shape, numel = tuple(parameters[name].shape), parameters[name].numel()
-            slots.append(Slot(name, shape, _dtype_name(dtype), ends[dtype], numel))
+            slots.append(Slot(name, shape, _dtype_name(dtype), _dtype_name(read_dtype), ends[dtype], numel))
             ends[dtype] += -(-numel // ALIGNMENT) * ALIGNMENT
         buffers = {_dtype_name(dtype): torch.zeros(n, dtype=dtype, device=device) for dtype, n in ends.items()}
         for slot in slots:
