@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from speedrun.execution import Execution
 from speedrun.schedules import step_settings
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.tracks import medium, small
 from speedrun.training import Trainer
 
 from discreteness.cli import Rescore
@@ -77,6 +79,12 @@ def test_state_has_the_precision_of_its_parameter(trainer):
         assert (stack.momentum.dtype, stack.row_moments.dtype, stack.tails) == (expected, expected, None)
     for p, state in trainer.optimizer.adam.states.items():
         assert state.m.dtype == state.v.dtype == p.dtype
+
+
+def test_the_head_is_never_in_8_bits():
+    assert Execution().of(small, "cuda").fp8_head
+    assert not Execution().of(medium, "cuda").fp8_head
+    assert Execution().of(medium, "cuda").compiled
 
 
 def test_losses_from_bytes_are_those_of_the_loop(tmp_path, capsys):

@@ -114,7 +114,7 @@ def forward_state(track: Track, step: int) -> ForwardState:
     for old, new in itertools.pairwise(w for w in long_windows if w <= schedule.yarn_until_blocks):
         frequencies, scale = widen(frequencies, scale, model.window_block * old, model.window_block * new)
     return ForwardState(
-        short_window=model.window_block * min(long_windows[-1] // 2, schedule.max_short_window_blocks),
+        short_window=model.window_block * (long_windows[-1] // 2),
         long_window=model.window_block * long_windows[-1],
         attention_scale=scale,
         frequencies=frequencies,

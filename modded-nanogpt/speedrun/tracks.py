@@ -148,8 +148,6 @@ class ScheduleConfig:
     """Global tokens a step, one value an equal share of the scheduled steps."""
     long_window_blocks: tuple[int, ...]
     """Long attention window, one value an equal share of the scheduled steps; the short one is half of it."""
-    max_short_window_blocks: int = 11
-    """The short window grows no further."""
     yarn_until_blocks: int = 13
     """Rotary tables and attention scale follow the long window up to this one."""
     extension_window_blocks: int
