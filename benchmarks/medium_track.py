@@ -88,8 +88,11 @@ def main() -> None:
                 recipe = replace(recipe, data=replace(recipe.data, val_tokens=1048576, val_chunk_tokens=131072))
                 root = arguments.data or shards_of(arguments.text, Path(folder), recipe, arguments.steps)
             rows += measured(recipe, root, arguments.steps, arguments.block, deadline_s)
+            torch._dynamo.reset()
             gc.collect()
-            torch.cuda.empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"\n{device}, torch {torch.__version__}, {time.monotonic() - began_s:.0f} s in all\n{HEADER}")
     print(*rows, sep="\n", flush=True)
@@ -98,13 +101,11 @@ def main() -> None:
 def measured(recipe: Track, root: Path, steps: int, block: int, deadline_s: float) -> Iterator[Row]:
     """Rows as they are measured."""
     device = "cuda" if recipe.needs_gpu else "cpu"
-    began_s = time.monotonic()
+    began_s, found_gib = time.monotonic(), peak_gib()
     trainer = Trainer(recipe, root, device)
     synchronize()
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    say(
-        f"--- {recipe.name}: {parameters} parameters, built in {time.monotonic() - began_s:.1f} s, {peak_gib():.1f} GiB"
-    )
+    built_s, parameters = time.monotonic() - began_s, sum(p.numel() for p in trainer.model.parameters())
+    say(f"--- {recipe.name}: {parameters} parameters, built in {built_s:.1f} s; found {found_gib:.1f} GiB in use")
     say(f"{trainer.execution}")
     times: list[float] = []
     for checkpoint in trainer.train(0, range(recipe.schedule.last_step + 1)[: steps + 1 : LOG_EVERY]):
@@ -123,6 +124,7 @@ def measured(recipe: Track, root: Path, steps: int, block: int, deadline_s: floa
         row = timed(trainer, recipe, first, block)
         say(f"{row}")
         yield row
+    trainer.batches.close()
 
 
 def stage_starts(recipe: Track) -> list[int]:

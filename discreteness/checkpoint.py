@@ -2,9 +2,8 @@
 
 A checkpoint's bytes are the model's buffers one after another ("float32" first), each without what the forward pass
 does not need: `embed.weight`, the last slot of the last buffer, is left out while it is tied to the head, and float32
-matrices that are cast in every pass are sent as what they are cast to. One numpy
-uint8 array travels through the object store without a copy on the reader's side; torch tensors would be 20 times
-slower.
+matrices that are cast in every pass are sent as what they are cast to. One numpy uint8 array travels through the object
+store without a copy on the reader's side; torch tensors would be 20 times slower.
 """
 
 import hashlib

@@ -36,7 +36,7 @@ GENERATIONS = {7: "before Ampere", 8: "Ampere or Ada", 9: "Hopper", 10: "Blackwe
 TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-4}
 """Of attention and its gradients, as a share of the largest value."""
 TRAINER_BYTES = {"small": 32e9, "medium": 64e9}
-"""A one-GPU trainer with its default micro-batches: 25 to 28 GiB (docs/log.md); 57 GiB of the record's trainer."""
+"""A one-GPU trainer with its default micro-batches: 25 to 28 GiB (docs/log.md), 57 GiB (the record's); others: small."""
 GB = 1e9
 
 
@@ -211,7 +211,7 @@ def of_gpus(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
                 yield Finding("problem", "gpu", f"{text}: no bfloat16 attention; use Hopper GPUs, or --track tiny")
             elif recipe.needs_gpu and major != 9:
                 yield Finding("warning", "gpu", f"{text}: the track is tuned for Hopper; below 8.9 add --no-fp8")
-            elif recipe.needs_gpu and num_bytes < TRAINER_BYTES.get(recipe.name, 0):
+            elif recipe.needs_gpu and num_bytes < TRAINER_BYTES.get(recipe.name, TRAINER_BYTES["small"]):
                 yield Finding("warning", "gpu", f"{text}: little memory; give a smaller --micro-batch-tokens")
             else:
                 yield Finding("ok", "gpu", text)
