@@ -14,7 +14,7 @@ class RunConfig:
     # What follows is the experiment's identity: it must match to continue one.
 
     track: str = "auto"
-    """tiny, small or auto: small where the cluster has Hopper GPUs, tiny where it has none."""
+    """tiny, small, medium or auto: small where the cluster has Hopper GPUs, tiny where it has none."""
     data: str | None = None
     """Folder that holds the track's shards. Default: DATA_PATH or the current folder; for tiny a cache that is
     filled on first use."""

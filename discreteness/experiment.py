@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import speedrun
-import torch
 from speedrun import tokenizer
 from speedrun.data import find_shards
 from speedrun.execution import Execution
@@ -88,7 +87,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         deterministic=config.deterministic,
         micro_batch_tokens=config.micro_batch_tokens,
     )
-    execution = wishes.on("cuda" if recipe.needs_gpu else "cpu", getattr(torch, recipe.dtype))
+    execution = wishes.of(recipe, "cuda" if recipe.needs_gpu else "cpu")
     data = data_identity(shards)
     _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
     identity = {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout, FlatModel
+from discreteness.checkpoint import CheckpointHeader, CheckpointLayout, FlatModel, Part
 
 NUM_THREADS = 8
 PIECE_BYTES = 8 << 20
@@ -34,7 +34,7 @@ class Loader:
         self.layout = layout
         device = next(iter(model.buffers_by_dtype.values())).device
         self.incoming = Incoming(layout.num_bytes(tied=False), device) if device.type == "cuda" else None
-        self._parts: list[tuple[str, Tensor]] = []
+        self._pieces: list[tuple[Part, Tensor]] = []
         self._tied = False
 
     def fetch(self, data: np.ndarray, header: CheckpointHeader) -> None:
@@ -45,17 +45,17 @@ class Loader:
         self.layout.check(data, header)
         self._tied = header.state.tied
         if self.incoming:
-            self._parts = list(self.layout.parts(self.incoming.fill(data), self._tied))
+            self._pieces = list(self.layout.pieces(self.incoming.fill(data), self._tied))
         else:
-            self._parts = list(self.layout.split(data, self._tied))
+            self._pieces = list(self.layout.split(data, self._tied))
 
     def place(self) -> None:
         """Replaces the model's weights by what was fetched, in the order of the current stream."""
         if self.incoming:
             self.incoming.await_filled()
-        for dtype, part in self._parts:
-            self.model.buffers_by_dtype[dtype][: part.numel()].copy_(part)
-        self._parts = []  # on a CPU these are the object store's pages
+        for part, piece in self._pieces:
+            part.of(self.model, self._tied).copy_(piece)
+        self._pieces = []  # on a CPU these are the object store's pages
         if self.incoming:
             self.incoming.release()
         if self._tied:

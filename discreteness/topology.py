@@ -18,9 +18,9 @@ SETUP_S = 40
 """From the command to the first step of a warm machine, measured on 2 cores."""
 PARQUET_RATIO = 0.75
 """Bytes of a stored loss against its 4 in float32, measured on curves of the small track."""
-NOMINAL_WORKER_S = {"small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
-"""Seconds of one worker a token of the batch, for estimates only. small: an H100 (SPEEDRUN 13.1, last batch stage);
-tiny: a core of a 2-core machine. A track of one's own counts as the one with its kind of hardware."""
+NOMINAL_WORKER_S = {"medium": 8 * 0.25 / 524_288, "small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
+"""Seconds of one worker a token of the batch, for estimates only. medium, small: an H100 (SPEEDRUN 13, last batch
+stage); tiny: a core of a 2-core machine. A track of one's own counts as small or tiny, by its kind of hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tupl
     """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
     the in-flight bound (the mean says nothing of a plan that begins with every step)."""
     track: Track = experiment.track
-    worker_s = NOMINAL_WORKER_S["small" if track.needs_gpu else "tiny"]
+    worker_s = NOMINAL_WORKER_S.get(track.name, NOMINAL_WORKER_S["small" if track.needs_gpu else "tiny"])
     times_s = [0.0]
     for step in range(track.schedule.last_step):
         batch_tokens = step_settings(track.schedule, step).batch_tokens

@@ -10,7 +10,6 @@ from safetensors.torch import load, save
 from speedrun.model import GPT
 from speedrun.schedules import ForwardState
 from speedrun.tracks import Track
-from torch import Tensor
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 
@@ -27,12 +26,7 @@ class WeightsFormat:
     def file(self, data: np.ndarray, header: CheckpointHeader) -> tuple[str, bytes]:
         """Path within the dataset and content. The path holds the attempt, so that two attempts never mix; a tied
         checkpoint has no `embed.weight`. The metadata's `state` is the schedule state that the weights belong to."""
-        buffers = dict(self.layout.split(data, header.state.tied))
-        tensors: dict[str, Tensor] = {}
-        for slot in self.slots:
-            buffer = buffers[slot.dtype]
-            if slot.offset + slot.numel <= buffer.numel():
-                tensors[slot.name] = buffer[slot.offset : slot.offset + slot.numel].view(slot.shape)
+        tensors = self.layout.named(self.slots, data, header.state.tied)
         metadata = {
             "track": self.track,
             "seed": str(header.seed),
@@ -57,19 +51,15 @@ class WeightsFormat:
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
         data = np.zeros(self.layout.num_bytes(state.tied), np.uint8)
-        buffers = dict(self.layout.split(data, state.tied))
-        for slot in self.slots:
-            buffer = buffers[slot.dtype]
-            if slot.offset + slot.numel > buffer.numel():
-                continue
-            tensor = tensors.get(slot.name)
-            if tensor is None or tensor.shape != slot.shape or tensor.dtype != buffer.dtype:
+        for name, target in self.layout.named(self.slots, data, state.tied).items():
+            tensor = tensors.get(name)
+            if tensor is None or tensor.shape != target.shape or tensor.dtype != target.dtype:
                 found = "nothing" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
                 raise ValueError(
-                    f"weights of seed {seed} step {step}: {slot.name} is {found}, track {self.track} has "
-                    f"{buffer.dtype}{list(slot.shape)}"
+                    f"weights of seed {seed} step {step}: {name} is {found}, track {self.track} has "
+                    f"{target.dtype}{list(target.shape)}"
                 )
-            buffer[slot.offset : slot.offset + slot.numel].view(slot.shape).copy_(tensor)
+            target.copy_(tensor)
         header = CheckpointHeader(
             seed=seed,
             attempt=attempt,

@@ -24,9 +24,9 @@ from speedrun.training import SeedFailed, Trainer
 LOG_EVERY = 10  # steps between two lines' worth of values fetched from the device
 
 
-def main() -> int:
+def main(track_name: str = "small") -> int:
     parser = argparse.ArgumentParser(description="Train one seed of a speedrun track.")
-    parser.add_argument("--track", default="small", help="tiny or small (default)")
+    parser.add_argument("--track", default=track_name, help="tiny, small or medium; default: %(default)s")
     parser.add_argument("--seed", type=int, default=None, help="initial weights; default: drawn at random")
     parser.add_argument(
         "--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)"

@@ -1,8 +1,9 @@
-"""The toy model of the golden vectors: its configuration, weights and tokens (see golden/README.md)."""
+"""The toy models of the golden vectors: their configuration, weights and tokens (see golden/README.md)."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from speedrun.tracks import ModelConfig, Track
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
+SKIP_GATE = r"skip_gates\.(\d)\.weight"
 
 
 def golden(name: str) -> Any:
@@ -23,26 +25,35 @@ def golden(name: str) -> Any:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-def golden_config() -> ModelConfig:
-    """The small track's layer roles at toy sizes."""
-    return dataclasses.replace(tracks.small.model, vocab_size=384, num_heads=2, head_dim=64, window_block=8)
+def golden_config(track: str = "small") -> ModelConfig:
+    """The track's layer roles at toy sizes."""
+    model = tracks.track(track).model
+    return dataclasses.replace(model, vocab_size=384, num_heads=2, head_dim=64, window_block=8)
 
 
-def golden_track() -> Track:
-    """The small track with the toy model: stage A is its step 0, stage B its step 600."""
-    return dataclasses.replace(tracks.small, model=golden_config(), dtype="float32")
+def golden_track(track: str = "small") -> Track:
+    """The track with the toy model: stage A is its step 0, stage B its step 600 (small) or 392 (medium)."""
+    return dataclasses.replace(tracks.track(track), model=golden_config(track), dtype="float32")
 
 
-def golden_weights(model: GPT) -> None:
+def golden_weights(model: GPT, track: str = "small") -> None:
     """Fill every parameter by the hash formula."""
     parameters = dict(model.named_parameters())
-    table = golden("model_small")["config"]["parameters"]
-    assert {row["name"] for row in table} == set(parameters)
+    table = golden(f"model_{track}")["config"]["parameters"]
+    assert {re.sub(SKIP_GATE, "skip_gate.weight", row["name"]) for row in table} == set(parameters)
     with torch.no_grad():
         for row in table:
-            parameter = parameters[row["name"]]
+            parameter = named(parameters, row["name"])
             values = row["offset"] + row["amp"] * hash_uniform(row["ordinal"], parameter.numel())
             parameter.copy_(torch.from_numpy(values).view(row["shape"]))
+
+
+def named(tensors: Mapping[str, Tensor | None], name: str) -> Any:
+    """The tensor of that golden name: the vectors have a parameter for each skip gate, the model a row of one."""
+    if skip := re.fullmatch(SKIP_GATE, name):
+        rows = tensors["skip_gate.weight"]
+        return None if rows is None else rows[int(skip[1])].unsqueeze(0)
+    return tensors[name]
 
 
 def hash_uniform(ordinal: int, count: int) -> np.ndarray:

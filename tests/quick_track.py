@@ -1,8 +1,8 @@
-"""The tiny track made shorter, for tests: `--track tests.quick_track:quick`."""
+"""Short tracks for tests: the tiny one, and the medium one on its data. `--track tests.quick_track:quick`."""
 
 from dataclasses import replace
 
-from speedrun.tracks import tiny
+from speedrun.tracks import medium, tiny
 
 quick = replace(
     tiny,
@@ -22,3 +22,22 @@ quick = replace(
 
 # Its weights overflow within a few updates: every attempt of every seed fails, the same way.
 poisoned = replace(quick, name="poisoned", optimizer=replace(quick.optimizer, normuon_lr=1e30))
+
+# All that sets `medium` apart, in bfloat16 as there: twelve stages of two steps, untied after the update of step 5.
+quick_medium = replace(
+    medium,
+    name="quick_medium",
+    model=replace(medium.model, vocab_size=tiny.model.vocab_size, num_heads=2, head_dim=32, window_block=8),
+    schedule=replace(
+        medium.schedule,
+        scheduled_steps=24,
+        extension_steps=4,
+        batch_tokens=(128, 256, 384, *[512] * 9),
+        momentum_warmup_steps=4,
+        momentum_cooldown_steps=5,
+        mtp_steps=6,
+    ),
+    data=quick.data,
+    needs_gpu=False,
+    validate_every=14,
+)

@@ -47,6 +47,21 @@ def test_bfloat16_tables_round_to_nearest():
     assert (p == 0.99609375).all()
 
 
+def test_moments_in_the_parameters_precision():
+    """Gradients of 0.5 at a rate of 1/16: m = 0.2 g, 0.36 g; v = 0.05 g^2, 0.0975 g^2; a weight moves by the rate."""
+    p = labelled("value_embed", torch.ones(1024, 1, dtype=torch.bfloat16))
+    optimizer = DistributedAdam([p], tracks.medium.optimizer)
+    state = optimizer.states[p]
+    for step, (m, v, value) in enumerate([(0.1, 0.0125, 0.9375), (0.18, 0.024375, 0.875)]):
+        p.grad = torch.full_like(p, 0.5)
+        optimizer.step(0.0625 / (0.004 * 75))
+        assert state.t == step + 1
+        assert (state.m.dtype, state.v.dtype) == (torch.bfloat16, torch.bfloat16)
+        assert (state.m == torch.tensor(m).bfloat16()).all()
+        assert (state.v == torch.tensor(v).bfloat16()).all()
+        assert (p == value).all()
+
+
 def labelled(label: str, values: Tensor) -> nn.Parameter:
     parameter = nn.Parameter(values)
     parameter.label = label

@@ -1,6 +1,8 @@
 """The network against golden losses and gradients; its inventory, initialisation, packing and compilation."""
 
+import functools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,62 +16,66 @@ from golden_case import (
     golden_weights,
     init_weights,
     mtp_tensor,
+    named,
     pack,
 )
 from speedrun import model as model_module
+from speedrun.initial_weights import draw_weights
 from speedrun.model import GPT
 from speedrun.schedules import forward_state, step_settings
-from speedrun.tracks import small, tiny
+from speedrun.tracks import medium, small, tiny
 from torch._dynamo.testing import CompileCounterWithBackend
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+both_tracks = pytest.mark.parametrize("track", ["small", "medium"])
 
 
-@pytest.fixture(scope="module")
-def toys():
-    """(dtype, tied) -> the toy model; what ties it is a copy of the head in the lookup table."""
-    models = {}
-    for dtype in TOLERANCE:
-        for tied in (False, True):
-            models[dtype, tied] = GPT(golden_config(), dtype)
-            golden_weights(models[dtype, tied])
-            if tied:
-                models[dtype, tied].tie()
-    return models
+@functools.cache
+def toy(track, dtype, tied):
+    """The toy model; what ties it is a copy of the head in the lookup table."""
+    model = GPT(golden_config(track), dtype)
+    golden_weights(model, track)
+    if tied:
+        model.tie()
+    return model
 
 
-def stage_of(model, name):
-    return model.stage(forward_state(golden_track(), {"A": 0, "B": 600}[name]), 128)
+def stage_of(model, name, track="small"):
+    stage_b = {"small": 600, "medium": 392}[track]
+    return model.stage(forward_state(golden_track(track), {"A": 0, "B": stage_b}[name]), 128)
 
 
-def losses_of(model, packed, name):
-    return model.token_losses(packed, stage_of(model, name)).double().numpy()
+def losses_of(model, packed, name, track="small"):
+    return model.token_losses(packed, stage_of(model, name, track)).double().numpy()
 
 
-def test_the_formula_weights_are_the_golden_ones(toys):
-    rows = golden("model_small")["config"]["parameters"]
-    for row in rows:
-        weight = toys[torch.float64, False].get_parameter(row["name"]).detach().flatten()
+@both_tracks
+def test_the_formula_weights_are_the_golden_ones(track):
+    parameters = dict(toy(track, torch.float64, False).named_parameters())
+    for row in golden(f"model_{track}")["config"]["parameters"]:
+        weight = named(parameters, row["name"]).detach().flatten()
         assert weight[0].item() == row["w_first"]
         assert weight[row["w_middle"]["flat_index"]].item() == row["w_middle"]["value"]
         assert weight[-1].item() == row["w_last"]
 
 
+@both_tracks
 @both_dtypes
 @pytest.mark.parametrize("stage", "AB")
 @pytest.mark.parametrize("lookup", ["tied", "untied"])
-def test_token_losses_equal_golden(toys, dtype, stage, lookup):
-    expected = golden("model_small")["evaluation"][f"{stage}_{lookup}"]
-    actual = losses_of(toys[dtype, lookup == "tied"], golden_tokens(0), stage)
+def test_token_losses_equal_golden(track, dtype, stage, lookup):
+    expected = golden(f"model_{track}")["evaluation"][f"{stage}_{lookup}"]
+    actual = losses_of(toy(track, dtype, lookup == "tied"), golden_tokens(0), stage, track)
     np.testing.assert_allclose(actual, expected["per_token"], rtol=TOLERANCE[dtype])
     np.testing.assert_allclose(actual.mean(), expected["mean"], rtol=TOLERANCE[dtype])
 
 
+@both_tracks
 @both_dtypes
-def test_activations_of_every_block_equal_golden(toys, dtype, monkeypatch):
+def test_activations_of_every_block_equal_golden(track, dtype, monkeypatch):
     """What enters a normalisation, plus what the MLP behind it adds, is the stream after the block."""
-    model, packed = toys[dtype, True], golden_tokens(0)
+    model, packed = toy(track, dtype, True), golden_tokens(0)
     normalised, after_block = [], []
 
     def spy(x, rms_norm=model_module.rms_norm):
@@ -82,27 +88,28 @@ def test_activations_of_every_block_equal_golden(toys, dtype, monkeypatch):
         for block in model.blocks
     ]
     with torch.no_grad():
-        hidden = model.hidden(packed, stage_of(model, "A"))
+        hidden = model.hidden(packed, stage_of(model, "A", track))
     for hook in hooks:
         hook.remove()
     actual = {"e_smeared": normalised[0], "x_final_normalised": hidden}
     actual |= {f"x_after_block_{i}": x for i, x in enumerate(after_block)}
-    actual["x0"] = model_module.rms_norm(normalised[0])
+    actual["x0"], actual["x02"] = (model_module.rms_norm(x) for x in normalised[:2])
     actual["z_before_softcap"] = hidden @ model.lm_head.weight.T
-    expected = golden("model_small")["debug_stage_A_tied"]
-    assert actual.keys() == expected.keys()
+    expected = golden(f"model_{track}")["debug_stage_A_tied"]
+    assert actual.keys() - expected.keys() == {{"small": "x02", "medium": "e_smeared"}[track]}
     for name, summary in expected.items():
         assert_summary(actual[name], summary, summary["flat_indices"], TOLERANCE[dtype])
 
 
+@both_tracks
 @both_dtypes
 @pytest.mark.parametrize("case", ["A_tied_3w", "A_tied_2w", "A_tied_1w", "B_tied_2w", "B_untied_1w"])
-def test_training_loss_and_gradients_equal_golden(toys, dtype, case):
+def test_training_loss_and_gradients_equal_golden(track, dtype, case):
     stage, lookup, _ = case.split("_")
-    file, model = golden("model_small"), toys[dtype, lookup == "tied"]
+    file, model = golden(f"model_{track}"), toy(track, dtype, lookup == "tied")
     expected = file["training_loss"][case]
     model.zero_grad()
-    loss = model(golden_tokens(0), stage_of(model, stage), mtp_tensor(expected["weights"], dtype))
+    loss = model(golden_tokens(0), stage_of(model, stage, track), mtp_tensor(expected["weights"], dtype))
     np.testing.assert_allclose(loss.item(), expected["loss_sum"], rtol=TOLERANCE[dtype])
     if case not in file["gradients"]:
         return
@@ -111,8 +118,9 @@ def test_training_loss_and_gradients_equal_golden(toys, dtype, case):
         model.lm_head.weight.grad += model.embed.weight.grad
         model.embed.weight.grad = None
     indices = {row["name"]: row["test_indices"] for row in file["config"]["parameters"]}
+    gradients = {name: p.grad for name, p in model.named_parameters()}
     for name, summary in file["gradients"][case].items():
-        gradient = model.get_parameter(name).grad
+        gradient = named(gradients, name)
         if summary is None:
             assert name == "embed.weight"
             assert gradient is None
@@ -124,12 +132,12 @@ def test_training_loss_and_gradients_equal_golden(toys, dtype, case):
 @both_dtypes
 @pytest.mark.parametrize("case", ["stage_A_tied", "stage_B_untied"])
 @pytest.mark.parametrize("mode", ["reference", "isolated"])
-def test_packed_documents_equal_golden(toys, dtype, case, mode):
+def test_packed_documents_equal_golden(dtype, case, mode):
     file = golden("packing")
     expected = file["losses"][case][f"{mode}_mode"]
     packed = pack(torch.tensor(file["inputs"]), torch.tensor(file["targets"]), file["offsets"], mode == "isolated")
     _, stage, lookup = case.split("_")
-    actual = losses_of(toys[dtype, lookup == "tied"], packed, stage)
+    actual = losses_of(toy("small", dtype, lookup == "tied"), packed, stage)
     np.testing.assert_allclose(actual[: file["unpadded"]], np.concatenate(expected), rtol=TOLERANCE[dtype])
     if mode == "reference":
         padding = file["losses"][case]["padding_losses_reference_mode"]
@@ -137,8 +145,8 @@ def test_packed_documents_equal_golden(toys, dtype, case, mode):
 
 
 @both_dtypes
-def test_a_document_alone_and_packed_agree_when_isolated(toys, dtype):
-    file, model = golden("packing"), toys[dtype, False]
+def test_a_document_alone_and_packed_agree_when_isolated(dtype):
+    file, model = golden("packing"), toy("small", dtype, False)
     ids, targets = torch.tensor(file["inputs"]), torch.tensor(file["targets"])
     together = losses_of(model, pack(ids, targets, file["offsets"], isolated=True), "B")
     for start, stop in zip(file["offsets"], file["offsets"][1:], strict=False):
@@ -146,8 +154,8 @@ def test_a_document_alone_and_packed_agree_when_isolated(toys, dtype):
         np.testing.assert_allclose(together[start:stop], alone, rtol=TOLERANCE[dtype])
 
 
-def test_head_slices_do_not_show(toys):
-    model = toys[torch.float64, True]
+def test_head_slices_do_not_show():
+    model = toy("small", torch.float64, True)
     whole, sliced = (model.token_losses(golden_tokens(0), stage_of(model, "A"), n) for n in (128, 50))
     torch.testing.assert_close(sliced, whole, rtol=1e-13, atol=0)
 
@@ -181,6 +189,62 @@ def test_small_inventory():
     float32 = {name for name, p in model.named_parameters() if p.dtype == torch.float32}
     assert float32 == {"scalars", "x0_lambdas"}
     assert sum(p.numel() for p in model.state_dict_reference(8).values()) == 268_665_987
+
+
+def test_medium_inventory():
+    """SPEEDRUN 11 and 13: shapes, counts, dtypes, groups; 53 scalars, padded to 53, 54, 56 or 56."""
+    model = GPT(medium.model, torch.bfloat16, "meta")
+    shapes = {slot.name: slot.shape for slot in model.layout}
+    assert shapes["embed2.weight"] == shapes["value_embeds.4.weight"] == (50304, 1024)
+    assert shapes["blocks.0.attn.qkvo_w"] == shapes["blocks.6.mlp.c_proj"] == (4096, 1024)
+    assert shapes["blocks.7.attn.attn_gate"] == shapes["blocks.11.attn.value_embed_gate"] == (8, 16)
+    assert "blocks.5.attn.value_embed_gate" not in shapes
+    counts = Counter()
+    for p in model.parameters():
+        counts[p.label] += p.numel()
+    assert counts == {
+        "lm_head": 51_511_296,
+        "embed": 51_511_296,
+        "value_embed": 257_556_480,
+        "embed2": 51_511_296,
+        "attn": 67_108_864,
+        "c_fc": 67_108_864,
+        "c_proj": 67_108_864,
+        "attn_gate": 2048,
+        "value_embed_gate": 1280,
+        "smear_gate": 16,
+        "skip_gate": 48,
+        "x0_lambdas": 32,
+        "scalars": 53,
+    }
+    assert [len(model.state_dict_reference(size)["scalars"]) for size in (1, 2, 4, 8)] == [53, 54, 56, 56]
+    assert sum(p.numel() for p in model.state_dict_reference(8).values()) == 613_420_440
+    float32 = {p.label for p in model.parameters() if p.dtype == torch.float32}
+    assert float32 == {"scalars", "x0_lambdas", "attn", "c_fc", "c_proj"}
+    groups = [g.label for g in (*medium.optimizer.normuon_groups, *medium.optimizer.adam_groups)]
+    assert sorted(groups) == sorted(counts)
+    assert model.layout[0].name == "x0_lambdas" and model.layout[-1].name == "embed.weight"
+
+
+def test_medium_draws_in_the_record_order():
+    """Five tables, float32 uniforms block by block, head, embed, embed2 (SPEEDRUN 11)."""
+    weights = draw_weights(golden_config("medium"), torch.bfloat16, 17)
+    torch.manual_seed(17)
+    for _ in range(5):
+        torch.empty(384, 128).normal_()
+    bound = 3**0.5 * 128**-0.5
+    for layer in range(16):
+        assert torch.equal(weights[f"blocks.{layer}.attn.qkvo_w"], torch.empty(384, 128).uniform_(-bound, bound))
+        assert torch.equal(weights[f"blocks.{layer}.mlp.c_fc"], torch.empty(512, 128).uniform_(-bound / 2, bound / 2))
+    assert torch.equal(weights["lm_head.weight"], torch.empty(384, 128).normal_(std=0.005).bfloat16())
+    torch.empty(384, 128).normal_()
+    assert torch.equal(weights["embed2.weight"], torch.empty(384, 128).normal_().bfloat16())
+    assert weights["scalars"].tolist() == pytest.approx([1.05] * 16 + [0.5, 1.0] * 16 + [0.0, 0.5] + [-1.5] * 3)
+    assert weights.keys() == {f"blocks.{i}.{m}" for i in range(16) for m in ("attn.qkvo_w", "mlp.c_fc")} | {
+        "lm_head.weight",
+        "embed2.weight",
+        "scalars",
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

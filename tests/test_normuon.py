@@ -21,6 +21,7 @@ from speedrun.normuon import (
 from speedrun.polar_express import polar_express
 from torch import Tensor, nn
 
+MEDIUM_SHAPES = {"attn_gate": (8, 16), "value_embed_gate": (8, 16)} | dict.fromkeys(("attn", "c_fc", "c_proj"), (16, 4))
 UNITS = golden("optimizer_small")["unit_vectors"]
 
 
@@ -137,6 +138,41 @@ def test_bfloat16_master_moves_as_a_float32_weight():
     assert not torch.equal(start.float(), exact.detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_state_in_the_parameters_precision_is_rounded_to_nearest(dtype):
+    """One step from zero weights and state: M = 0.15 g, the row state 0.05 nu and P = -eta O, each rounded once."""
+    gate = labelled("attn_gate", torch.zeros(4, 8, dtype=dtype))
+    optimizer = NorMuon([gate], dataclasses.replace(tracks.medium.optimizer, polar_dtype="float32"))
+    gate.grad = torch.randn(4, 8, generator=torch.Generator().manual_seed(2)).to(dtype)
+    stack = optimizer.stacks[0]
+    assert stack.tails is None
+    gradient = gate.grad.float()[None]
+    optimizer.step(1.0, 0.85)
+    momentum = (0.15 * gradient).to(dtype).float()
+    o = polar_express(momentum + 0.15 * (gradient - momentum), torch.float32)
+    assert (stack.momentum.dtype, stack.row_moments.dtype, gate.dtype) == (dtype, dtype, dtype)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2.0**-8}[dtype]  # half a unit in the last of 8 places
+    torch.testing.assert_close(stack.momentum.float(), momentum, rtol=1e-6, atol=0)
+    nu = o.square().mean(-1, keepdim=True)
+    torch.testing.assert_close(stack.row_moments.float(), 0.05 * nu, rtol=tolerance, atol=0)
+    scaled = scale_rows(o, torch.zeros(1, 4, 1), 0.95)
+    torch.testing.assert_close(gate.detach().float(), -0.0015 * scaled[0], rtol=tolerance, atol=1e-9)
+
+
+def test_medium_rates():
+    """Effective rates at multiplier 1: 0.03, 0.06 of c_proj, 0.0015 of the gates; decays 5.4e-4, 1.08e-3, 2.7e-5."""
+    stacks = NorMuon(
+        [labelled(label, torch.zeros(*shape)) for label, shape in MEDIUM_SHAPES.items()], tracks.medium.optimizer
+    ).stacks
+    eta = {p.label: rate for stack in stacks for p, rate in zip(stack.own, stack.eta.flatten().tolist(), strict=True)}
+    delta = {p.label: d for stack in stacks for p, d in zip(stack.own, stack.delta.flatten().tolist(), strict=True)}
+    rates = {"attn": 0.03, "c_fc": 0.03, "c_proj": 0.06, "attn_gate": 0.0015, "value_embed_gate": 0.0015}
+    assert eta == pytest.approx(rates)
+    assert {label: eta[label] * delta[label] for label in eta} == pytest.approx(
+        {"attn": 5.4e-4, "c_fc": 5.4e-4, "c_proj": 1.08e-3, "attn_gate": 2.7e-5, "value_embed_gate": 2.7e-5}
+    )
+
+
 def labelled(label: str, values: Tensor) -> nn.Parameter:
     parameter = nn.Parameter(values)
     parameter.label = label
@@ -162,6 +198,16 @@ def test_eight_ranks_share_two_even_stacks():
         assert owned[rank][0] == [f"blocks.{rank - 5}.mlp.c_fc", f"blocks.{rank - 5}.mlp.c_proj"]
     for rank in range(8):
         assert owned[rank][1] == [f"blocks.{rank + 3}.mlp.c_fc", f"blocks.{rank + 3}.mlp.c_proj"]
+
+
+@pytest.mark.parametrize(("world_size", "chunks"), [(1, [16, 26, 32]), (8, [2, 4, 4])])
+def test_mediums_gates_are_one_stack_beside_its_matrices(world_size, chunks):
+    model = GPT(tracks.medium.model, torch.bfloat16, "meta")
+    labels = {g.label for g in tracks.medium.optimizer.normuon_groups}
+    stacks = stack_together([p for p in model.parameters() if p.label in labels], world_size)
+    assert [-(-len(stack) // world_size) for stack in stacks] == chunks
+    kinds = [{p.label for p in stack} for stack in stacks]
+    assert kinds == [{"attn"}, {"attn_gate", "value_embed_gate"}, {"c_fc", "c_proj"}]
 
 
 def matrices(model: GPT) -> list[nn.Parameter]:

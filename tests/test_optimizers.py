@@ -16,6 +16,7 @@ from golden_case import (
     golden_weights,
     init_weights,
     mtp_tensor,
+    named,
 )
 from speedrun import tracks
 from speedrun.execution import Execution
@@ -26,13 +27,16 @@ from speedrun.polar_express import polar_express
 from speedrun.schedules import StepSettings, forward_state, step_settings
 from torch import Tensor, nn
 
-STEPS = golden("optimizer_small")["steps"] + golden("optimizer_small")["untie_continuation"]["steps"]
-TABLE = {row["name"]: row for row in golden("model_small")["config"]["parameters"]}
 MATRIX_LABELS = ("attn", "c_fc", "c_proj")
 
 
-def config_for(dtype: torch.dtype) -> tracks.OptimizerConfig:
-    return dataclasses.replace(tracks.small.optimizer, polar_dtype=str(dtype).removeprefix("torch."))
+def config_for(dtype: torch.dtype, track: str = "small") -> tracks.OptimizerConfig:
+    return dataclasses.replace(tracks.track(track).optimizer, polar_dtype=str(dtype).removeprefix("torch."))
+
+
+def golden_steps(track: str) -> list[dict]:
+    file = golden(f"optimizer_{track}")
+    return file["steps"] + file.get("untie_continuation", {"steps": []})["steps"]
 
 
 # Relative norms, norms of gradients, sums over the norm, absolute entries, all inside NorMuon. Worst seen:
@@ -41,24 +45,27 @@ def config_for(dtype: torch.dtype) -> tracks.OptimizerConfig:
 TOLERANCES = {torch.float64: (1e-9, 1e-9, 1e-9, 1e-8, 1e-9), torch.float32: (1e-5, 1e-4, 1e-2, 1e-3, 1e-3)}
 
 
+@pytest.mark.parametrize("track", ["small", "medium"])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_whole_model_golden_steps(dtype):
-    """Six steps of the toy model, with the toy untie after step 3."""
+def test_whole_model_golden_steps(dtype, track):
+    """Steps of the toy model: six of `small`, with the toy untie after step 3, and four of `medium`."""
     norm_tolerance, gradient_tolerance, sum_tolerance, entry_tolerance, inner_tolerance = TOLERANCES[dtype]
-    model = GPT(golden_config(), dtype)
-    golden_weights(model)
+    untie_step = {"small": 3, "medium": tracks.medium.schedule.untie_step}[track]
+    table = {row["name"]: row for row in golden(f"model_{track}")["config"]["parameters"]}
+    model = GPT(golden_config(track), dtype)
+    golden_weights(model, track)
     model.tie()
-    optimizer = SpeedrunOptimizer(model, config_for(dtype))
+    optimizer = SpeedrunOptimizer(model, config_for(dtype, track))
     parameters = dict(model.named_parameters())
-    for s, expected in enumerate(STEPS):
-        update = settings_of(s, golden_track(), untie_step=3)
+    for s, expected in enumerate(golden_steps(track)):
+        update = settings_of(s, golden_track(track), untie_step)
         assert update.momentum == pytest.approx(expected["momentum"])
         assert (update.lr_multiplier, update.adam_steps) == (
             expected["lr_multiplier"],
             expected["adam_steps"],
         )
         earlier = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
-        loss = training_loss(model, s)
+        loss = training_loss(model, s, track)
         loss.backward()
         np.testing.assert_allclose(loss.item(), expected["loss_before_step"], rtol=norm_tolerance)
         check_gradients(gradients_of(parameters, update.tied), earlier, expected, gradient_tolerance)
@@ -66,18 +73,19 @@ def test_whole_model_golden_steps(dtype):
         gradients = {name: parameters[name].grad.clone() for name in before}
         optimizer.step(update)
         for name, summary in expected["parameters"].items():
-            if name == "embed.weight" and s < 3:  # never read before the untie; ours is the head
+            if name == "embed.weight" and s < untie_step:  # never read before the untie; ours is the head
                 assert torch.equal(model.embed.weight, model.lm_head.weight)
                 continue
-            values = parameters[name].detach().double().flatten()
-            entries, norm = values[TABLE[name]["test_indices"]], summary["l2"]
+            values = named(parameters, name).detach().double().flatten()
+            entries, norm = values[table[name]["test_indices"]], summary["l2"]
             np.testing.assert_allclose(values.norm(), norm, rtol=norm_tolerance)
             np.testing.assert_allclose(values.sum(), summary["sum"], rtol=0, atol=sum_tolerance * norm)
             np.testing.assert_allclose(entries, summary["entries"], rtol=0, atol=entry_tolerance)
         for name, summaries in expected["normuon_internals"].items():
-            check_internals(name, summaries, gradients[name], before[name], update.momentum, inner_tolerance)
+            indices = table[name]["test_indices"]
+            check_internals(indices, summaries, gradients[name], before[name], update.momentum, inner_tolerance)
             after = internals(optimizer, parameters[name])
-            assert_summary(after[0], summaries["momentum_M"], TABLE[name]["test_indices"], inner_tolerance)
+            assert_summary(after[0], summaries["momentum_M"], indices, inner_tolerance)
             assert_summary(after[1], summaries["row_state"], summaries["row_state"]["flat_indices"], inner_tolerance)
 
 
@@ -87,11 +95,11 @@ def settings_of(step: int, track: tracks.Track = tracks.small, untie_step: int =
     return dataclasses.replace(settings, tied=step <= untie_step, untie_after=step == untie_step)
 
 
-def training_loss(model: GPT, step: int) -> Tensor:
-    track = golden_track()
+def training_loss(model: GPT, step: int, track: str = "small") -> Tensor:
+    toy_track = golden_track(track)
     packed = golden_tokens(step)
-    weights = step_settings(track.schedule, step).mtp_weights
-    return model(packed, model.stage(forward_state(track, 0), len(packed.ids)), mtp_tensor(weights, model.dtype))
+    weights = step_settings(toy_track.schedule, step).mtp_weights
+    return model(packed, model.stage(forward_state(toy_track, 0), len(packed.ids)), mtp_tensor(weights, model.dtype))
 
 
 def gradients_of(parameters: dict[str, nn.Parameter], tied: bool) -> dict[str, Tensor | None]:
@@ -106,14 +114,14 @@ def gradients_of(parameters: dict[str, nn.Parameter], tied: bool) -> dict[str, T
 def check_gradients(gradients, earlier, expected, tolerance):
     """`gradient_l2` is the step's own gradient; at odd steps .grad holds Adam's sum with the step before."""
     for name, norm in expected["gradient_l2"].items():
-        gradient = gradients[name]
+        gradient, before = named(gradients, name), named(earlier, name)
         if norm is None:
             assert gradient is None
             continue
-        own = gradient if earlier[name] is None else gradient - earlier[name]
+        own = gradient if before is None else gradient - before
         np.testing.assert_allclose(own.double().norm(), norm, rtol=tolerance)
     for name, norm in (expected["adam_summed_gradient_l2"] or {}).items():
-        gradient = gradients[name]
+        gradient = named(gradients, name)
         assert (gradient is None) == (norm is None)
         if norm is not None:
             np.testing.assert_allclose(gradient.double().norm(), norm, rtol=tolerance)
@@ -127,9 +135,8 @@ def internals(optimizer: SpeedrunOptimizer, p: nn.Parameter) -> tuple[Tensor, Te
     return stack.momentum[i].clone(), stack.row_moments[i * squares : (i + 1) * squares].clone()
 
 
-def check_internals(name, summaries, gradient, before, momentum, tolerance):
+def check_internals(indices, summaries, gradient, before, momentum, tolerance):
     """The pure functions, put together here once more, give each intermediate value."""
-    indices = TABLE[name]["test_indices"]
     after = momentum * before[0] + (1 - momentum) * gradient
     u = (1 - momentum) * gradient + momentum * after
     assert_summary(u, summaries["mixed_U"], indices, tolerance)
@@ -364,29 +371,29 @@ def test_interleaving_changes_no_bit(world_size):
         assert same_bits(ours, theirs)
 
 
-def trained(group) -> dict[str, Tensor]:
+def trained(group, track: str) -> dict[str, Tensor]:
     """Four whole steps of the toy model, four micro-batches each over the ranks; untied after step 1."""
     rank, size = (group.rank(), group.size()) if group else (0, 1)
-    model = GPT(golden_config(), torch.float64)
-    golden_weights(model)
+    model = GPT(golden_config(track), torch.float64)
+    golden_weights(model, track)
     model.tie()
-    optimizer = SpeedrunOptimizer(model, config_for(torch.float64), group)
+    optimizer = SpeedrunOptimizer(model, config_for(torch.float64, track), group)
     for s in range(4):
         for slot in range(rank, 4, size):
-            (training_loss(model, 4 * s + slot) / (4 // size)).backward()
+            (training_loss(model, 4 * s + slot, track) / (4 // size)).backward()
         optimizer.step(settings_of(s, untie_step=1))
     return weights(model)
 
 
-@pytest.fixture(scope="module")
-def trained_alone() -> dict[str, Tensor]:
-    return trained(None)
+@functools.cache
+def trained_alone(track: str) -> dict[str, Tensor]:
+    return trained(None, track)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_whole_steps_agree_over_ranks(world_size, trained_alone):
-    first, *others = gloo.run(trained, world_size)
+@pytest.mark.parametrize(("track", "world_size"), [("small", 2), ("small", 4), ("medium", 2)])
+def test_whole_steps_agree_over_ranks(track, world_size):
+    first, *others = gloo.run(trained, world_size, track)
     assert all(same_bits(first, other) for other in others)
-    for name, p in trained_alone.items():
+    for name, p in trained_alone(track).items():
         assert (first[name] - p).norm() < 1e-9 * p.norm(), name
     assert not torch.equal(first["embed.weight"], first["lm_head.weight"])  # both trained since the untie

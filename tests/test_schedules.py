@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from speedrun import tracks
 from speedrun.schedules import final_validation_state, forward_state, step_settings, widen
-from speedrun.tracks import ScheduleConfig, small, tiny
+from speedrun.tracks import medium, small, tiny
 
 # step: (batch tokens, short window, long window, rate multiplier, momentum, MTP weights), as in the record.
 SMALL_TABLE = {
@@ -67,44 +67,44 @@ def test_small_changes_at_the_record_steps_only():
     assert sum(s.adam_steps for s in trained if s.step > 1201) == 319
 
 
-def test_medium_stages_fit_the_same_rules():
-    """Twelve stages of 4700 steps, none of which divides evenly: the medium track's published steps."""
-    medium = ScheduleConfig(
-        scheduled_steps=4700,
-        extension_steps=40,
-        batch_tokens=(131072, 262144, 393216, *[524288] * 9),
-        long_window_blocks=(3, 7, 11, 13, 15, 17, 19, 21, 23, 23, 23, 23),
-        extension_window_blocks=23,
-        final_validation_window_blocks=27,
-        lr_peaks=(1.0, 1.52, 1.73, 2.0),
-        lr_cooldown=0.7,
-        momentum_warmup_steps=300,
-        momentum_cooldown_steps=50,
-        mtp_steps=1175,
-        untie_fraction=1 / 6,
-    )
-    assert medium.untie_step == 785
-    multipliers = {
-        391: 1.0,
-        392: 1.52,
-        783: 1.52,
-        784: 1.73,
-        1175: 1.73,
-        1176: 2.0,
-        1410: 2.0,
-        1411: 1.999422492,
-    }
+def test_medium_schedule_equals_the_record():
+    """Twelve stages of 4700 steps, none of which divides evenly."""
+    schedule = medium.schedule
+    assert schedule.untie_step == 785
+    multipliers = {391: 1.0, 392: 1.52, 783: 1.52, 784: 1.73, 1175: 1.73, 1176: 2.0, 1410: 2.0, 1411: 1.999422492}
     multipliers |= {2000: 1.659270517, 3000: 1.081762918, 4000: 0.504255319, 4699: 0.100577508, 4700: 0.1}
     for step, expected in multipliers.items():
-        assert step_settings(medium, step).lr_multiplier == pytest.approx(expected, abs=6e-10), step
+        assert step_settings(schedule, step).lr_multiplier == pytest.approx(expected, abs=6e-10), step
     for step, expected in {4690: 0.95, 4691: 0.948, 4700: 0.93, 4739: 0.852}.items():
-        assert step_settings(medium, step).momentum == pytest.approx(expected), step
+        assert step_settings(schedule, step).momentum == pytest.approx(expected), step
     weights = {391: (1, 0.5, 0.00042553), 392: (1, 0.49957447), 783: (1, 0.00042553), 784: (1,)}
     for step, expected in weights.items():
-        assert step_settings(medium, step).mtp_weights == pytest.approx(expected, abs=6e-9), step
-    batches = {391: 131072, 392: 262144, 783: 262144, 784: 393216, 1174: 393216, 1175: 524288, 4739: 524288}
-    for step, tokens in batches.items():
-        assert step_settings(medium, step).batch_tokens == tokens, step
+        assert step_settings(schedule, step).mtp_weights == pytest.approx(expected, abs=6e-9), step
+    trained = [step_settings(schedule, step).batch_tokens for step in range(4740)]
+    assert {s: n for s, n in enumerate(trained) if s == 0 or n != trained[s - 1]} == {
+        0: 131072,
+        392: 262144,
+        784: 393216,
+        1175: 524288,
+    }
+    assert sum(trained) == 2_176_974_848
+
+
+def test_medium_windows_grow_on_and_the_rotary_tables_stop_at_thirteen_blocks():
+    blocks = {0: (1, 3), 392: (3, 7), 784: (5, 11), 1175: (6, 13), 1567: (7, 15), 1959: (8, 17), 2350: (9, 19)}
+    blocks |= {2742: (10, 21), 3134: (11, 23), 4740: (11, 23)}
+    for step, (short, long) in blocks.items():
+        state = forward_state(medium, step)
+        assert (state.short_window, state.long_window) == (128 * short, 128 * long)
+        if step:
+            assert forward_state(medium, step - 1) != state or step == 4740
+    final = final_validation_state(medium)
+    assert (final.short_window, final.long_window) == (128 * 11, 128 * 27)
+    stages = zip((392, 784, 1175), golden("yarn")["updates"], strict=True)
+    for step, expected in [*stages, (4740, golden("yarn")["updates"][-1])]:
+        state = forward_state(medium, step)
+        np.testing.assert_allclose(state.frequencies, expected["frequencies"], rtol=1e-14)
+        np.testing.assert_allclose(state.attention_scale, expected["attention_scale"], rtol=1e-14)
 
 
 def test_frequencies_and_scale_follow_the_golden_yarn_updates():
@@ -126,10 +126,12 @@ def test_frequencies_equal_the_record_table():
     assert last.frequencies[31] == pytest.approx(3 / 13 / 1024)
 
 
-@pytest.mark.parametrize(("stage", "step"), [("A", 0), ("B", 600)])
-def test_toy_state_equals_the_golden_stage(stage, step):
-    expected = golden("model_small")["stages"][stage]
-    state = forward_state(golden_track(), step)
+@pytest.mark.parametrize(
+    ("track", "stage", "step"), [("small", "A", 0), ("small", "B", 600), ("medium", "A", 0), ("medium", "B", 392)]
+)
+def test_toy_state_equals_the_golden_stage(track, stage, step):
+    expected = golden(f"model_{track}")["stages"][stage]
+    state = forward_state(golden_track(track), step)
     assert (state.short_window, state.long_window) == (
         8 * expected["short_blocks"],
         8 * expected["long_blocks"],
@@ -182,6 +184,7 @@ def test_tiny_has_every_stage_of_small():
 def test_tracks_are_found_by_name():
     assert tracks.track("tiny") is tiny
     assert tracks.track("small") is small
+    assert tracks.track("medium") is medium
     assert tracks.track("speedrun.tracks:small") is small
 
 

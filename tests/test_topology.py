@@ -2,7 +2,7 @@
 
 import pytest
 from speedrun.execution import PLAIN
-from speedrun.tracks import small, tiny
+from speedrun.tracks import medium, small, tiny
 
 from discreteness import documents
 from discreteness.cluster import Cluster, Node
@@ -50,6 +50,13 @@ def test_a_head_without_gpus_holds_no_group_and_its_small_store_no_checkpoint():
     assert (chosen.trainers, chosen.evaluators) == (2, 16)
     assert chosen.gpus_per_worker == pytest.approx(0.9)
     assert any("400000 MB" in line for line in chosen.report)
+
+
+def test_a_seed_of_medium_takes_its_own_time():
+    """2,176,974,848 tokens at 250 ms for 524,288 on eight GPUs; the record took 1041 s (SPEEDRUN 13.2)."""
+    chosen = choose(experiment(medium, 8), RunConfig(), Cluster((P5,), local=False))
+    assert any("about 1038 s a seed" in line for line in chosen.report)
+    assert chosen.checkpoint_bytes == pytest.approx(2 * 613_420_437, rel=1e-4)  # matrices in bfloat16, as they are read
 
 
 def test_a_cluster_whose_workers_are_still_to_come_needs_a_number():

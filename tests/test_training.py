@@ -236,12 +236,13 @@ def test_train_gpt_runs_under_torchrun_where_ray_cannot_be_imported(program, roo
 def test_train_gpt_refuses_bad_input_in_one_line(program, root, tmp_path):
     shards = tmp_path / "data" / "tiny"
     shards.mkdir(parents=True)
-    for arguments, named in (
-        (["--track", "huge"], "'huge'"),
-        (["--track", "small"], "needs a GPU"),
-        (["--track", "tests.quick_track:quick", "--data", "/proc/1"], "tiny corpus"),
+    for entry, arguments, named in (
+        ("train_gpt", ["--track", "huge"], "'huge'"),
+        ("train_gpt", [], "track small needs a GPU"),
+        ("train_gpt_medium", [], "track medium needs a GPU"),
+        ("train_gpt", ["--track", "tests.quick_track:quick", "--data", "/proc/1"], "tiny corpus"),
     ):
-        run = program(ROOT / "modded-nanogpt/train_gpt.py", *arguments, PYTHONPATH=ROOT, cwd=tmp_path)
+        run = program(ROOT / f"modded-nanogpt/{entry}.py", *arguments, PYTHONPATH=ROOT, cwd=tmp_path)
         assert run.wait(60) == 1, run.output
         assert named in run.output
         assert "Traceback" not in run.output

@@ -34,21 +34,22 @@ def adam_update(
     share2: float | Tensor,
     eps: float,
 ) -> None:
-    """Change `p`, `m` and `v` in place, all of one shape; in the dtype of m, p is rounded to nearest.
+    """Change `p`, `m` and `v` in place, all of one shape; in at least float32, and each is rounded to nearest.
 
     The four numbers before `eps`, which is added to the uncorrected root, are of `rates`. The decay acts where the
     update has the sign of p (arXiv 2510.12402; strictly, unlike NorMuon's).
     """
-    old, gradient = p.to(m.dtype), gradient.to(m.dtype)
+    wide = torch.promote_types(p.dtype, torch.float32)
+    old, gradient = p.to(wide), gradient.to(wide)
     m += (gradient - m) * share1
     v += (gradient.square() - v) * share2
-    u = m / (v.sqrt() + eps) * rate
+    u = m.to(wide) / (v.to(wide).sqrt() + eps) * rate
     p.copy_(old - u - old * decay * (u * old > 0))
 
 
 @dataclass
 class _State:
-    """The part of a parameter that this rank updates, its moments (float32 or more), number of updates."""
+    """The part of a parameter that this rank updates, its moments, number of updates."""
 
     group: AdamGroup
     sharded: bool
@@ -104,7 +105,7 @@ class DistributedAdam:
                 f"{p.size(0)} rows of {group.label} do not split over {self.ranks.size} ranks: use a divisor"
             )
         part = self.ranks.rows(p.detach()) if sharded else p.detach()
-        dtype = torch.promote_types(p.dtype, torch.float32)
+        dtype = p.dtype if self.config.state == "parameter" else torch.promote_types(p.dtype, torch.float32)
         m, v = (torch.zeros_like(part, dtype=dtype) for _ in range(2))
         return _State(group, sharded, part, m, v)
 
@@ -145,7 +146,8 @@ class DistributedAdam:
         arguments = state.part, gradient, state.m, state.v
         if self.compiled_update and state.sharded:
             # A number would be a constant of the graph, a tensor on the CPU is an argument of its kernel: see NorMuon.
-            tensors = [torch.tensor(number, dtype=state.m.dtype) for number in numbers]
+            dtype = torch.promote_types(state.m.dtype, torch.float32)
+            tensors = [torch.tensor(number, dtype=dtype) for number in numbers]
             self.compiled_update(*arguments, *tensors, config.adam_eps)
         else:
             adam_update(*arguments, *numbers, config.adam_eps)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from speedrun.attention import check_backend, resolve_backend
+from speedrun.tracks import Track
 
 Attention = Literal["auto", "flash3", "varlen", "reference"]
 
@@ -44,6 +45,10 @@ class Execution:
             deterministic=self.deterministic or not on_gpu,
             symmetric_kernels=self.symmetric_kernels and fast,
         )
+
+    def of(self, track: Track, device: str | torch.device) -> "Execution":
+        """What of this is done when that track is trained on that device."""
+        return replace(self, fp8_head=self.fp8_head and track.fp8_head).on(device, getattr(torch, track.dtype))
 
     def check(self, device: str | torch.device) -> None:
         """ValueError where this machine's GPU cannot do it; loads the attention library."""

@@ -21,8 +21,10 @@ def draw_weights(config: ModelConfig, dtype: torch.dtype, seed: int, pin: bool =
     def normal(std: float) -> Tensor:
         return torch.empty(config.vocab_size, config.model_dim).normal_(0, std, generator=generator)
 
+    matrix_dtype = torch.promote_types(dtype, torch.float32) if config.float32_matrices else dtype
+
     def uniform(rows: int, bound: float) -> Tensor:
-        return torch.empty(rows, config.model_dim, dtype=dtype).uniform_(-bound, bound, generator=generator)
+        return torch.empty(rows, config.model_dim, dtype=matrix_dtype).uniform_(-bound, bound, generator=generator)
 
     weights = {}
     for _ in range(config.num_value_embeds):
@@ -32,8 +34,11 @@ def draw_weights(config: ModelConfig, dtype: torch.dtype, seed: int, pin: bool =
         if layer in config.attention_layers:
             weights[f"blocks.{layer}.attn.qkvo_w"] = uniform(3 * config.model_dim, bound)
         weights[f"blocks.{layer}.mlp.c_fc"] = uniform(4 * config.model_dim, bound / 2)
-    # `embed`, which the record draws last, starts as a copy of the head here: see GPT.tie.
     weights["lm_head.weight"] = normal(HEAD_STD).to(dtype)
+    # `embed`, which the record draws here, starts as a copy of the head: see GPT.tie.
+    if config.second_embedding:
+        normal(1.0)
+        weights["embed2.weight"] = normal(1.0).to(dtype)
     per_layer = [config.residual_init] * config.num_layers + [QKV_INIT, O_INIT] * config.num_layers
     scalars = [*per_layer, SMEAR_INIT, BACKOUT_INIT, *[SKIP_INIT] * len(config.skips)]
     weights["scalars"] = torch.tensor(scalars)

@@ -1,11 +1,11 @@
 """packed tokens + schedule state -> training loss, or the loss of every token.
 
 Shape legend: T packed tokens, D model width, H heads, d head width, V rows of a token table, B documents.
-The network of the modded-nanogpt record of 2026-01-04. Layer roles come from the configuration; parameter
-names are those of the record's state dict.
+The network of the modded-nanogpt records (SPEEDRUN 1 and 11). Layer roles come from the configuration; parameter
+names are those of the records' state dicts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from speedrun.tracks import ModelConfig
 
 ALIGNMENT = 64  # elements; keeps every parameter on a 128-byte boundary in bfloat16
 FLOAT32_PARAMETERS = ("x0_lambdas", "scalars")
+MATRICES = ("qkvo_w", "c_fc", "c_proj")
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,22 @@ class Slot:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    read_dtype: str
+    """What the forward pass casts it to: all that a checkpoint needs."""
     offset: int
     numel: int
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.num_heads, self.head_dim, self.gate_dim = config.num_heads, config.head_dim, config.gate_dim
         # Rows: queries, keys, values, output, each D of them.
         self.qkvo_w = nn.Parameter(torch.empty(4 * config.model_dim, config.model_dim))
+        if not config.gate_banks:
+            self.attn_gate = nn.Parameter(torch.empty(config.num_heads, config.gate_dim))
+            if layer in dict(config.value_embed_of_layer):
+                self.value_embed_gate = nn.Parameter(torch.empty(config.num_heads, config.gate_dim))
 
     def forward(
         self,
@@ -105,7 +112,7 @@ class Attention(nn.Module):
         bool, where a key takes over the previous token's; None: nowhere.
         """
         width = h.shape[1]
-        qkv_w, o_w = self.qkvo_w.split([3 * width, width])
+        qkv_w, o_w = self.qkvo_w.to(h.dtype).split([3 * width, width])
         qkv = F.linear(h, qkv_lambda * qkv_w).view(-1, 3 * self.num_heads, self.head_dim)
         qk, v = qkv.split([2 * self.num_heads, self.num_heads], dim=1)
         q, k = rotate(rms_norm(qk), *rotation).chunk(2, dim=1)
@@ -131,14 +138,14 @@ class MLP(nn.Module):
         self.c_proj = nn.Parameter(torch.empty(4 * config.model_dim, config.model_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.c_fc).relu().square() @ self.c_proj
+        return F.linear(x, self.c_fc.to(x.dtype)).relu().square() @ self.c_proj.to(x.dtype)
 
 
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         if layer in config.attention_layers:
-            self.attn = Attention(config)
+            self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
 
@@ -151,9 +158,10 @@ class Weight(nn.Module):
 class GPT(nn.Module):
     """The network, its parameters laid out in one contiguous buffer a dtype.
 
-    dtype: of the weights and activations; `scalars` and `x0_lambdas` are float32 beside bfloat16 weights.
-    `layout` and `buffers_by_dtype` are in canonical order: the scalar parameters first, `embed.weight` last,
-    so that a checkpoint of a tied model is a prefix. Weights are zero until `set_weights`.
+    dtype: of the weights and activations; `scalars`, `x0_lambdas` and, where the configuration asks for it, the
+    matrices are float32 beside bfloat16 weights. `layout` and `buffers_by_dtype` are in canonical order: the scalar
+    parameters first, `embed.weight` last, so that a checkpoint of a tied model is a prefix. Weights are zero until
+    `set_weights`.
 
     Tokens are always looked up in `embed`. While it is tied to the head it holds a copy (`tie`), which costs
     a copy an update and saves a second graph: training graphs know no schedule.
@@ -172,18 +180,22 @@ class GPT(nn.Module):
         self.execution = (execution or Execution()).on(device, dtype)
         with torch.device("meta"):
             table = (config.vocab_size, config.model_dim)
-            gate = (config.num_heads, config.gate_dim)
             self.lm_head = Weight(*table)
             self.smear_gate = Weight(1, config.gate_dim)
-            self.attn_gate_bank = nn.Parameter(torch.empty(len(config.attention_layers), *gate))
-            self.ve_gate_bank = nn.Parameter(torch.empty(len(config.value_embed_of_layer), *gate))
+            if config.gate_banks:
+                gate = (config.num_heads, config.gate_dim)
+                self.attn_gate_bank = nn.Parameter(torch.empty(len(config.attention_layers), *gate))
+                self.ve_gate_bank = nn.Parameter(torch.empty(len(config.value_embed_of_layer), *gate))
             self.skip_gate = Weight(len(config.skips), config.gate_dim)
-            self.x0_lambdas = nn.Parameter(torch.empty(config.num_layers))
+            # Layer by layer: one for the embedding and, where there is one, one for the second.
+            self.x0_lambdas = nn.Parameter(torch.empty(config.num_layers * (1 + config.second_embedding)))
             self.scalars = nn.Parameter(torch.empty(config.num_scalars))
             value_embeds = nn.ModuleList(Weight(*table) for _ in range(config.num_value_embeds))
             self.value_embeds: Iterable[Weight] = value_embeds  # type: ignore[assignment]
             blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
             self.blocks: Iterable[Block] = blocks  # type: ignore[assignment]
+            if config.second_embedding:
+                self.embed2 = Weight(*table)
             self.embed = Weight(*table)
         self.layout, self.buffers_by_dtype = self._allocate(torch.device(device))
         self.gate_of_layer = {layer: i for i, layer in enumerate(config.attention_layers)}
@@ -197,13 +209,15 @@ class GPT(nn.Module):
     def _allocate(self, device: torch.device) -> tuple[tuple[Slot, ...], dict[str, Tensor]]:
         """Replace every parameter by a view of its dtype's buffer; returns layout and zeroed buffers."""
         parameters = dict(self.named_parameters())
-        scalar_dtype = torch.promote_types(self.dtype, torch.float32)
+        wide = torch.promote_types(self.dtype, torch.float32)
         order = sorted(parameters, key=lambda name: (name not in FLOAT32_PARAMETERS, name == "embed.weight"))
-        slots, ends = [], {scalar_dtype: 0, self.dtype: 0}
+        slots, ends = [], {wide: 0, self.dtype: 0}
         for name in order:
-            dtype = scalar_dtype if name in FLOAT32_PARAMETERS else self.dtype
+            is_wide_matrix = self.config.float32_matrices and name.endswith(MATRICES)
+            read_dtype = wide if name in FLOAT32_PARAMETERS else self.dtype
+            dtype = wide if is_wide_matrix else read_dtype
             shape, numel = tuple(parameters[name].shape), parameters[name].numel()
-            slots.append(Slot(name, shape, _dtype_name(dtype), ends[dtype], numel))
+            slots.append(Slot(name, shape, _dtype_name(dtype), _dtype_name(read_dtype), ends[dtype], numel))
             ends[dtype] += -(-numel // ALIGNMENT) * ALIGNMENT
         buffers = {_dtype_name(dtype): torch.zeros(n, dtype=dtype, device=device) for dtype, n in ends.items()}
         for slot in slots:
@@ -276,16 +290,19 @@ class GPT(nn.Module):
         """(T, D): what the head reads."""
         config, scalars, x0_lambdas = self.config, self.scalars.unbind(), self.x0_lambdas.unbind()
         smear, backout, *skip_lambdas = scalars[3 * config.num_layers :]
-        attn_gates, ve_gates = self.attn_gate_bank.unbind(), self.ve_gate_bank.unbind()
+        attn_gates, ve_gates = self.gates()
         cos, sin = (table[packed.positions].unsqueeze(1) for table in (stage.cos, stage.sin))
         rotation = torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)
         moves = ~packed.starts.view(-1, 1, 1) & ~self.rotating_dims
 
         e = lookup(self.embed.weight, packed.ids, packed.order)
-        values = [lookup(table.weight, packed.ids, packed.order) for table in self.value_embeds]
+        values = [lookup(embed.weight, packed.ids, packed.order) for embed in self.value_embeds]
         gate = smear * torch.sigmoid(F.linear(e[:, : config.gate_dim], self.smear_gate.weight))
         e = e + gate.masked_fill(packed.starts.unsqueeze(1), 0) * e.roll(1, 0)
         x = x0 = rms_norm(e)
+        starts = [x0]
+        if config.second_embedding:
+            starts.append(rms_norm(lookup(self.embed2.weight, packed.ids, packed.order)))
 
         outputs: dict[int, Tensor] = {}
         for layer, block in enumerate(self.blocks):
@@ -293,10 +310,12 @@ class GPT(nn.Module):
                 i, source = self.skip_of_layer[layer]
                 gate = 2 * torch.sigmoid(F.linear(x0[:, : config.gate_dim], self.skip_gate.weight[i : i + 1]))
                 x = x + torch.sigmoid(skip_lambdas[i]) * gate * outputs[source]
-            x = scalars[layer] * x + x0_lambdas[layer] * x0
+            x = scalars[layer] * x
+            for j, start in enumerate(starts):
+                x = x + x0_lambdas[len(starts) * layer + j] * start
             if layer in self.gate_of_layer:
                 long = layer in config.long_window_layers
-                ordinal, j = self.value_of_layer.get(layer, (None, None))
+                ordinal, table = self.value_of_layer.get(layer, (None, None))
                 x = x + block.attn(
                     rms_norm(x),
                     packed,
@@ -304,7 +323,7 @@ class GPT(nn.Module):
                     o_lambda=scalars[config.num_layers + 2 * layer + 1],
                     gate=attn_gates[self.gate_of_layer[layer]],
                     value_gate=None if ordinal is None else ve_gates[ordinal],
-                    value_embed=None if j is None else values[j],
+                    value_embed=None if table is None else values[table],
                     rotation=rotation,
                     moves=moves if long else None,
                     window=stage.long_window if long else stage.short_window,
@@ -315,6 +334,14 @@ class GPT(nn.Module):
             if layer in self.kept_layers:
                 outputs[layer] = x
         return rms_norm(x - backout * outputs[config.backout_layer])
+
+    def gates(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """(H, gate_dim) each: of the layers with attention, of those with a value embedding."""
+        if self.config.gate_banks:
+            return self.attn_gate_bank.unbind(), self.ve_gate_bank.unbind()
+        attentions = [block.attn for block in self.blocks if hasattr(block, "attn")]
+        with_values = [attn for attn in attentions if hasattr(attn, "value_embed_gate")]
+        return [attn.attn_gate for attn in attentions], [attn.value_embed_gate for attn in with_values]
 
 
 def rms_norm(x: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """gradients of the weight matrices -> orthogonalised, row-normalised updates (NorMuon).
 
 Muon (kellerjordan.github.io/posts/muon) with Polar Express (arXiv 2505.16932), the row normalisation of
-NorMuon (arXiv 2510.05491) and cautious weight decay (arXiv 2510.12402), as in the modded-nanogpt record of
-2026-01-04.
+NorMuon (arXiv 2510.05491) and cautious weight decay (arXiv 2510.12402), as in the modded-nanogpt records.
 Shape legend: n matrices of R rows and C columns.
 """
 
@@ -26,7 +25,7 @@ MIXED_RANKS = 8  # world size of the record, whose matrices then come out even
 
 def mix_gradient(gradient: Tensor, momentum_buffer: Tensor, share: float | Tensor) -> Tensor:
     """Running mean with a `share` of the gradient, updated in place, and Nesterov's mix of both, returned."""
-    gradient = gradient.to(momentum_buffer.dtype)
+    gradient = gradient.to(torch.promote_types(momentum_buffer.dtype, torch.float32))
     momentum_buffer += (gradient - momentum_buffer) * share
     return momentum_buffer + (gradient - momentum_buffer) * share
 
@@ -44,9 +43,11 @@ def scale_rows(o: Tensor, row_moments: Tensor, beta2: float) -> Tensor:
     o: (n, R, C). row_moments: (n, R, 1), updated in place, without bias correction.
     """
     columns = o.size(-1)
-    nu = o.to(row_moments.dtype).square().mean(-1, keepdim=True)
-    row_moments.lerp_(nu, 1 - beta2)
-    q = row_moments.clamp(min=1e-10).rsqrt()
+    wide = torch.promote_types(row_moments.dtype, torch.float32)
+    nu = o.to(wide).square().mean(-1, keepdim=True)
+    moments = row_moments.to(wide).lerp(nu, 1 - beta2)
+    row_moments.copy_(moments)
+    q = moments.clamp(min=1e-10).rsqrt()
     norm = (columns * nu.sum(-2, keepdim=True)).sqrt()
     scaled_norm = (columns * (nu * q * q).sum(-2, keepdim=True)).sqrt()
     return (o * (q * (norm / scaled_norm.clamp(min=1e-10)))).to(o.dtype)
@@ -81,14 +82,14 @@ def move_weights(
     beta2: float,
     lr_multiplier: float | Tensor,
 ) -> None:
-    """Move weights (chunk, R, C), and the tails of bfloat16 ones, along the orthogonal `o`, in place.
+    """Move weights (chunk, R, C), and the tails of a master where there are, along the orthogonal `o`, in place.
 
     o: as many elements, in matrices of the shape of `row_moments`. eta, delta: (chunk, 1, 1).
     """
     o = scale_rows(o, row_moments, beta2).view(weights.shape)
     eta, delta = eta * lr_multiplier, delta * lr_multiplier
     if tails is None:
-        cautious_update(weights, o, eta, delta)
+        weights.copy_(cautious_update(weights.to(eta.dtype), o, eta, delta))
         return
     published, new_tails = split_master(cautious_update(join_master(weights, tails), o, eta, delta))
     weights.copy_(published)
@@ -122,8 +123,9 @@ class NorMuon:
 
     params: matrices with the attribute `label`, of which `config.normuon_groups` has the multipliers. float32
     and float64 parameters are updated as they are; bfloat16 ones have a float32 master, whose lower half the
-    owner keeps. Gradients are averaged over ranks in their own dtype. Matrices of one stack have gradients
-    all or none; without, they are left alone.
+    owner keeps, or (`config.state` "parameter") are rounded at every update, as their state is. Gradients are
+    averaged over ranks in their own dtype. Matrices of one stack have gradients all or none; without, they are
+    left alone.
 
     A step is `reduce`, `update` and `publish`, between which the caller may do other work.
     """
@@ -186,10 +188,11 @@ class _Stack:
         self.matrices_shape = (self.chunk * squares, rows // squares, columns)
 
         dtype = torch.promote_types(params[0].dtype, torch.float32)
-        self.momentum = params[0].new_zeros((self.chunk, rows, columns), dtype=dtype)
+        in_parameter = config.state == "parameter"
+        self.momentum = params[0].new_zeros((self.chunk, rows, columns), dtype=None if in_parameter else dtype)
         self.row_moments = self.momentum.new_zeros((*self.matrices_shape[:2], 1))
         self.tails = None
-        if params[0].dtype == torch.bfloat16:
+        if params[0].dtype == torch.bfloat16 and not in_parameter:
             self.tails = torch.zeros_like(self.momentum, dtype=torch.uint16)
 
         groups = {g.label: g for g in config.normuon_groups}
@@ -198,8 +201,8 @@ class _Stack:
         # The shape factor is that of the stored matrix, also where Q, K, V and O are orthogonalised apart.
         lr = config.normuon_lr * math.sqrt(max(1, rows / columns))
         wd = config.normuon_weight_decay * config.normuon_lr
-        self.eta = self.momentum.new_tensor([lr * g.lr_mul for g in of_own]).view(-1, 1, 1)
-        self.delta = self.momentum.new_tensor([wd * g.wd_mul for g in of_own]).view(-1, 1, 1)
+        self.eta = self.momentum.new_tensor([lr * g.lr_mul for g in of_own], dtype=dtype).view(-1, 1, 1)
+        self.delta = self.momentum.new_tensor([wd * g.wd_mul for g in of_own], dtype=dtype).view(-1, 1, 1)
 
         self.polar_dtype = getattr(torch, config.polar_dtype)
         self.symmetric_kernels = execution.symmetric_kernels

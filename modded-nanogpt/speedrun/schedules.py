@@ -111,7 +111,7 @@ def forward_state(track: Track, step: int) -> ForwardState:
     num_rotating = model.head_dim // 4
     frequencies = tuple(model.rope_base ** (-m / (num_rotating - 1)) for m in range(num_rotating))
     scale = ATTENTION_SCALE
-    for old, new in itertools.pairwise(long_windows):
+    for old, new in itertools.pairwise(w for w in long_windows if w <= schedule.yarn_until_blocks):
         frequencies, scale = widen(frequencies, scale, model.window_block * old, model.window_block * new)
     return ForwardState(
         short_window=model.window_block * (long_windows[-1] // 2),

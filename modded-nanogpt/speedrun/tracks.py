@@ -1,11 +1,12 @@
 """track name -> every number of that training recipe: model, optimizers, schedule, data.
 
 A track is a value; nothing outside this file knows a recipe's literal numbers. `small` is the modded-nanogpt
-record of 2026-01-04 (GPT-2 124M scale, validation loss 3.28); `tiny` is the same algorithm at a CPU's size.
+record of 2026-01-04 (GPT-2 124M scale, validation loss 3.28), `medium` that of 2025-12-31 (GPT-2 350M scale, 2.92);
+`tiny` is the algorithm of `small` at a CPU's size.
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -21,16 +22,22 @@ class ModelConfig:
     """A multiple of 4: half of the dimensions rotate, in pairs, the others stand still."""
     gate_dim: int = 12
     """Leading dimensions of the stream that the gates read."""
+    gate_banks: bool = True
+    """Attention and value gates of all layers in two banks; False: each with its layer, a matrix of its own."""
     attention_free_layers: tuple[int, ...] = ()
     long_window_layers: tuple[int, ...]
     """Layers with the long attention window and the partial key offset; all others use the short window."""
     value_embed_of_layer: tuple[tuple[int, int], ...]
-    """(layer, value table) pairs in layer order; their ordinal is the index into the gate bank."""
+    """(layer, value table) pairs in layer order; their ordinal is that of the value gate."""
     num_value_embeds: int
     skips: tuple[tuple[int, int], ...]
     """(source, target): the output of block `source` is added to the input of layer `target`."""
     backout_layer: int
     """The block whose output is partly subtracted before the head."""
+    second_embedding: bool = False
+    """A second token table, without smear, is mixed into the input of every layer beside the first."""
+    float32_matrices: bool = False
+    """Attention and MLP matrices in at least float32 whatever the model's dtype, to which each pass casts them."""
     residual_init: float = 1.1
     rope_base: float = 1024.0
     window_block: int
@@ -68,12 +75,12 @@ class ModelConfig:
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
-        """Layers with attention; their ordinal is the index into the attention gate bank."""
+        """Layers with attention; their ordinal is that of the attention gate."""
         return tuple(i for i in range(self.num_layers) if i not in self.attention_free_layers)
 
     @property
     def num_scalars(self) -> int:
-        """Residual multipliers, (QKV, O) multiplier pairs, smear, backout, one a skip: 36 in `small`."""
+        """Residual multipliers, (QKV, O) multiplier pairs, smear, backout, one a skip: 36 in `small`, 53 in medium."""
         return 3 * self.num_layers + 2 + len(self.skips)
 
 
@@ -100,6 +107,9 @@ class AdamGroup:
 class OptimizerConfig:
     """Base rates at schedule multiplier 1, and one group a label; every label is in exactly one group."""
 
+    state: Literal["float32", "parameter"] = "float32"
+    """Precision of moments and momentum. float32: at least that, and bfloat16 matrices have a float32 master;
+    parameter: that of the parameter, which is rounded to nearest at every update."""
     normuon_lr: float = 0.023
     normuon_weight_decay: float = 1.2
     normuon_beta2: float = 0.95
@@ -138,6 +148,8 @@ class ScheduleConfig:
     """Global tokens a step, one value an equal share of the scheduled steps."""
     long_window_blocks: tuple[int, ...]
     """Long attention window, one value an equal share of the scheduled steps; the short one is half of it."""
+    yarn_until_blocks: int = 13
+    """Rotary tables and attention scale follow the long window up to this one."""
     extension_window_blocks: int
     final_validation_window_blocks: int
     """Long window of the last validation only; rotary tables and attention scale stay."""
@@ -207,6 +219,8 @@ class Track:
     dtype: Literal["bfloat16", "float32"]
     """Of weights and activations; the few scalar parameters are float32 always."""
     needs_gpu: bool = True
+    fp8_head: bool = True
+    """Training may use 8-bit products in the head; False: never."""
     validate_every: int
     """Steps between validations of the trainer's own loop; the last step is always validated."""
 
@@ -308,10 +322,72 @@ small = Track(
     validate_every=250,
 )
 
+medium = Track(
+    name="medium",
+    model=ModelConfig(
+        vocab_size=50304,
+        num_layers=16,
+        num_heads=8,
+        head_dim=128,
+        gate_dim=16,
+        gate_banks=False,
+        long_window_layers=(0, 4, 11, 15),
+        value_embed_of_layer=((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (11, 0), (12, 1), (13, 2), (14, 3), (15, 4)),
+        num_value_embeds=5,
+        skips=((6, 9), (4, 10), (2, 11)),  # last in, first out
+        backout_layer=11,
+        second_embedding=True,
+        float32_matrices=True,
+        residual_init=1.05,
+        window_block=128,
+    ),
+    optimizer=OptimizerConfig(
+        state="parameter",
+        normuon_lr=0.015,
+        normuon_groups=(
+            MatrixGroup(label="attn_gate", lr_mul=0.1),
+            MatrixGroup(label="value_embed_gate", lr_mul=0.1),
+            MatrixGroup(label="attn"),
+            MatrixGroup(label="c_fc"),
+            MatrixGroup(label="c_proj", lr_mul=2.0),
+        ),
+        adam_lr=0.004,
+        adam_eps=1e-8,
+        adam_groups=(
+            AdamGroup(label="lm_head", wd_mul=150.0, betas=(0.8, 0.95)),
+            AdamGroup(label="value_embed", lr_mul=75.0, wd_mul=5.0, betas=(0.8, 0.95)),
+            AdamGroup(label="smear_gate", lr_mul=0.01, wd_mul=0.0, betas=(0.8, 0.95)),
+            AdamGroup(label="skip_gate", lr_mul=0.01, wd_mul=0.0, betas=(0.8, 0.95)),
+            AdamGroup(label="x0_lambdas", lr_mul=5.0, wd_mul=0.0, betas=(0.8, 0.95)),
+            AdamGroup(label="scalars", lr_mul=10.0, wd_mul=0.0),  # 5 times a base rate of its own, 0.008
+            AdamGroup(label="embed2", lr_mul=75.0, wd_mul=5.0, betas=(0.8, 0.95)),
+            AdamGroup(label="embed", wd_mul=150.0, betas=(0.8, 0.95)),
+        ),
+    ),
+    schedule=ScheduleConfig(
+        scheduled_steps=4700,
+        extension_steps=40,
+        batch_tokens=(131072, 262144, 393216, *[524288] * 9),  # 8 slots of 16384 to 65536; 2176974848 tokens in all
+        long_window_blocks=(3, 7, 11, 13, 15, 17, 19, 21, 23, 23, 23, 23),
+        extension_window_blocks=23,
+        final_validation_window_blocks=27,
+        lr_peaks=(1.0, 1.52, 1.73, 2.0),
+        lr_cooldown=0.7,
+        momentum_warmup_steps=300,
+        momentum_cooldown_steps=50,
+        mtp_steps=1175,
+        untie_fraction=1 / 6,
+    ),
+    data=replace(small.data, max_document_tokens=4096),
+    dtype="bfloat16",
+    fp8_head=False,
+    validate_every=250,
+)
+
 
 def track(name: str) -> Track:
     """The track of that name, or a track of your own: "package.module:name". ValueError: no such track."""
-    known = {value.name: value for value in (tiny, small)}
+    known = {value.name: value for value in (tiny, small, medium)}
     if name in known:
         return known[name]
     module, colon, attribute = name.partition(":")

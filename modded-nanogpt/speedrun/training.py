@@ -77,8 +77,7 @@ class Trainer:
                 f"use {', '.join(str(n) for n in range(1, slots + 1) if slots % n == 0)}"
             )
         self.slots_here = slots // self.world_size
-        dtype = getattr(torch, track.dtype)
-        self.execution = (execution or Execution()).on(self.device, dtype)
+        self.execution = (execution or Execution()).of(track, self.device)
         self.execution.check(self.device)
         self.batches = BatchStream(
             TrainingBatches(
@@ -93,7 +92,7 @@ class Trainer:
             self.device,
             self.execution.micro_batch_tokens,
         )
-        self.model = GPT(track.model, dtype, self.device, self.execution)
+        self.model = GPT(track.model, getattr(torch, track.dtype), self.device, self.execution)
         self.optimizer = SpeedrunOptimizer(self.model, track.optimizer, group, self.execution)
         self.validator = Validator(self.model, track, data_root)
         self._loss: Callable[..., Tensor] = self.model
