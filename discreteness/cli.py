@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from discreteness.config import RunConfig
+from discreteness.data_commands import Data
 
 
 def run_seeds() -> None:
@@ -231,6 +232,7 @@ COMMANDS: dict[str, Callable] = {
     "rescore": Rescore,
     "analyze": Analyze,
     "view": View,
+    "data": Data,
 }
 
 

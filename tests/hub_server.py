@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback, in threads of this process: files of a data set, whole, by ranges, cut short, stalled."""
+"""A Hugging Face hub on loopback, in threads of this process: files whole, by ranges, cut short, stalled."""
 
 import hashlib
 import threading
