@@ -3,8 +3,8 @@
 python benchmarks/make_shards.py [--texts DIR] [--glob '**/*.txt'] [--rounds 5]
 
 Without --texts the Python files of this Python's library stand for text. tiktoken alone: texts in memory, in pieces of
-4 MiB, encoded to lists by its own threads (encode_ordinary_batch), and by warm processes that give nothing back. `data make`:
-from the files to the shards, the start of its processes included.
+4 MiB, encoded to lists by its own threads (encode_ordinary_batch), and by warm processes that give nothing back.
+`data make`: from the files to the shards, the start of its processes included.
 """
 
 import argparse

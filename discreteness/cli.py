@@ -10,6 +10,7 @@ import tyro
 
 from discreteness.config import RunConfig
 from discreteness.data_commands import Data
+from discreteness.model_commands import Generate, Score, Validate
 
 
 def run_seeds() -> None:
@@ -233,6 +234,9 @@ COMMANDS: dict[str, Callable] = {
     "analyze": Analyze,
     "view": View,
     "data": Data,
+    "score": Score,
+    "generate": Generate,
+    "validate": Validate,
 }
 
 
