@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from speedrun.data import ShardError, ValidationChunks, find_shards, open_shard
+from speedrun.data import BOS, ShardError, ValidationChunks, find_shards, open_shard
 from speedrun.validation import pack_chunk
 
 from discreteness.trained import Trained
@@ -59,8 +60,8 @@ def validate(
             mean, losses = _score(trained, inputs, targets, offsets)
             means.append(mean)
             tokens.append(losses)
-            ends = np.unique(offsets)  # the first and the last stretch may be cut
-            documents += [part.mean(dtype=np.float64) for part in np.split(losses, ends[1:-1])[1:-1]]
+            borders = np.unique(offsets)[0 if inputs[0] == BOS else 1 : None if targets[-1] == BOS else -1]
+            documents += [losses[start:end].mean(dtype=np.float64) for start, end in pairwise(borders)]
             progress(len(means), total)
     every = np.concatenate(tokens)
     spread = np.array(documents) if documents else np.full(1, np.nan)

@@ -15,6 +15,7 @@ from speedrun.tokenizer import encode, encode_array
 from speedrun.tracks import small, tiny
 
 from discreteness import make_shards as module
+from discreteness.data_commands import Info, Make, Verify
 from discreteness.make_shards import batches, encode_pieces, make_shards, pieces
 from discreteness.shard_report import examine
 
@@ -203,26 +204,31 @@ def test_reports_count_and_name_what_is_wrong(tmp_path):
         list(examine([tmp_path / "good.bin", write(tmp_path / "texts", TEXTS)]))
 
 
-def test_the_command_makes_describes_and_checks(program, tmp_path):
+def test_the_commands_make_describe_and_check(tmp_path, capsys):
     texts = write(tmp_path / "texts", TEXTS | {"latin.txt": b"caf\xe9"})
-    common = ["--data", tmp_path, "--track", "tests.test_make_shards:own", "--val-tokens", "300"]
-    run = program("-m", "discreteness", "data", "make", texts, *common)
-    assert run.wait(60) == 0, run.output
-    assert "6 documents in" in run.output
-    assert "warning: 1 files are not UTF-8 throughout, such as" in run.output
-    again = program("-m", "discreteness", "data", "make", texts, *common)
-    described = program("-m", "discreteness", "data", "info", tmp_path)
-    checked = program("-m", "discreteness", "data", "verify", tmp_path / "data" / "mine")
-    assert again.wait(60) == 2 and "is not empty: delete it" in again.output
-    assert described.wait(60) == 0, described.output
+    command = Make(str(texts), data=str(tmp_path), track="tests.test_make_shards:own", val_tokens=300)
+    assert command() == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"6 documents in {tmp_path}/data/mine training: " in output
+    assert "warning: 1 files are not UTF-8 throughout, such as" in output
+    with pytest.raises(FileExistsError, match="is not empty: delete it"):
+        command()
+    assert Info((str(tmp_path),))() == 0
     total = sum(len(open_shard(path)) for path in (tmp_path / "data" / "mine").iterdir())
-    assert described.output.splitlines()[-1].split()[:2] == [str(total), "6"]
-    assert checked.wait(60) == 0, checked.output
-    assert "2 shards: complete and correct" in checked.output
+    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == [str(total), "6"]
+    assert Verify((str(tmp_path / "data" / "mine"),))() == 0
+    assert capsys.readouterr().out == "2 shards: complete and correct\n"
     (tmp_path / "data/mine/mine_val_000000.bin").write_bytes(b"x" * 2000)
-    checked = program("-m", "discreteness", "data", "verify", tmp_path)
-    assert checked.wait(60) == 1
-    assert "magic" in checked.output and "2 shards: 1 problems" in checked.output
+    assert Verify((str(tmp_path),))() == 1
+    output = capsys.readouterr().out
+    assert "magic" in output and "2 shards: 1 problems" in output
+
+
+def test_the_command_line_reaches_them(program, tmp_path):
+    write_shard(tmp_path / "one.bin", np.array([BOS, 1, 2]))
+    run = program("-m", "discreteness", "data", "verify", tmp_path)
+    assert run.wait(60) == 0, run.output
+    assert run.output == "1 shards: complete and correct\n"
 
 
 def test_the_small_track_finds_them_under_its_own_names(tmp_path):

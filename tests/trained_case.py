@@ -11,6 +11,7 @@ from tests.quick_track import quick
 TRACK = "tests.quick_track:quick"
 LAST = 20
 golden_small = golden_track()
+wide = replace(quick, name="wide", model=replace(quick.model, vocab_size=3136))
 half = replace(quick, name="half", dtype="bfloat16", needs_gpu=True)
 
 
