@@ -18,12 +18,13 @@ from discreteness import make_shards as module
 from discreteness.data_commands import Info, Make, Verify
 from discreteness.make_shards import batches, encode_pieces, make_shards, pieces
 from discreteness.shard_report import examine
+from tests.quick_track import quick
 
 own = dataclasses.replace(
-    tiny,
+    quick,
     name="own",
     data=dataclasses.replace(
-        tiny.data,
+        quick.data,
         train_glob="data/mine/mine_train_*.bin",
         val_glob="data/mine/mine_val_*.bin",
         made_on_first_use=False,
