@@ -163,8 +163,8 @@ def check_shards(experiment: Experiment, *globs: str) -> None:
         if there.get(name) != here.get(name):
             what = "is not there" if name not in here else "should not be there" if name not in there else "differs"
             raise ValueError(
-                f"shard {name} under {experiment.data_root} on {socket.gethostname()} {what}, compared with those of the "
-                "machine that the job was started on: copy them from there; `discreteness doctor` compares all nodes"
+                f"shard {name} under {experiment.data_root} on {socket.gethostname()} {what}, compared with where the "
+                "job was started: copy the shards from there; `discreteness doctor` compares all nodes"
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from speedrun.data import BOS, ShardError, ValidationChunks, find_shards, open_shard
+from speedrun.tiny_corpus import ensure_tiny_corpus
 from speedrun.validation import pack_chunk
 
 from discreteness.trained import Trained
@@ -34,6 +35,8 @@ class Validation:
 def shards_of(paths: Sequence[str], trained: Trained, data_root: Path) -> list[Path]:
     """The shards named, or those of folders; none named: the track's validation shards below `data_root`."""
     if not paths:
+        if trained.track.data.made_on_first_use:
+            ensure_tiny_corpus(data_root)
         return find_shards(data_root, trained.track.data.val_glob)
     return [shard for path in paths for shard in (find_shards(path, "*.bin") if Path(path).is_dir() else [Path(path)])]
 
