@@ -1,16 +1,19 @@
 """Validation of a trained model: the trainer's own loss to the bit, percentiles by hand, shards that cannot be used."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from speedrun.data import BOS, ValidationChunks, write_shard
-from speedrun.tiny_corpus import ensure_tiny_corpus
+from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.validation import Validator, pack_chunk
 
 from discreteness.model_commands import Validate, Weights
 from discreteness.trained import load_trained
 from discreteness.validate import PERCENTS, shards_of, validate
 from tests.quick_track import quick
+from tests.test_make_shards import own
 from tests.trained_case import TRACK, state_dict
 
 
@@ -27,10 +30,9 @@ def trained(weights):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    ensure_tiny_corpus(folder)
-    return folder
+def corpus():
+    ensure_tiny_corpus(default_data_root())
+    return default_data_root()
 
 
 def documents(lengths, first=0):
@@ -94,7 +96,7 @@ def test_what_cannot_be_validated_is_named(trained, tmp_path):
     with pytest.raises(ValueError, match="--val-tokens 2048: the shards have 1024 in whole chunks"):
         validate(trained, [long], 2048)
     with pytest.raises(ValueError, match="no shard matches"):
-        shards_of([], trained, tmp_path)
+        shards_of([], dataclasses.replace(trained, track=own), tmp_path)
     with pytest.raises(ValueError, match=r"none.bin is not a file"):
         validate(trained, shards_of([str(tmp_path / "none.bin")], trained, tmp_path))
 
