@@ -7,10 +7,8 @@ import pytest
 import torch
 from speedrun.model import GPT
 from speedrun.schedules import final_validation_state, forward_state
-from speedrun.tracks import small
 
 from discreteness.config import RunConfig
-from discreteness.documents import load
 from discreteness.experiment import data_folder
 from discreteness.inline import run_inline
 from discreteness.reading import open as open_reader
@@ -181,16 +179,3 @@ def test_kept_weights_that_do_not_fit_are_named(run, tmp_path):
             load_trained(tmp_path / f"{name}.safetensors", track_name=TRACK)
     with pytest.raises(FileNotFoundError, match="is not a file: give"):
         load_trained(tmp_path)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_small_track_is_in_bfloat16(tmp_path):
-    model = perturbed_model(torch.bfloat16, small.model)
-    torch.save({"step": 1840, "model": model.state_dict_reference(8)}, tmp_path / "w.pt")
-    del model
-    fast, plain = (load_trained(tmp_path / "w.pt", device=device) for device in ("auto", "cpu"))
-    assert (fast.model.dtype, fast.model.lm_head.weight.device.type) == (torch.bfloat16, "cuda")
-    documents = load("discreteness/documents")[:3]
-    for ours, theirs in zip(score(fast, documents), score(plain, documents), strict=True):
-        assert np.abs(ours.losses - theirs.losses).mean() < 0.05
-        assert (ours.ranks == theirs.ranks).mean() > 0.5
