@@ -58,12 +58,15 @@ def main() -> None:
                 made = make_shards(arguments.texts, folder, small, glob=glob, val_tokens=tokens // 10)
                 seconds["data make"].append(time.perf_counter() - began_s)
     print(f"{sum(map(len, contents)) / 1e6:.0f} M characters, {tokens / 1e6:.2f} M tokens, {made.documents} documents,")
-    print(f"{cores()} cores, medians of {arguments.rounds} rounds, one after another in each\n")
-    print("| what | s | M tokens/s | of tiktoken, processes |\n|---|---|---|---|")
-    best = statistics.median(seconds["tiktoken, processes"])
+    print(f"{cores()} cores, medians of {arguments.rounds} rounds; speeds as a share of tiktoken's in the same round\n")
+    print("| what | s | M tokens/s | of its threads | of its processes |\n|---|---|---|---|---|")
     for name, values in seconds.items():
+        shares = [
+            statistics.median(one / mine for one, mine in zip(seconds[f"tiktoken, {way}"], values, strict=True))
+            for way in ("threads", "processes")
+        ]
         median = statistics.median(values)
-        print(f"| {name} | {median:.2f} | {tokens / median / 1e6:.2f} | {best / median:.2f} |")
+        print(f"| {name} | {median:.2f} | {tokens / median / 1e6:.2f} | {shares[0]:.2f} | {shares[1]:.2f} |")
 
 
 if __name__ == "__main__":
