@@ -1,7 +1,7 @@
 """trained model + prompt -> more text, one token at a time.
 
 Every token takes a whole forward pass by the code that scores, without a cache of keys: a token's probability here is
-what scoring says it is. A text of some hundred tokens of the small track takes seconds on a GPU.
+what scoring says it is.
 """
 
 import codecs

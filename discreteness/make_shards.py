@@ -80,13 +80,18 @@ def make_shards(
     """
     train_name, val_name = recipe.data.train_glob, recipe.data.val_glob
     folder = Path(data_root, train_name).parent
-    if recipe.data.made_on_first_use or Path(data_root, val_name).parent != folder:
+    numbered = Path(train_name).name.count("*") == 1
+    if recipe.data.made_on_first_use or Path(data_root, val_name).parent != folder or not numbered:
         raise ValueError(
             f"track {recipe.name} does not read shards of one folder that can be filled: give another track"
         )
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: delete it to make its shards again, or give another --data")
     val_tokens = recipe.data.val_tokens if val_tokens is None else val_tokens
+    if val_tokens < 1 or not 1 <= shard_tokens < 2**31:  # the header's count is an int32
+        raise ValueError(
+            f"--val-tokens {val_tokens}, --shard-tokens {shard_tokens}: give 1 or more, below 2^31 of a shard"
+        )
     paths = text_files(texts, glob)
     total = sum(path.stat().st_size for path in paths)
     folder.parent.mkdir(parents=True, exist_ok=True)

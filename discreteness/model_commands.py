@@ -49,9 +49,10 @@ class Score:
         documents = documents_of(self.source)
         trained = self.weights.load()
         scored = score(trained, documents)
-        text = {"table": lambda: as_table(scored), "json": lambda: as_json(trained, scored)}.get(
-            self.format, lambda: page(trained, scored)
-        )()
+        if self.format == "table":
+            text = as_table(scored)
+        else:
+            text = as_json(trained, scored) if self.format == "json" else page(trained, scored)
         if self.output is None:
             print(text)
             return 0
@@ -97,6 +98,8 @@ class Validate:
     """As for run."""
     val_tokens: int | None = None
     """How many tokens. Default: of shards that are named all, else the track's."""
+    chunk_tokens: int | None = None
+    """Tokens of one pass. Default: the track's, as in training; fewer take less memory and shorter shards."""
 
     def __call__(self) -> int:
         from rich.progress import Progress
@@ -107,11 +110,17 @@ class Validate:
         trained = self.weights.load()
         recipe = trained.track
         shards = shards_of(self.shards, trained, data_folder(self.data, recipe))
-        val_tokens = self.val_tokens or (None if self.shards else recipe.data.val_tokens)
+        val_tokens = self.val_tokens
+        if val_tokens is None and not self.shards:
+            val_tokens = recipe.data.val_tokens
         with Progress() as bar:
             task = bar.add_task("scoring", total=None)
             found = validate(
-                trained, shards, val_tokens, lambda done, total: bar.update(task, completed=done, total=total)
+                trained,
+                shards,
+                val_tokens,
+                self.chunk_tokens,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         print(f"track {recipe.name}, step {trained.step}: loss {found.loss:.4f} on {found.num_tokens} tokens")
         print(f"{found.num_documents} whole documents: mean {found.document_mean:.4f}, std {found.document_std:.4f}")

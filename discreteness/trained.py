@@ -106,14 +106,16 @@ def _state_dict(path: Path, recipe: Track, step: int | None) -> tuple[dict[str, 
         tensors, found = content["model"], content.get("step")
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f'--checkpoint {path} holds no state dict, bare or under "model": save model.state_dict()')
-    if step is None and not isinstance(found, int):
+    if not isinstance(found, int):
+        found = None
+    if step is not None and found not in (None, step):
+        raise ValueError(f"--step {step}: {path} is of step {found}; leave --step out")
+    at = found if step is None else step
+    if at is None:
         raise ValueError(
             f"--checkpoint {path} does not say its step, which decides windows, rotary tables and tying: give --step, "
             f"{recipe.schedule.last_step} for the end of track {recipe.name}"
         )
-    if step is not None and isinstance(found, int) and step != found:
-        raise ValueError(f"--step {step}: {path} is of step {found}; leave --step out")
-    at = step if step is not None else int(found)  # type: ignore[arg-type]
     return {str(name).removeprefix(COMPILED_PREFIX): tensor for name, tensor in tensors.items()}, at
 
 

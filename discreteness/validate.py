@@ -45,15 +45,19 @@ def validate(
     trained: Trained,
     shards: Sequence[Path],
     val_tokens: int | None = None,
+    chunk_tokens: int | None = None,
+    *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Validation:
-    """Scores the first `val_tokens` tokens of the shards (default: all), in the track's chunks, in evaluation mode.
+    """Scores the first `val_tokens` tokens of the shards (default: all), in chunks, in evaluation mode.
 
-    Of a shard so many whole chunks are taken as it has; all shards have at least one. With the track's own shard and
-    number of tokens the loss is the one that its training reports at that step. `progress` is told chunks done and in
-    all. ShardError: a shard that cannot be used, or too few tokens.
+    Of a shard so many whole chunks are taken as it has; all shards have at least one. With the track's own shard,
+    number of tokens and chunks (the default) the loss is the one that its training reports at that step. `progress` is
+    told chunks done and in all. ValueError: a shard that cannot be used, too few tokens, or numbers that do not divide.
     """
-    size = trained.track.data.val_chunk_tokens
+    size = trained.track.data.val_chunk_tokens if chunk_tokens is None else chunk_tokens
+    if size < 1:
+        raise ValueError(f"--chunk-tokens {size}: give at least 1")
     chunks = list(_chunks(shards, size, val_tokens))
     total = sum(len(one) for one in chunks)
     means, tokens, documents = [], [], []
@@ -81,12 +85,12 @@ def validate(
 
 def _chunks(shards: Sequence[Path], size: int, val_tokens: int | None) -> Iterator[ValidationChunks]:
     if val_tokens is not None and (val_tokens < 1 or val_tokens % size):
-        raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {size}, the track's chunk")
+        raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {size}, the tokens of a chunk")
     left = val_tokens
     for shard in shards:
         available = (len(open_shard(shard)) - 1) // size * size
         if not available:
-            raise ShardError(f"shard {shard} has fewer than {size + 1} tokens, a chunk of the track: take longer ones")
+            raise ShardError(f"shard {shard} has fewer than {size + 1} tokens: take longer ones, or --chunk-tokens")
         taken = available if left is None else min(available, left)
         yield ValidationChunks([shard], taken, size)
         if left is not None and not (left := left - taken):

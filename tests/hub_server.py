@@ -19,6 +19,8 @@ class HubServer:
     send: int | None = None
     stall: bool = False
     etags: dict[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
+    """Contents lie at another host name, to which requests are sent on, as the real hub does with large files."""
 
     def __post_init__(self):
         self.stalled, self.over = threading.Event(), threading.Event()
@@ -47,7 +49,7 @@ class HubServer:
                 self.answer(with_body=True)
 
             def answer(self, with_body):
-                name = self.path.removeprefix("/datasets/").replace("/resolve/main/", "/")
+                name = self.path.removeprefix("/datasets/").removeprefix("/cdn/").replace("/resolve/main/", "/")
                 hub.requests.append((self.command, name, self.headers.get("Range")))
                 if name not in hub.files:
                     self.send_response(404)
@@ -56,10 +58,20 @@ class HubServer:
                     self.end_headers()
                     return
                 content = hub.files[name]
+                etag = '"' + hub.etags.get(name, hashlib.sha256(content).hexdigest()) + '"'
+                if hub.elsewhere and not self.path.startswith("/cdn/"):
+                    self.send_response(302)
+                    self.send_header("Location", f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{name}")
+                    self.send_header("X-Linked-ETag", etag)
+                    self.send_header("X-Linked-Size", str(len(content)))
+                    self.send_header("X-Repo-Commit", "0" * 40)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
                 body = content[start:]
                 self.send_response(206 if start else 200)
-                self.send_header("ETag", '"' + hub.etags.get(name, hashlib.sha256(content).hexdigest()) + '"')
+                self.send_header("ETag", etag)
                 self.send_header("X-Repo-Commit", "0" * 40)
                 self.send_header("Content-Length", str(len(body)))
                 if start:

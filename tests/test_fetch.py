@@ -55,6 +55,13 @@ def test_shards_come_whole_and_are_not_fetched_again(program, hub, tmp_path):
     assert hub.fetched() == [FIRST, SECOND], "what is there and good needs no network"
 
 
+def test_contents_may_lie_at_another_host(program, hub, tmp_path):
+    hub.elsewhere = True
+    run = program(script(), "1", HF_ENDPOINT=hub.endpoint, DATA_PATH=tmp_path)
+    assert run.wait(60) == 0, run.output
+    assert len(open_shard(tmp_path / "data/fineweb10B/fineweb_train_000001.bin")) == 8_000_000
+
+
 def test_a_killed_run_is_gone_on_with_behind_the_last_byte_that_was_written(program, hub, tmp_path):
     environment = dict(HF_ENDPOINT=hub.endpoint, DATA_PATH=tmp_path)
     hub.send, hub.stall = 12_000_000, True

@@ -32,6 +32,8 @@ own = dataclasses.replace(
 )
 """A track that reads shards of one's own; run by name as tests.test_make_shards:own."""
 
+one_shard = dataclasses.replace(own, data=dataclasses.replace(own.data, train_glob="data/mine/all.bin"))
+
 TEXTS = {
     "a.txt": "The sun comes up.\n\n  Then it goes down again.\n" * 30,
     "deep/b.txt": "one two  three\tfour\n" * 40,
@@ -166,6 +168,9 @@ def test_bytes_that_are_no_utf8_are_replaced_and_said(tmp_path):
         ({"glob": "*.pdf"}, ValueError, r"matches '\*\.pdf'.*--glob"),
         ({"recipe": tiny}, ValueError, "track tiny does not read shards of one folder"),
         ({"val_tokens": 10**6}, ValueError, "takes 1000001 and the rest"),
+        ({"val_tokens": 0}, ValueError, "--val-tokens 0"),
+        ({"shard_tokens": 2**31}, ValueError, "--shard-tokens 2147483648"),
+        ({"recipe": one_shard}, ValueError, "track own does not read shards of one folder that can be filled"),
         ({"data_root": "full"}, FileExistsError, "not empty: delete it"),
     ],
 )

@@ -44,7 +44,7 @@ def documents(lengths, first=0):
 
 def test_the_loss_is_the_trainers_to_the_bit(trained, corpus):
     told = []
-    found = validate(trained, shards_of([], trained, corpus), 2048, lambda *numbers: told.append(numbers))
+    found = validate(trained, shards_of([], trained, corpus), 2048, progress=lambda *numbers: told.append(numbers))
     validator = Validator(trained.model, quick, corpus, 2048)
     means = [validator.chunk_loss(i, trained.validation_state) for i in range(len(validator.chunks))]
     assert found.loss == float(np.mean(means))
@@ -83,6 +83,17 @@ def test_several_shards_are_taken_in_order_and_whole_chunks_of_each(trained, tmp
     weighted = (alone[0] + 2 * alone[1] + alone[2]) / 4
     assert validate(trained, shards).loss == pytest.approx(weighted, rel=1e-12)
     assert validate(trained, shards, 1536).loss == pytest.approx((alone[0] + 2 * alone[1]) / 3, rel=1e-12)
+
+
+def test_smaller_chunks_take_shorter_shards_and_almost_the_same_loss(trained, tmp_path):
+    write_shard(tmp_path / "one.bin", documents([90, 120, 60, 250]))
+    whole, halves = (validate(trained, [tmp_path / "one.bin"], 512, size) for size in (512, 128))
+    assert (whole.num_tokens, halves.num_tokens) == (512, 512)
+    assert 0 < abs(whole.loss - halves.loss) < 0.1
+    write_shard(tmp_path / "two.bin", documents([90, 120]))
+    assert validate(trained, [tmp_path / "two.bin"], chunk_tokens=100).num_tokens == 200
+    with pytest.raises(ValueError, match="--chunk-tokens 0"):
+        validate(trained, [tmp_path / "one.bin"], chunk_tokens=0)
 
 
 def test_what_cannot_be_validated_is_named(trained, tmp_path):

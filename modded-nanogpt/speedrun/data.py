@@ -80,7 +80,7 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(header.tobytes())
-            file.write(np.ascontiguousarray(tokens, "<u2"))
+            file.write(np.ascontiguousarray(tokens, "<u2").data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
