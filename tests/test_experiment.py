@@ -12,7 +12,6 @@ from discreteness.experiment import check_shards, prepare
 from tests.test_make_shards import own
 
 TRACK = "tests.test_make_shards:own"
-DOCUMENTS = "discreteness/documents"
 
 
 def fill(folder):
