@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from discreteness.config import RunConfig
+from discreteness.data_commands import Data
+from discreteness.model_commands import Generate, Score, Validate
 
 
 def run_seeds() -> None:
@@ -231,6 +233,10 @@ COMMANDS: dict[str, Callable] = {
     "rescore": Rescore,
     "analyze": Analyze,
     "view": View,
+    "data": Data,
+    "score": Score,
+    "generate": Generate,
+    "validate": Validate,
 }
 
 

@@ -60,7 +60,7 @@ def load(directory: str | Path) -> list[Document]:
     paths = sorted((path for path in directory.iterdir() if path.suffix == ".txt"), key=lambda path: path.name)
     if not paths:
         raise DocumentError(f"{directory} has no .txt file: put at least one document there")
-    return [_read(doc_id, path) for doc_id, path in enumerate(paths)]
+    return [read(doc_id, path) for doc_id, path in enumerate(paths)]
 
 
 def documents_hash(documents: Iterable[Document]) -> str:
@@ -71,7 +71,8 @@ def documents_hash(documents: Iterable[Document]) -> str:
     return sha.hexdigest()
 
 
-def _read(doc_id: int, path: Path) -> Document:
+def read(doc_id: int, path: Path) -> Document:
+    """Return the document of one file, with any ending. DocumentError as `load`."""
     if not path.name.isprintable():
         raise DocumentError(f"{str(path)!r} has a name that cannot be printed: give it another")
     try:
@@ -88,6 +89,11 @@ def _read(doc_id: int, path: Path) -> Document:
         ) from None
     except OSError as error:
         raise DocumentError(f"{path} cannot be read: {error.strerror}; make it a readable file") from None
+    return of_text(doc_id, path, marked)
+
+
+def of_text(doc_id: int, path: Path, marked: str) -> Document:
+    """Return the document of a text with its marks, as if `path` held it. DocumentError as `load`."""
     text, spans = _unmark(path, marked)
     ids = encode(text)
     if not ids:

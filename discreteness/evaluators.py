@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ from speedrun.schedules import final_validation_state, forward_state
 from speedrun.validation import Validator
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.experiment import Experiment, check_shards
 from discreteness.loading import Loader
 from discreteness.scoring import Scorer
-
-if TYPE_CHECKING:
-    from discreteness.experiment import Experiment
 
 
 class Evaluator:
@@ -27,7 +24,7 @@ class Evaluator:
     came, and each the weights it brought.
     """
 
-    def __init__(self, experiment: "Experiment", device: str):
+    def __init__(self, experiment: Experiment, device: str):
         if device == "cpu":
             torch.set_num_threads(1)  # sums in one order: bitwise what the trainer itself would compute
         self.track = experiment.track
@@ -36,6 +33,7 @@ class Evaluator:
         self.scorer = Scorer.of(experiment, self.model, recorded=True)
         self.validator = None
         if experiment.val_tokens:
+            check_shards(experiment, self.track.data.val_glob)
             self.validator = Validator(self.model, self.track, experiment.data_root, experiment.val_tokens)
         self._next = threading.Lock()
         self._model = threading.Lock()

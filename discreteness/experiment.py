@@ -2,7 +2,9 @@
 
 import os
 import re
+import socket
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import speedrun
@@ -144,6 +146,25 @@ def shared_row_warning(experiment: Experiment) -> str | None:
         f"{count} of {len(ids)} document tokens ({len(foreign)} ids) share one row of track "
         f"{experiment.track.name}'s vocabulary: their losses mean little (in_vocabulary in documents.parquet)"
     )
+
+
+def check_shards(experiment: Experiment, *globs: str) -> None:
+    """ValueError where this machine's shards of these globs are not those that the experiment was begun with.
+
+    Every process asks it before it uses them: a group before it leases a seed, so that a seed is never trained on other
+    tokens than the identity names.
+    """
+    names = [Path(glob).name for glob in globs]
+    there = {s["name"]: s for s in experiment.identity["data"] if any(fnmatch(s["name"], name) for name in names)}
+    shards = (path for glob in globs for path in find_shards(experiment.data_root, glob))
+    here = {shard["name"]: shard for shard in data_identity(shards)}
+    for name in sorted(there | here):
+        if there.get(name) != here.get(name):
+            what = "is not there" if name not in here else "should not be there" if name not in there else "differs"
+            raise ValueError(
+                f"shard {name} under {experiment.data_root} on {socket.gethostname()} {what}, compared with where the "
+                "job was started: copy the shards from there; `discreteness doctor` compares all nodes"
+            )
 
 
 def data_folder(data: str | None, recipe: Track) -> Path:

@@ -18,7 +18,7 @@ from speedrun.training import SeedFailed, Trainer
 
 from discreteness.checkpoint import CheckpointLayout
 from discreteness.dispatcher import LEASE_POLL_S, Lease
-from discreteness.experiment import Experiment
+from discreteness.experiment import Experiment, check_shards
 from discreteness.publisher import Publisher
 from discreteness.scoring import Scorer
 from discreteness.staging import Staging
@@ -62,6 +62,8 @@ def train_group(config: dict[str, GroupSpec]) -> None:
     try:
         if experiment.track.data.made_on_first_use:
             ensure_tiny_corpus(experiment.data_root)
+        data = experiment.track.data
+        check_shards(experiment, data.train_glob, data.val_glob)
         trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
         staging = Staging(trainer.model, CheckpointLayout.of(trainer.model))
     except Exception as error:  # missing shards, too little memory: said before it takes the group down

@@ -42,9 +42,9 @@ class WeightsFormat:
 
         ValueError: not such a file, or of a model of another shape.
         """
+        metadata = metadata_of(content)
         try:
             tensors = load(content)
-            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
             values = json.loads(metadata["state"])
             state = ForwardState(**values | {"frequencies": tuple(values["frequencies"])})
             seed, attempt, step = int(metadata["seed"]), metadata["attempt"], int(metadata["step"])
@@ -69,3 +69,14 @@ class WeightsFormat:
             num_bytes=data.nbytes,
         )
         return data, header
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """What a file's content says of itself, as text: track, seed, attempt, step, state. ValueError: no such file."""
+    try:
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        if missing := {"track", "seed", "attempt", "step", "state"} - metadata.keys():
+            raise KeyError(min(missing))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
+    return metadata

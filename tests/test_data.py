@@ -340,7 +340,7 @@ def test_find_shards(tmp_path):
     for name in ("train_2.bin", "train_1.bin", "val_0.bin", "train_3.bin.abc.tmp"):
         (tmp_path / "data" / name).touch()
     assert [p.name for p in data.find_shards(tmp_path, "data/train_*.bin")] == ["train_1.bin", "train_2.bin"]
-    with pytest.raises(ShardError, match=r"no shard matches 'data/test_\*.bin' under .*: .*write_shard"):
+    with pytest.raises(ShardError, match=r"no shard matches 'data/test_\*.bin' under .*: .*discreteness data make"):
         data.find_shards(tmp_path, "data/test_*.bin")
     with pytest.raises(ShardError, match="no training shard"):
         TrainingBatches([], 0, 1, 1, 10)

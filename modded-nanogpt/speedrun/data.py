@@ -37,7 +37,7 @@ def find_shards(data_root: str | Path, glob: str) -> list[Path]:
     if not paths:
         raise ShardError(
             f"no shard matches {glob!r} under {Path(data_root).resolve()}: name the right data folder or "
-            "fill it (kjj0/fineweb10B-gpt2 of Hugging Face, or your own tokens by speedrun.data.write_shard)"
+            "fill it (modded-nanogpt/data/cached_fineweb10B.py, or `discreteness data make` with text of your own)"
         )
     return paths
 
@@ -80,7 +80,7 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(header.tobytes())
-            file.write(tokens.astype("<u2").tobytes())
+            file.write(np.ascontiguousarray(tokens, "<u2").data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

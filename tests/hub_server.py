@@ -1,0 +1,100 @@
+"""A Hugging Face hub on loopback, in threads of this process: files whole, by ranges, cut short, stalled."""
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class HubServer:
+    """`files`: "owner/name/file" -> bytes. `requests`: (method, file, Range header) of each, in order.
+
+    `send`: of each GET's body so many bytes are sent, then the connection is closed or, with `stall`, kept waiting.
+    `etags`: file -> ETag, where it is not the SHA-256.
+    """
+
+    files: dict[str, bytes]
+    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    send: int | None = None
+    stall: bool = False
+    etags: dict[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
+    """Contents lie at another host name, to which requests are sent on, as the real hub does with large files."""
+
+    def __post_init__(self):
+        self.stalled, self.over = threading.Event(), threading.Event()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def fetched(self):
+        """Files whose content was asked for, in order. (The client also asks what else a hub has.)"""
+        return [name for method, name, _ in self.requests if method == "GET" and name in self.files]
+
+    def __enter__(self):
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *arguments):
+                pass
+
+            def do_HEAD(self):
+                self.answer(with_body=False)
+
+            def do_GET(self):
+                self.answer(with_body=True)
+
+            def answer(self, with_body):
+                name = self.path.removeprefix("/datasets/").removeprefix("/cdn/").replace("/resolve/main/", "/")
+                hub.requests.append((self.command, name, self.headers.get("Range")))
+                if name not in hub.files:
+                    self.send_response(404)
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                content = hub.files[name]
+                etag = '"' + hub.etags.get(name, hashlib.sha256(content).hexdigest()) + '"'
+                if hub.elsewhere and not self.path.startswith("/cdn/"):
+                    self.send_response(302)
+                    self.send_header("Location", f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{name}")
+                    self.send_header("X-Linked-ETag", etag)
+                    self.send_header("X-Linked-Size", str(len(content)))
+                    self.send_header("X-Repo-Commit", "0" * 40)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+                body = content[start:]
+                self.send_response(206 if start else 200)
+                self.send_header("ETag", etag)
+                self.send_header("X-Repo-Commit", "0" * 40)
+                self.send_header("Content-Length", str(len(body)))
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.end_headers()
+                if not with_body:
+                    return
+                self.wfile.write(body[: hub.send])
+                if hub.send is not None and hub.send < len(body):
+                    self.wfile.flush()
+                    hub.stalled.set()
+                    if hub.stall:
+                        hub.over.wait(60)
+                    self.close_connection = True
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.over.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
