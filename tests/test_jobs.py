@@ -144,7 +144,7 @@ def test_a_job_whose_seed_fails_ends_non_zero_with_the_reason_in_its_log(head, u
 
 def test_a_group_that_finds_no_place_in_time_is_given_up_and_says_what_was_asked(head, tmp_path):
     # 4 CPUs: of two groups of 4 workers one fits. The other ends, the experiment does not.
-    crowded = ["--seeds", 0, "--workers-per-trainer", 4, "--trainers", 2, "--start-timeout-s", 5]
+    crowded = ["--workers-per-trainer", 4, "--trainers", 2, "--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *crowded)
     assert code == 0, text
     assert "was given up: " in text

@@ -112,9 +112,11 @@ def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators(
     assert (place.num_workers, place.placement_strategy, place.accelerator_type) == (8, "STRICT_PACK", "H100")
     assert place.resources_per_worker == {"CPU": 1.0, "GPU": 0.75}
     assert chosen.gpus_per_evaluator + place.resources_per_worker["GPU"] == 1
-    on_cpus = scaling(choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True)), "H100")
+    on_cpus = scaling(choose(experiment(tiny, 2), RunConfig(), Cluster((LAPTOP,), local=True)), None)
     assert (on_cpus.use_gpu, on_cpus.accelerator_type) == (False, None)
     assert on_cpus.resources_per_worker == {"CPU": 1.0}
+    with pytest.raises(ValueError, match="H100.*tiny trains on CPUs"):
+        choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True))
 
 
 def test_groups_that_wait_for_a_node_fill_no_store_of_those_there_are():
