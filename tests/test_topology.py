@@ -115,7 +115,7 @@ def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators(
     on_cpus = scaling(choose(experiment(tiny, 2), RunConfig(), Cluster((LAPTOP,), local=True)), None)
     assert (on_cpus.use_gpu, on_cpus.accelerator_type) == (False, None)
     assert on_cpus.resources_per_worker == {"CPU": 1.0}
-    with pytest.raises(ValueError, match="H100.*tiny trains on CPUs"):
+    with pytest.raises(ValueError, match=r"H100.*tiny trains on CPUs"):
         choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True))
 
 
