@@ -36,7 +36,7 @@ GENERATIONS = {7: "before Ampere", 8: "Ampere or Ada", 9: "Hopper", 10: "Blackwe
 TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-4}
 """Of attention and its gradients, as a share of the largest value."""
 TRAINER_BYTES = {"small": 32e9, "medium": 64e9}
-"""A one-GPU trainer with its default micro-batches: 25 to 28 GiB (docs/log.md), 57 GiB (the record's)."""
+"""A one-GPU trainer with its default micro-batches: 25 to 28 GiB, and 51 GiB (docs/log.md; 57 in the record)."""
 GB = 1e9
 
 

@@ -20,6 +20,9 @@ quick = replace(
     validate_every=10,
 )
 
+# Eight workers may share it.
+wide = replace(quick, name="wide", data=replace(quick.data, num_slots=8, val_chunk_tokens=256))
+
 # Its weights overflow within a few updates: every attempt of every seed fails, the same way.
 poisoned = replace(quick, name="poisoned", optimizer=replace(quick.optimizer, normuon_lr=1e30))
 

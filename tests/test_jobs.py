@@ -150,7 +150,18 @@ def test_a_group_that_finds_no_place_in_time_is_given_up_and_says_what_was_asked
     assert "was given up: " in text
     assert "asked: 4 x {'CPU': 1.0} on one node; the cluster has {" in text
     # No node holds such a group: nothing can be trained, which takes as long as the user gave it.
-    nowhere = ["--seeds", 0, "--workers-per-trainer", 8, "--trainers", 1, "--start-timeout-s", 5]
+    nowhere = [
+        "--seeds",
+        0,
+        "--track",
+        "tests.quick_track:wide",
+        "--workers-per-trainer",
+        8,
+        "--trainers",
+        1,
+        "--start-timeout-s",
+        5,
+    ]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "other"), *nowhere)
     assert code != 0
     assert "seeds committed 0/1" in text
