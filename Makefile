@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= runs/first
 
-.PHONY: install run test check chaos browser
+.PHONY: install run test check chaos tools browser prometheus
 
 install: $(VENV)/installed
 
@@ -27,12 +27,20 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# 46 faults of 23 kinds in one experiment, then scheduling; on machines made of namespaces (Linux, root), about half an hour
+# 48 faults of 24 kinds in one experiment, then scheduling; on machines made of namespaces (Linux, root), about half an hour
 # on two free cores. `CHAOS_SEED=7 make chaos` repeats the choices of one run.
 chaos: install
 	$(VENV)/bin/python -m tests.chaos.campaign --rounds 2 $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 	$(VENV)/bin/python -m tests.chaos.scheduling
 
-# What the viewer's tests need; without it they skip themselves. Debian, as root.
+# What some tests need; without it they skip themselves. Debian, as root.
+tools: browser prometheus
+
 browser:
 	command -v chromium || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; }
+
+# Only the programs of the package: installed, it would start a service that listens on all interfaces.
+prometheus: install
+	test -x $(VENV)/bin/prometheus || command -v prometheus || { apt-get update -qq && cd $(VENV)/bin && apt-get download -qq prometheus \
+	    && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool \
+	    && rm prometheus_*.deb; }

@@ -27,7 +27,9 @@ from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tokenizer import BOS, encode
 from speedrun.tracks import Track, track
 from speedrun.training import Trainer
-from training_speed import PEAK_FLOPS, step_flops
+from training_speed import step_flops, synchronize
+
+from discreteness.flops import PEAK_FLOP_S
 
 RECORD_MS = {
     "small": {0: 33.4, 600: 61.1, 1200: 87.5},
@@ -56,7 +58,7 @@ class Row:
             f"{self.track.name:12} {self.first:5} {settings.batch_tokens:8} "
             f"{state.short_window:5}/{state.long_window:<5}"
             f"{ms:9.1f} {self.even_ms:9.1f} {self.odd_ms:9.1f} {share} {settings.batch_tokens / ms:9.0f}"
-            f" {100 * step_flops(self.track, self.first) / (ms / 1000) / PEAK_FLOPS:6.1f} {self.peak_gib:9.1f}"
+            f" {100 * step_flops(self.track, self.first) / (ms / 1000) / PEAK_FLOP_S['H100']:6.1f} {self.peak_gib:9.1f}"
         )
 
 
@@ -176,11 +178,6 @@ def shards_of(text: Path, folder: Path, recipe: Track, steps: int) -> Path:
             if not link.exists():
                 link.symlink_to(shard)
     return folder
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def peak_gib() -> float:

@@ -41,3 +41,8 @@ sixty_ms = replace(
     data=replace(small.data, val_tokens=1048576, val_chunk_tokens=131072),
 )
 """`small` with 40,960 tokens an update, one pass: about 60 ms on one H200, as a step of eight GPUs takes."""
+
+one_gpu = short_track(Namespace(train_glob=small.data.train_glob, val_glob=small.data.val_glob), 90, 10)
+"""About 40 s a seed for one GPU."""
+eight_gpus = short_track(Namespace(train_glob=small.data.train_glob, val_glob=small.data.val_glob), 600, 20)
+"""About 40 s a seed for eight."""

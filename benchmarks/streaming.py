@@ -51,7 +51,9 @@ WAYS = ("none", "loop/6", "sink/6", "streamed/6", "loop/1", "sink/1", "streamed/
 class Sink:
     """A dispatcher that accepts every checkpoint at once and forgets it."""
 
-    async def publish(self, header: CheckpointHeader, references: list, records: list, expected: None) -> None:
+    async def publish(
+        self, header: CheckpointHeader, references: list, records: list, expected: None, stall_s: float
+    ) -> None:
         return None
 
 

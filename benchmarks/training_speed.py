@@ -4,9 +4,8 @@ python benchmarks/training_speed.py --data DIR [--variants default,bf16_head,...
 
 Every variant is built in this process; then blocks of updates are timed in turns (variant by variant, three rounds), so
 that clocks and neighbours hit all alike. A step's time is wall time over a block that begins and ends with an idle
-GPU. Before that, updates run with host waits made errors. FLOP utilisation counts 6 x matrix parameters x tokens, the
-head included, plus 12 x model width x keys in reach x tokens for each attention layer (keys in reach: window + 1, an
-upper bound at document starts), against 989 TFLOP/s, the bf16 rate of an H100 or H200.
+GPU. Before that, updates run with host waits made errors. FLOP utilisation is that of discreteness/flops.py,
+against the peak of an H100 or H200.
 """
 
 import argparse
@@ -22,7 +21,8 @@ from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 from speedrun.training import Trainer
 
-PEAK_FLOPS = 989e12
+from discreteness.flops import PEAK_FLOP_S, flop_per_token
+
 REFERENCE_MS = {131072: 233, 262144: 455, 393216: 670}
 """The specification's original program on one H200: torch 2.11, world size 1, 8 accumulation steps."""
 STAGE_STARTS = (0, 60, 120)  # of 180 scheduled steps
@@ -82,11 +82,17 @@ def block_ms(trainer: Trainer, track: Track, first: int, steps: int) -> float:
     began_s = 0.0
     for step in range(first, first + steps + 2):
         if step == first + 2:
-            torch.cuda.synchronize()
+            synchronize()
             began_s = time.perf_counter()
         trainer.update(step_settings(track.schedule, step), forward_state(track, step))
-    torch.cuda.synchronize()
+    synchronize()
     return 1000 * (time.perf_counter() - began_s) / steps
+
+
+def synchronize() -> None:
+    """Waits until the device is idle; on a CPU there is nothing to wait for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def check_no_waits(trainer: Trainer, track: Track, first: int) -> None:
@@ -99,14 +105,9 @@ def check_no_waits(trainer: Trainer, track: Track, first: int) -> None:
 
 
 def step_flops(track: Track, step: int) -> float:
-    """Model operations of one update, by the formula above."""
-    model, state = track.model, forward_state(track, step)
-    width = model.model_dim
-    matrices = 4 * width * width * len(model.attention_layers) + 8 * width * width * model.num_layers
-    per_token = 6.0 * (matrices + model.vocab_size * width)
-    for layer in model.attention_layers:
-        window = state.long_window if layer in model.long_window_layers else state.short_window
-        per_token += 12 * width * (window + 1)
+    """Model operations of one update."""
+    state = forward_state(track, step)
+    per_token = flop_per_token(track.model, state.short_window, state.long_window)
     return per_token * step_settings(track.schedule, step).batch_tokens
 
 
@@ -118,7 +119,7 @@ def report(figures: dict, track: Track) -> None:
         row = f"{name:14}"
         for (tokens, reference_ms), first in zip(REFERENCE_MS.items(), STAGE_STARTS, strict=True):
             ms = statistics.median(figure["ms"][tokens])
-            utilisation = step_flops(track, first) / (ms / 1000) / PEAK_FLOPS
+            utilisation = step_flops(track, first) / (ms / 1000) / PEAK_FLOP_S["H100"]
             row += f"{ms:9.1f} {ms / reference_ms:5.3f}x {100 * utilisation:5.1f} %"
         print(row + f"{figure['peak_gb']:20.1f}")
 

@@ -37,14 +37,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Status:
-    """What a dataset holds: identity, committed and failed seeds, rows, bytes."""
+    """What a dataset holds: identity, seeds by state, rows, bytes."""
 
     path: Annotated[str, tyro.conf.Positional]
+    json: bool = False
+    """One JSON object instead of lines."""
 
     def __call__(self) -> int:
-        from discreteness.reading import status
+        from discreteness.watch import as_json, look
 
-        state = status(self.path)
+        seen = look(self.path)
+        if self.json:
+            print(as_json(seen))
+            return 0
+        state = seen.status
         identity = state.identity
         seeds = [seed.seed for seed in state.committed]
         recipe = identity.get("track")
@@ -56,11 +62,27 @@ class Status:
         print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
         for running in state.running:
             print(f"seed {running.seed} in training: {running.steps} checkpoints (attempt {running.attempt})")
+        for seed, error in seen.failed.items():
+            print(f"seed {seed} failed: {error}")
+        if seen.waiting:
+            print(f"waiting: {len(seen.waiting)} seeds {' '.join(map(str, seen.waiting))}")
         for event in state.failed_attempts:
             print(f"lost attempt {event['attempt']} of seed {event.get('seed')}: {event['error']}")
         for name, reason in state.invalid.items():
             print(f"not counted: {name}: {reason}")
         return 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Show seeds by state, pace and time left, again and again, until nothing is left to train or Ctrl-C."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.watch import watch
+
+        return watch(self.path)
 
 
 @dataclass(frozen=True)
@@ -225,6 +247,7 @@ class Rescore:
 COMMANDS: dict[str, Callable] = {
     "run": Run,
     "status": Status,
+    "watch": Watch,
     "verify": Verify,
     "doctor": Doctor,
     "compact": Compact,

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OBJECT_STORE_SHARE = 0.3
@@ -58,10 +59,13 @@ class Cluster:
         return " | ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
 
 
-def join_or_look() -> Cluster:
-    """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started."""
+def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
+    """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started.
+
+    `metadata`: what the dashboard's list of jobs shows of this one, unless `ray job submit --metadata-json` says more.
+    """
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
         return Cluster(tuple(_node(entry) for entry in ray.nodes() if entry["Alive"]), local=False)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
@@ -70,7 +74,7 @@ def join_or_look() -> Cluster:
     return Cluster((node,), local=True)
 
 
-def start_local(cluster: Cluster, num_cpus: int) -> str | None:
+def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
     The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver.
@@ -81,6 +85,7 @@ def start_local(cluster: Cluster, num_cpus: int) -> str | None:
         object_store_memory=cluster.nodes[0].object_store_bytes,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
+        job_config=JobConfig(metadata=metadata),
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

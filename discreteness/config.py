@@ -48,9 +48,11 @@ class RunConfig:
     gpu_type: str | None = None
     """Accelerator type that trainers need, by Ray's name, such as H100. Default: any."""
     evaluators: int | None = None
-    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer group."""
+    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer group; with GPUs of
+    their own one a machine."""
     evaluator_gpus: float = 0.1
-    """Share of a GPU that an evaluator reserves; trainers that share their node's GPUs leave it free."""
+    """Share of a GPU that an evaluator reserves, which trainers leave free. 1: evaluators have GPUs of their own, any
+    that are free, and trainers whole ones."""
     max_in_flight: int = 8
     """Checkpoints of one trainer group between publication and accepted row."""
     max_attempts: int = 3
@@ -93,5 +95,8 @@ class RunConfig:
         for name, (value, least) in bounds.items():
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
-        if not 0 < self.evaluator_gpus < 1:
-            raise ValueError(f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and below 1")
+        if not 0 < self.evaluator_gpus <= 1:
+            raise ValueError(
+                f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and at most 1, which is a GPU of "
+                "its own"
+            )

@@ -41,6 +41,11 @@ class Curve:
         for record in records:
             self.records.setdefault(record["step"], {}).update(record)
 
+    def train_loss(self) -> float | None:
+        """Of the newest update that is known of."""
+        newest_first = reversed(self.records.values())
+        return next((record["train_loss"] for record in newest_first if "train_loss" in record), None)
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 steps (S,), ascending, and float32 losses (S, losses of all documents)."""
         steps = np.array(sorted(self.losses), np.int32)
@@ -50,8 +55,10 @@ class Curve:
         """Leaves the rows so far for a viewer. In a thread: rows may come meanwhile, none ever goes."""
         dataset.write_running(seed, attempt, *self.arrays())
 
-    def commit(self, dataset: Dataset, seed: int, attempt: str) -> None:
-        """Hands everything to the dataset, which refuses what is incomplete. Errors as Dataset.commit."""
+    def commit(self, dataset: Dataset, seed: int, attempt: str) -> int:
+        """Hands everything to the dataset, which refuses what is incomplete; returns the bytes of the seed's files.
+        Errors as Dataset.commit."""
         steps, losses = self.arrays()
         rows = [self.records[step] for step in sorted(self.records)]
-        dataset.commit(seed, attempt, steps, losses, pa.Table.from_pylist(rows, schema=RUNS))
+        committed = dataset.commit(seed, attempt, steps, losses, pa.Table.from_pylist(rows, schema=RUNS))
+        return sum(dataset.storage.size(path) for path in (committed.path, committed.runs_path))

@@ -37,6 +37,8 @@ from discreteness.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 
+JOB_BEGAN = "job began"
+
 
 class Dataset:
     """The writer's side of an experiment. Plain data inside, so it can be sent to another process."""
@@ -150,6 +152,10 @@ class Dataset:
             self.storage.write(name, json.dumps(content).encode(), durable=False)
         except OSError as error:
             logger.warning("an event is not logged in %s: %s", self.storage.uri, error)
+
+    def log_job(self, seeds: str, max_attempts: int) -> None:
+        """Best effort: what this job is to train, `seeds` as in --seeds, for who looks at the dataset alone."""
+        self.log({"event": JOB_BEGAN, "seeds": seeds, "max_attempts": max_attempts})
 
     def write_running(self, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray) -> None:
         """Best effort, on local and NFS storage only: rows so far of a seed in training, for the viewer."""

@@ -7,7 +7,8 @@ carries its attempt; what an attempt that is not current sends is dropped, so at
 import asyncio
 import time
 import uuid
-from collections import deque
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,6 +39,8 @@ RUNNING_SHARE = 0.1
 """Most of a core that rows of running seeds may take: at every step a seed's rows cost half a second to write."""
 TAIL_PATIENCE_S = 900
 """How long what a trained seed still waits for (validation, which has no hurry) may take."""
+AGE_BOUNDS_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Upper bounds of the classes in which the ages of scored checkpoints are counted; one more class lies above."""
 MAX_GROUP_FAILURES = 3
 """Failures of a group in a row, without a committed seed between them, before its slot is given up."""
 
@@ -55,7 +58,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the driver shows. Plain data: dispatcher -> driver."""
+    """What the driver shows and exports. Plain data: dispatcher -> driver. Counts are of this job."""
 
     committed: int
     failed: dict[int, str]
@@ -63,12 +66,22 @@ class Progress:
     pending: int
     training: list[tuple[int, str, int]]
     """(seed, group, newest step) of the attempts in training."""
+    train_loss: dict[str, float]
+    """group -> loss of the newest update that is known of."""
+    updates: int
+    tokens: dict[tuple[int, int], int]
+    """(short, long attention window) -> tokens trained on with them; like `updates`, of lost attempts too."""
+    bytes_committed: int
+    published: int
     checkpoints: int
+    ages: tuple[int, ...]
+    """Scored checkpoints in each class of AGE_BOUNDS_S, by seconds from their arrival here to their row."""
     in_flight: int
     in_flight_bytes: int
     lag_steps: int
     evaluators_ready: int
     evaluators_lost: int
+    evaluator_busy_s: float
     attempts_lost: int
     stall_s: float
     groups_ended: dict[str, str]
@@ -89,6 +102,7 @@ class _Attempt:
     committing: bool = False
     """Its file is being written: what happens to its group no longer matters."""
     newest_step: int = 0
+    stall_s: float = 0.0
     heard_s: float = field(default_factory=time.monotonic)
 
 
@@ -124,7 +138,14 @@ class Dispatcher:
         self.group_failures: dict[str, int] = {}
         self.last_failure: dict[str, str] = {}
         self.groups_ended: dict[str, str] = {}
+        self.leaving: set[str] = set()
+        """Groups whose machine is about to be taken away: what that ends is nobody's failure."""
+        self.updates = 0
+        self.tokens: Counter[tuple[int, int]] = Counter()
+        self.bytes_committed = 0
+        self.published = 0
         self.checkpoints = 0
+        self.ages = [0] * (len(AGE_BOUNDS_S) + 1)
         self.attempts_lost = 0
         self.stall_s = 0.0
         self.events: list[str] = []
@@ -144,7 +165,9 @@ class Dispatcher:
             for task in self._background:
                 task.add_done_callback(self._background_ended)
         self.entries[group] = self.entries.get(group, 0) + 1
-        if group in self.groups:
+        if group in self.leaving:
+            self._moved(group)
+        elif group in self.groups:
             self._group_failed(group, self.group_errors.pop(group, "its processes were restarted"))
         self.groups.add(group)
         self.heard_s[group] = time.monotonic()
@@ -157,10 +180,20 @@ class Dispatcher:
         """A group is about to die of this error, before it has a lease."""
         self.group_errors[group] = error
 
+    async def preempted(self, group: str) -> None:
+        """A group's machine is about to be taken away: it goes on with its seed and takes no other one there."""
+        if group not in self.leaving:
+            self.leaving.add(group)
+            self._event(f"{group}: its machine is about to be taken away")
+
     async def leave(self, group: str, reason: str) -> bool:
         """A group's fit() has ended, with an error in `reason` or in order. True: start it again."""
         self.ends.pop(group, None)
         entered = group in self.groups  # one that never found a place would only wait again
+        if group in self.leaving:
+            self._moved(group)
+            if not self.done() and not self._why_stop(group):
+                return True
         if reason:
             self._group_failed(group, reason)
             self.groups.discard(group)  # counted here, not once more when it enters
@@ -201,29 +234,31 @@ class Dispatcher:
         references: list[Any],
         records: list[dict],
         expected: np.ndarray | None = None,
+        stall_s: float = 0.0,
     ) -> str | None:
         """Returns when the checkpoint's row is accepted (None), or why it is not wanted.
 
         The pending call is the publisher's credit and keeps the reference alive. `references` holds the one object
         reference in a list, so that Ray hands over the reference and not its bytes. `expected` are the publisher's
-        own losses (`--verify-every`).
+        own losses (`--verify-every`); `stall_s` what publishing has made it wait in this attempt.
         """
         attempt = self.attempts.get(header.attempt)
         if attempt is None:
             return f"attempt {header.attempt} is over"
-        attempt.heard_s = time.monotonic()
+        attempt.heard_s = came_s = time.monotonic()
         attempt.newest_step = max(attempt.newest_step, header.step)
-        attempt.curve.add_records(records)
+        attempt.stall_s = max(attempt.stall_s, stall_s)  # of the rank that waited longest: the others waited for it
+        self._add_records(attempt, records)
         if header.step in self.experiment.validation_steps:  # in the background: it holds the reference, but no credit
             validated = self._task(attempt, self._validate(attempt, references[0], header))
             self._task(attempt, self._outcome(attempt, validated))
         if header.step not in self.planned:  # published for validation only
             return None
+        self.published += 1
         attempt.in_flight[header.step] = header.num_bytes
         try:
-            return await self._outcome(
-                attempt, self._task(attempt, self._score(attempt, references[0], header, expected))
-            )
+            scored = self._task(attempt, self._score(attempt, references[0], header, expected, came_s))
+            return await self._outcome(attempt, scored)
         finally:
             attempt.in_flight.pop(header.step, None)
             attempt.heard_s = time.monotonic()
@@ -233,14 +268,15 @@ class Dispatcher:
         if attempt := self.attempts.get(attempt_id):
             attempt.heard_s = time.monotonic()
             attempt.newest_step = max(attempt.newest_step, step)
-            attempt.curve.add_records(records)
+            self._add_records(attempt, records)
 
     async def finish(self, attempt_id: str, records: list[dict], stall_s: float) -> str | None:
         """Every checkpoint is published and accepted: commits the seed. None, or why it was not."""
         attempt = self.attempts.get(attempt_id)
         if attempt is None:
             return f"attempt {attempt_id} is over"
-        attempt.curve.add_records(records)
+        attempt.stall_s = max(attempt.stall_s, stall_s)
+        self._add_records(attempt, records)
         give_up_s = time.monotonic() + TAIL_PATIENCE_S
         while attempt.tasks and time.monotonic() < give_up_s:
             await asyncio.wait(attempt.tasks, timeout=give_up_s - time.monotonic())
@@ -249,7 +285,7 @@ class Dispatcher:
             self._end(attempt, f"its validation losses did not come within {TAIL_PATIENCE_S} s ({waiting})")
         if attempt.id not in self.attempts:
             return f"attempt {attempt_id} is over"
-        return await self._outcome(attempt, self._task(attempt, self._commit(attempt, stall_s)))
+        return await self._outcome(attempt, self._task(attempt, self._commit(attempt)))
 
     async def fail(self, attempt_id: str, error: str) -> None:
         """The attempt ended in an error that its group survives (SeedFailed), or is about to die of."""
@@ -268,14 +304,21 @@ class Dispatcher:
             failed=dict(self.failed),
             pending=len(self.pending),
             training=[(attempt.seed, attempt.group, attempt.newest_step) for attempt in running],
+            train_loss={a.group: loss for a in running if (loss := a.curve.train_loss()) is not None},
+            updates=self.updates,
+            tokens=dict(self.tokens),
+            bytes_committed=self.bytes_committed,
+            published=self.published,
             checkpoints=self.checkpoints,
+            ages=tuple(self.ages),
             in_flight=len(in_flight),
             in_flight_bytes=sum(in_flight),
             lag_steps=max(lags, default=0),
             evaluators_ready=self.pool.ready(),
             evaluators_lost=self.pool.replaced,
+            evaluator_busy_s=self.pool.busy_s(),
             attempts_lost=self.attempts_lost,
-            stall_s=self.stall_s,
+            stall_s=self.stall_s + sum(attempt.stall_s for attempt in running),
             groups_ended=dict(self.groups_ended),
             done=self.done(),
             events=self.events[events_from:],
@@ -287,7 +330,21 @@ class Dispatcher:
 
     # ---- inside ----
 
-    async def _score(self, attempt: _Attempt, reference: Any, header: CheckpointHeader, expected: np.ndarray | None):
+    def _add_records(self, attempt: _Attempt, records: list[dict]) -> None:
+        attempt.curve.add_records(records)
+        for record in records:
+            if "batch_tokens" in record:  # of an update, not of a validation
+                self.updates += 1
+                self.tokens[record["short_window"], record["long_window"]] += record["batch_tokens"]
+
+    async def _score(
+        self,
+        attempt: _Attempt,
+        reference: Any,
+        header: CheckpointHeader,
+        expected: np.ndarray | None,
+        came_s: float,
+    ) -> None:
         losses = await self.pool.score(reference, header)
         if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
             raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
@@ -296,6 +353,7 @@ class Dispatcher:
             await self._write(f"weights of seed {attempt.seed}", self._keep, data, header)
         attempt.curve.add_losses(header.step, losses)
         self.checkpoints += 1
+        self.ages[bisect_left(AGE_BOUNDS_S, time.monotonic() - came_s)] += 1
 
     async def _validate(self, attempt: _Attempt, reference: Any, header: CheckpointHeader) -> None:
         chunks = range(self.experiment.num_validation_chunks)
@@ -310,27 +368,29 @@ class Dispatcher:
     def _keep(self, data: np.ndarray, header: CheckpointHeader) -> None:
         self.dataset.storage.write(*self.weights.file(data, header))
 
-    async def _commit(self, attempt: _Attempt, stall_s: float) -> None:
+    async def _commit(self, attempt: _Attempt) -> None:
         attempt.committing = True
         try:
-            await self._write(f"seed {attempt.seed}", attempt.curve.commit, self.dataset, attempt.seed, attempt.id)
+            num_bytes = await self._write(
+                f"seed {attempt.seed}", attempt.curve.commit, self.dataset, attempt.seed, attempt.id
+            )
         finally:
             attempt.committing = False
-        self.stall_s += stall_s
+        self.bytes_committed += num_bytes
+        self.stall_s += attempt.stall_s
         self.committed.add(attempt.seed)
         self.group_failures[attempt.group] = 0
         del self.attempts[attempt.id]
         self._notify()
         self._event(f"seed {attempt.seed} committed: {len(attempt.curve.losses)} checkpoints (attempt {attempt.id})")
 
-    async def _write(self, what: str, write: Callable, *arguments: Any) -> None:
+    async def _write(self, what: str, write: Callable, *arguments: Any) -> Any:
         """Writes in a thread; a full disk, or a storage that is away for a while, is waited for."""
         give_up_s = time.monotonic() + COMMIT_PATIENCE_S
         while True:
             try:
                 async with self._writes:
-                    await asyncio.to_thread(write, *arguments)
-                return
+                    return await asyncio.to_thread(write, *arguments)
             except OSError as error:
                 if time.monotonic() > give_up_s:
                     raise CheckpointRejected(f"{what} could not be written: {error}") from None
@@ -355,14 +415,16 @@ class Dispatcher:
         return None
 
     def _end(self, attempt: _Attempt, error: str) -> None:
-        """The one place where an attempt fails: its rows are forgotten and its seed goes back or is given up."""
+        """The one place where an attempt is lost: its rows are forgotten and its seed goes back or is given up."""
         if attempt.committing or self.attempts.pop(attempt.id, None) is None:
             return
         for task in attempt.tasks:
             task.cancel()
+        self.stall_s += attempt.stall_s
         self.heard_s[attempt.group] = time.monotonic()  # it hears of it with its next checkpoint
         self.attempts_lost += 1
-        self.lost[attempt.seed] += 1
+        preempted = attempt.group in self.leaving  # what its machine's end brings is no failure of the seed
+        self.lost[attempt.seed] += not preempted
         if self.lost[attempt.seed] >= self.max_attempts:
             self.failed[attempt.seed] = error
             self._aside(self.dataset.remove_running, attempt.seed)
@@ -370,8 +432,9 @@ class Dispatcher:
         else:
             self.pending.appendleft(attempt.seed)
             self._event(f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}")
-        event = {"event": "attempt lost", "seed": attempt.seed, "attempt": attempt.id, "error": error}
-        self._aside(self.dataset.log, event | {"checkpoints": len(attempt.curve.losses)})
+        event = {"event": "attempt lost", "seed": attempt.seed, "attempt": attempt.id}
+        event |= {"preempted" if preempted else "error": error, "checkpoints": len(attempt.curve.losses)}
+        self._aside(self.dataset.log, event)
         self._notify()
 
     def _group_failed(self, group: str, reason: str) -> None:
@@ -380,6 +443,14 @@ class Dispatcher:
         self._event(f"{group} failed: {reason}")
         for attempt in [a for a in self.attempts.values() if a.group == group]:
             self._end(attempt, f"{group}: {reason}")
+
+    def _moved(self, group: str) -> None:
+        """A preempted group has left its machine. What it had not committed there begins anew elsewhere."""
+        for attempt in [a for a in self.attempts.values() if a.group == group]:
+            self._end(attempt, f"{group}: its machine was taken away")
+        self.leaving.discard(group)
+        self.groups.discard(group)
+        self.group_errors.pop(group, None)
 
     def _why_stop(self, group: str) -> str:
         """Why a group is to train no more seeds; empty while it may."""

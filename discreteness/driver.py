@@ -18,8 +18,10 @@ from discreteness.config import RunConfig
 from discreteness.dataset import Dataset
 from discreteness.dispatcher import Dispatcher, Progress
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.flops import peak_flop_s
 from discreteness.groups import start_groups
 from discreteness.lock import DatasetLock
+from discreteness.metrics import Exporter
 from discreteness.pool import EvaluatorPool, last_line
 from discreteness.progress import Reporter
 from discreteness.topology import Topology, choose
@@ -69,7 +71,7 @@ class Signals:
 def run(config: RunConfig) -> int:
     """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
     config.check()  # before a cluster is joined
-    cluster = join_or_look()
+    cluster = join_or_look(job_metadata(config))
     experiment = prepare(config, cluster.track(config.track))
     topology = choose(experiment, config, cluster)
     for line in topology.report:
@@ -89,12 +91,18 @@ def run(config: RunConfig) -> int:
             return 0
         if len(todo) < len(experiment.seeds):
             print(f"{len(experiment.seeds) - len(todo)} of {len(experiment.seeds)} seeds are committed already")
+        dataset.log_job(config.seeds, config.max_attempts)
         try:
             with tempfile.TemporaryDirectory(prefix="discreteness-") as scratch:
                 return _run_on_ray(config, experiment, topology, cluster, dataset, todo, scratch, signals)
         except Interrupted as interrupt:
             print(f"{interrupt}: stopped. Committed seeds are kept; the same command goes on from there.")
             return interrupt.exit_code
+
+
+def job_metadata(config: RunConfig) -> dict[str, str]:
+    """What tells this job from others in Ray's list of jobs."""
+    return {"output": config.output, "track": config.track, "seeds": config.seeds}
 
 
 def _run_on_ray(
@@ -109,7 +117,7 @@ def _run_on_ray(
 ) -> int:
     reporter = Reporter(experiment, num_done=len(experiment.seeds) - len(todo))
     if cluster.local:
-        address = start_local(cluster, topology.declared_cpus)
+        address = start_local(cluster, topology.declared_cpus, job_metadata(config))
         cores = int(cluster.nodes[0].cpus)
         note = f", {topology.declared_cpus} CPUs declared on {cores} cores" if topology.declared_cpus > cores else ""
         reporter.say(f"Ray started on this machine{note}; dashboard http://{address}")
@@ -129,9 +137,18 @@ def _run_on_ray(
         )
         .remote(dataset, todo, experiment, pool, config.max_attempts)
     )
+    gpu_types = {config.gpu_type} if config.gpu_type else {node.gpu_type for node in cluster.nodes if node.gpus}
+    exporter = Exporter(
+        experiment,
+        dataset.uri,
+        num_done=len(experiment.seeds) - len(todo),
+        num_groups=num_groups,
+        num_evaluators=topology.evaluators,
+        peak_flop_s=peak_flop_s(gpu_types) if topology.use_gpu else None,
+    )
     actor, groups = start_groups(dispatcher, config, experiment, topology, scratch, num_groups)
     try:
-        progress = _watch(dispatcher, groups, reporter, signals)
+        progress = _watch(dispatcher, groups, (reporter, exporter), signals)
     except (RayActorError, TimeoutError) as error:
         reporter.say(f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again.")
         return 1
@@ -142,8 +159,11 @@ def _run_on_ray(
     return _conclude(progress, experiment, dataset, reporter)
 
 
-def _watch(dispatcher: Any, groups: list[ray.ObjectRef], reporter: Reporter, signals: Signals) -> Progress:
+def _watch(
+    dispatcher: Any, groups: list[ray.ObjectRef], shown_by: tuple[Reporter, Exporter], signals: Signals
+) -> Progress:
     """Shows progress until every seed is committed or failed, or no group is left to train one."""
+    reporter, exporter = shown_by
     while True:
         asked = dispatcher.progress.remote(reporter.events_seen)
         give_up_s = time.monotonic() + ANSWER_S
@@ -153,6 +173,7 @@ def _watch(dispatcher: Any, groups: list[ray.ObjectRef], reporter: Reporter, sig
                 raise TimeoutError(f"it has not answered for {ANSWER_S} s")
         progress: Progress = ray.get(asked)
         reporter.show(progress)
+        exporter.show(progress)
         if progress.done or not _running(groups):
             break
         signals.check(wait_s=POLL_S)
@@ -166,6 +187,7 @@ def _watch(dispatcher: Any, groups: list[ray.ObjectRef], reporter: Reporter, sig
             reporter.say(f"a trainer group could not run: {last_line(error)}")
     progress = ray.get(dispatcher.progress.remote(reporter.events_seen), timeout=60)
     reporter.show(progress)
+    exporter.show(progress)
     return progress
 
 

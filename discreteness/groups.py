@@ -102,11 +102,13 @@ def start_groups(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.start_timeout_s),
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the groups, their attempts and workers, to be asked of the dashboard
     }
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     groups: Any = (
         ray.remote(TrainerGroups)
         .options(
+            name="trainer-groups",
             num_cpus=0,
             max_concurrency=num_groups,
             scheduling_strategy=here,

@@ -49,7 +49,9 @@ def run_inline(config: RunConfig) -> int:
         if warning := shared_row_warning(experiment):
             print(f"warning: {warning}")
         with DatasetLock(config.output, take_over=config.take_over):
-            return _lead(experiment, trainer, open_dataset(experiment, config))
+            dataset = open_dataset(experiment, config)
+            dataset.log_job(config.seeds, max_attempts=1)
+            return _lead(experiment, trainer, dataset)
     finally:
         if group:
             dist.destroy_process_group()
@@ -69,6 +71,7 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset) -> int:
                 rows.add(checkpoint)
         except SeedFailed as failure:
             print(f"seed {seed} FAILED: {failure}")
+            dataset.log({"event": "attempt lost", "seed": seed, "attempt": rows.attempt, "error": str(failure)})
             failed += 1
             continue
         rows.curve.commit(dataset, seed, rows.attempt)

@@ -145,11 +145,15 @@ class DatasetLock:
                 logger.warning("the lock of %s could not be refreshed: %s", self.storage.uri, error)
 
     def _holder(self) -> dict[str, Any]:
-        """Content of the lock file; empty if it is absent, half written or not ours."""
-        try:
-            return _parse(self.storage.read(LOCK_FILE))
-        except FileNotFoundError:
-            return {}
+        return read_holder(self.storage)
+
+
+def read_holder(storage: Storage) -> dict[str, Any]:
+    """Content of the lock file; empty if it is absent, half written or not ours."""
+    try:
+        return _parse(storage.read(LOCK_FILE))
+    except FileNotFoundError:
+        return {}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,8 @@ class _Member:
     """The calls that may have killed it."""
     calls: list[object] = field(default_factory=list)
     """A token a call, oldest first: it works on as many as it has threads."""
+    busy_since_s: float = 0.0
+    """When it was given the first of its calls."""
     alone: bool = False
     """Its call has been under suspicion and must have no company that could be blamed, or be to blame."""
 
@@ -83,6 +86,7 @@ class EvaluatorPool:
         """Why no evaluator will ever score again; empty while there is hope."""
         self.nodes: dict[str, str] = {}
         self._failed_starts = 0
+        self._busy_s = 0.0
         self._waiting: list[tuple[int, int, bool, asyncio.Future]] = []
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
@@ -90,7 +94,8 @@ class EvaluatorPool:
     def place(self, group: str, node_id: str) -> None:
         """A trainer group has its place: its share of the evaluators goes beside it, later ones follow it there.
 
-        Not earlier: an evaluator that comes first takes a GPU from under a group.
+        Not earlier: an evaluator that comes first takes a GPU from under a group. Those with a whole GPU to themselves
+        go wherever one is free.
         """
         known, self.nodes[group] = group in self.nodes, node_id
         for _ in range(0 if known else min(self.share, self.num_evaluators - self.created)):
@@ -99,6 +104,11 @@ class EvaluatorPool:
 
     def ready(self) -> int:
         return sum(member.alive for member in self.members)
+
+    def busy_s(self) -> float:
+        """Seconds, summed over evaluators, in which one had a call: scoring it, or waiting for its bytes."""
+        now_s = time.monotonic()
+        return self._busy_s + sum(now_s - member.busy_since_s for member in self.members if member.calls)
 
     async def score(self, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
         """float32 losses of all documents. Raises CheckpointLost or CheckpointRejected; a dead evaluator is replaced
@@ -164,6 +174,8 @@ class EvaluatorPool:
 
     def _release(self, member: _Member, token: object) -> None:
         member.calls.remove(token)
+        if not member.calls and member.alive:  # else counted when it was replaced
+            self._busy_s += time.monotonic() - member.busy_since_s
         member.alone = False
         self._hand_out()
 
@@ -176,12 +188,15 @@ class EvaluatorPool:
                 if not free:
                     return
                 member, token = min(free, key=lambda m: len(m.calls)), object()
+                if not member.calls:
+                    member.busy_since_s = time.monotonic()
                 member.calls.append(token)
                 member.alone = alone
                 place.set_result((member, token))
             heapq.heappop(self._waiting)
 
     def _create(self, number: int, group: str) -> None:
+        beside = NodeAffinitySchedulingStrategy(self.nodes[group], soft=True)
         actor: Any = (
             ray.remote(self.evaluator)
             .options(
@@ -191,7 +206,7 @@ class EvaluatorPool:
                 # On a GPU the second call's checkpoint comes in while the first's is scored (loading.py); a CPU has
                 # nothing to gain and one thread adds in one order.
                 max_concurrency=self.threads,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(self.nodes[group], soft=True),
+                scheduling_strategy="DEFAULT" if self.num_gpus_each == 1 else beside,
             )
             .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")
         )
@@ -237,6 +252,8 @@ class EvaluatorPool:
         if member not in self.members:
             return
         self.members.remove(member)
+        if member.calls:
+            self._busy_s += time.monotonic() - member.busy_since_s
         member.alive = False
         member.suspects = suspects
         self.replaced += 1

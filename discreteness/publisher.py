@@ -113,11 +113,11 @@ class Publisher:
         self, header: CheckpointHeader, records: list[dict], expected: np.ndarray | None
     ) -> Callable[[np.ndarray], tuple[Any, Any]]:
         """What the background does with a checkpoint's bytes. `put` has copied them when it returns."""
-        dispatcher = self.dispatcher
+        dispatcher, stall_s = self.dispatcher, self.stall_s
 
         def out(data: np.ndarray) -> tuple[Any, Any]:
             reference = ray.put(data)
-            return dispatcher.publish.remote(header, [reference], records, expected), reference
+            return dispatcher.publish.remote(header, [reference], records, expected, stall_s), reference
 
         return out
 

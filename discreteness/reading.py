@@ -18,13 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from discreteness.manifest import (
-    EXPERIMENT_FILE,
-    DocumentInfo,
-    listed,
-    read_documents,
-    read_manifest,
-)
+from discreteness.dataset import JOB_BEGAN
+from discreteness.manifest import EXPERIMENT_FILE, DocumentInfo, listed, read_documents, read_manifest
 from discreteness.parts import PartReader, first_tokens, read_parts
 from discreteness.problems import problems_of_losses, problems_of_part, problems_of_runs
 from discreteness.seed_file import (
@@ -317,8 +312,8 @@ class RunningSeed:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What a dataset holds. `failed_attempts`: events of log/ with seed, attempt, error; `invalid`: name ->
-    reason.
+    """What a dataset holds. `failed_attempts`: events of log/ with seed, attempt, error; `invalid`: name -> reason;
+    `jobs`: events of jobs that began; `commit_times_s`: seed -> time of its file since 1970, where the storage has it.
     """
 
     identity: dict[str, Any]
@@ -329,7 +324,9 @@ class Status:
     committed: tuple[CommittedSeed, ...]
     invalid: dict[str, str]
     failed_attempts: tuple[dict[str, Any], ...]
+    jobs: tuple[dict[str, Any], ...]
     running: tuple[RunningSeed, ...]
+    commit_times_s: dict[int, float]
     rows: int
     num_bytes: int
 
@@ -339,6 +336,8 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
     storage = open_storage(uri)
     manifest = read_manifest(storage)
     committed, invalid = scan(storage, manifest)
+    seeds = {storage.path(seed.path): seed.seed for seed in committed.values()}
+    files, log = storage.list(recursive=True), list(events(storage))
     return Status(
         identity=manifest.identity,
         identity_hash=manifest.current_identity_hash(),
@@ -347,10 +346,12 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
         losses_per_step=sum(document.num_losses for document in manifest.documents),
         committed=tuple(committed.values()),
         invalid=invalid,
-        failed_attempts=tuple(event for event in events(storage) if event.get("error") and event.get("attempt")),
+        failed_attempts=tuple(event for event in log if event.get("error") and event.get("attempt")),
+        jobs=tuple(event for event in log if event.get("event") == JOB_BEGAN),
         running=tuple(running_seeds(storage, set(committed))),
+        commit_times_s={seeds[f.path]: f.mtime.timestamp() for f in files if f.path in seeds and f.mtime},
         rows=sum(seed.rows for seed in committed.values()),
-        num_bytes=sum(info.size or 0 for info in storage.list(recursive=True)),
+        num_bytes=sum(info.size or 0 for info in files),
     )
 
 

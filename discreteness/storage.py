@@ -76,6 +76,10 @@ class Storage:
     def exists(self, name: str) -> bool:
         return self.filesystem.get_file_info(self.path(name)).type == FileType.File
 
+    def size(self, name: str) -> int:
+        """Bytes of a file; 0 where there is none."""
+        return self.filesystem.get_file_info(self.path(name)).size or 0
+
     def list(self, folder: str = "", recursive: bool = False) -> list[FileInfo]:
         """What is in a folder, by name; empty where it does not exist."""
         path = self.path(folder) if folder else self.root

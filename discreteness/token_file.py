@@ -7,7 +7,6 @@ where their pages are: a page is `page_losses` losses, their bytes split into fo
 
 import base64
 import io
-import itertools
 import json
 import math
 import zlib
@@ -150,37 +149,44 @@ class TokenFile:
         end = np.minimum(firsts[run] + (ends - begins)[run], self.ends[page])
         columns = page, begin - self.starts[page], end - self.starts[page], begins[run] + begin - firsts[run]
         pieces = zip(*(column.tolist() for column in columns), strict=True)
-        contents = self._contents(np.unique(page))
         as_bytes = found.view(np.uint8).reshape(-1, 4)
+        pages = self._pages(np.unique(page))
         last, streams = -1, np.empty((4, 0), np.uint8)
         for number, low, high, at in pieces:
             if number != last:
-                last, streams = number, self._streams(*next(contents))
+                last, streams = number, next(pages)
             for byte, stream in enumerate(streams):  # strided copies: twice as fast as one of the transpose
                 as_bytes[at : at + high - low, byte] = stream[low:high]
 
-    def _contents(self, pages: np.ndarray) -> Iterator[tuple[int, memoryview]]:
-        """Compressed pages, ascending, read in few pieces: what lies between near ones is read and left out."""
+    def _pages(self, pages: np.ndarray) -> Iterator[np.ndarray]:
+        """Of each of these pages, ascending: uint8 (4, its losses), the first bytes of all, the second ones, ...
+
+        They are read in few pieces: what lies between near ones is read and left out. Frames of zstd one after another
+        are decompressed by one call: pyarrow makes a context for each, which takes longer than most pages.
+        """
         offsets = self.pages["offset"][pages]
         stops = offsets + self.pages["num_bytes"][pages]
+        counts = (self.ends - self.starts)[pages]
         far = (offsets[1:] - stops[:-1] > GAP_BYTES) | (np.diff(offsets // PIECE_BYTES) > 0)
-        edges = [0, *(np.flatnonzero(far) + 1).tolist(), len(pages)]
-        pieces = list(itertools.pairwise(edges))
-        for some in (pieces[at : at + PIECES_AT_ONCE] for at in range(0, len(pieces), PIECES_AT_ONCE)):
-            ranges = [(int(offsets[first]), int(stops[last - 1] - offsets[first])) for first, last in some]
-            for (first, last), content in zip(some, self.storage.read_ranges(self.name, ranges), strict=True):
-                view = memoryview(content)
-                begin = offsets[first]
-                bounds = (offsets[first:last] - begin).tolist(), (stops[first:last] - begin).tolist()
-                for number, low, high in zip(pages[first:last].tolist(), *bounds, strict=True):
-                    yield number, view[low:high]
-
-    def _streams(self, number: int, content: memoryview) -> np.ndarray:
-        """uint8 (4, losses of the page): the first bytes of all, the second ones, ..."""
-        if zlib.crc32(content) != self.pages["crc32"][number]:
-            raise self._damaged(f"CRC of page {number}")
-        count = int(self.ends[number] - self.starts[number])
-        return np.frombuffer(self.codec.decompress(content, 4 * count), np.uint8).reshape(4, count)
+        edges = np.concatenate([[0], np.flatnonzero(far) + 1, [len(pages)]])
+        for piece in range(0, len(edges) - 1, PIECES_AT_ONCE):
+            some = edges[piece : piece + PIECES_AT_ONCE + 1]
+            begins = offsets[some[:-1]]
+            ranges = list(zip(begins.tolist(), (stops[some[1:] - 1] - begins).tolist(), strict=True))
+            views = [memoryview(content) for content in self.storage.read_ranges(self.name, ranges)]
+            here = slice(some[0], some[-1])
+            of_piece = np.repeat(np.arange(len(views)), np.diff(some))
+            bounds = of_piece, offsets[here] - begins[of_piece], stops[here] - begins[of_piece]
+            frames = [views[i][low:high] for i, low, high in zip(*(b.tolist() for b in bounds), strict=True)]
+            for number, crc32, frame in zip(
+                pages[here], self.pages["crc32"][pages[here]].tolist(), frames, strict=True
+            ):
+                if zlib.crc32(frame) != crc32:
+                    raise self._damaged(f"CRC of page {number}")
+            num_bytes = 4 * counts[here]
+            content = np.frombuffer(self.codec.decompress(b"".join(frames), int(num_bytes.sum())), np.uint8)
+            for count, end in zip(counts[here].tolist(), np.cumsum(num_bytes).tolist(), strict=True):
+                yield content[end - 4 * count : end].reshape(4, count)
 
     def _damaged(self, what: str) -> OSError:
         return OSError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from speedrun.model import GPT
-from speedrun.schedules import step_settings
+from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 
 from discreteness.checkpoint import CheckpointLayout
@@ -16,8 +16,13 @@ STORE_SHARE = 0.6
 """Most of an object store that checkpoints in flight may fill: Ray begins to spill at 0.8."""
 SETUP_S = 40
 """From the command to the first step of a warm machine, measured on 2 cores."""
-PARQUET_RATIO = 0.75
-"""Bytes of a stored loss against its 4 in float32, measured on curves of the small track."""
+LOSS_BYTES = 3.05
+"""Of a loss in its file, which is 4 in memory: 3.02 on four seeds of tiny at 48 checkpoints, 3.05 to 3.09 on short runs
+of it at 3 and 11, 3.0 on curves of small."""
+SEED_BYTES, UPDATE_BYTES = 6_000, 25
+"""A seed's two files with nothing in them, and what each of its updates adds to the one in runs/."""
+EXPERIMENT_BYTES, TOKEN_BYTES = 10_000, 6
+"""experiment.json and log/, and what each token of the documents adds to documents.parquet."""
 NOMINAL_WORKER_S = {"medium": 8 * 0.25 / 524_288, "small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
 """Seconds of one worker a token of the batch, for estimates only. medium, small: an H100 (SPEEDRUN 13, last batch
 stage); tiny: a core of a 2-core machine. A track of one's own counts as small or tiny, by its kind of hardware."""
@@ -35,6 +40,10 @@ class Topology:
     declared_cpus: int
     """CPUs that a Ray started by us declares: what is asked, even where the machine has fewer cores."""
     checkpoint_bytes: int
+    rows: int
+    """Of all seeds: a document at a step each."""
+    dataset_bytes: int
+    """About what all files of the dataset take, before it is compacted."""
     report: tuple[str, ...]
 
     @property
@@ -59,8 +68,13 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
             "with --trainers N the groups wait for an autoscaler to bring them"
         )
     fits = sum(room[node] for node in cluster.nodes)
+    evaluators = config.evaluators or 0
+    own_gpus = use_gpu and config.evaluator_gpus == 1
+    if own_gpus:
+        evaluators = evaluators or max(1, len(hosts))
+        fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
-    evaluators = config.evaluators or (trainers * workers if use_gpu else trainers)
+    evaluators = evaluators or (trainers * workers if use_gpu else trainers)
     layout = CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
@@ -79,8 +93,11 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     seed_s, mean_gap_s, peak_gap_s = _seed_times(experiment, config, workers)
     rows = len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
     values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
+    dataset_bytes = _dataset_bytes(experiment, layout)
     rounds = -(-len(experiment.seeds) // trainers)
     place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
+    if own_gpus:
+        place = "a GPU of its own each"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     updates = experiment.track.schedule.last_step
     report = (
@@ -94,18 +111,20 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
-        f"dataset: {rows} rows, {values} losses, about {values * 4 * PARQUET_RATIO / 1e6:.1f} MB in {config.output}",
+        f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}",
         f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, {(SETUP_S + rounds * seed_s) / 60:.0f} minutes",
     )
     share = config.evaluator_gpus if use_gpu else 0.0
     return Topology(
         trainers=trainers,
         workers_per_trainer=workers,
-        gpus_per_worker=1 - share if use_gpu else 0.0,
+        gpus_per_worker=0.0 if not use_gpu else 1.0 if own_gpus else 1 - share,
         evaluators=evaluators,
         gpus_per_evaluator=share,
         declared_cpus=max(int(sum(node.cpus for node in cluster.nodes)), trainers * workers),
         checkpoint_bytes=checkpoint_bytes,
+        rows=rows,
+        dataset_bytes=dataset_bytes,
         report=report,
     )
 
@@ -115,6 +134,34 @@ def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | No
     if use_gpu and gpu_type not in (None, node.gpu_type):
         return 0
     return int(min(node.cpus, node.gpus if use_gpu else node.cpus) // workers)
+
+
+def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:
+    """Groups whose GPUs are left where each evaluator takes one. ValueError: a machine too small, GPUs of many types,
+    of which an evaluator might get another one than trainers and score to other bits."""
+    types = {node.gpu_type for node in cluster.nodes if node.gpus}
+    if len(types) > 1:
+        raise ValueError(
+            f"--evaluator-gpus 1: the cluster's GPUs are of types {', '.join(sorted(map(str, types)))}, and an "
+            "evaluator needs its trainer's; let evaluators share the trainers' GPUs, with less than 1"
+        )
+    gpus = int(sum(node.gpus for node in cluster.nodes))
+    asked = (trainers or 1) * workers
+    if cluster.local and asked + evaluators > gpus:
+        raise ValueError(
+            f"--evaluator-gpus 1: {asked} GPUs for trainers and {evaluators} for evaluators are more than the {gpus} "
+            "of this machine; use fewer, or let evaluators share the trainers' GPUs, with less than 1"
+        )
+    return (gpus - evaluators) // workers
+
+
+def _dataset_bytes(experiment: Experiment, layout: CheckpointLayout) -> int:
+    """Kept weights take most where there are any: 7 MB a step of tiny, half a gigabyte of small."""
+    kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
+    losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses
+    seed = SEED_BYTES + UPDATE_BYTES * experiment.track.schedule.last_step + losses + kept
+    tokens = experiment.num_losses + len(experiment.documents)
+    return round(EXPERIMENT_BYTES + TOKEN_BYTES * tokens + len(experiment.seeds) * seed)
 
 
 def _seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple[float, float, float]:

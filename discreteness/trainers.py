@@ -104,6 +104,8 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Stagin
         if checkpoint.step == 0 and lease.next_seed >= 0:
             trainer.prepare(lease.next_seed)  # on the host, while the devices train
         publisher.offer(checkpoint)
+        if checkpoint.step in heartbeats:
+            _preempted(spec, trainer.rank)  # so that the loss of the machine is not taken for a failure
         if votes.stop(publisher.rejection != ""):
             checkpoints.close()  # all ranks at this same checkpoint
             break
@@ -119,7 +121,7 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Stagin
 
 def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> Lease | None:
     """The next seed for all ranks, None to stop. Rank 0 asks; what is broadcast are numbers."""
-    while True:
+    while not _preempted(spec, rank):
         order = torch.zeros(4, dtype=torch.int64)
         if rank == 0:
             lease: Lease = ray.get(spec.dispatcher.lease.remote(spec.name))
@@ -130,6 +132,17 @@ def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> 
             return None
         if number == 2:
             return Lease(order="train", seed=seed, attempt=f"{attempt:012x}", next_seed=next_seed)
+    return None  # the group starts again on another machine
+
+
+def _preempted(spec: GroupSpec, rank: int) -> bool:
+    """Whether this machine is about to be taken away; then the dispatcher knows. All ranks ask together: it is a
+    barrier of Ray Train's, too slow (milliseconds) for every step."""
+    if ray.train.get_preemption_info() is None:
+        return False
+    if rank == 0:
+        ray.get(spec.dispatcher.preempted.remote(spec.name))
+    return True
 
 
 def _wait_together(call: ray.ObjectRef | None, group: dist.ProcessGroup | None) -> None:

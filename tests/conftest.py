@@ -1,6 +1,7 @@
 """What tests share: one data folder, one way to run the project's programs, one Ray."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,18 @@ def private_home(tmp_path_factory):
     yield home
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def upload(tmp_path_factory):
+    """The checkout as a user uploads it: tracked files only."""
+    folder = tmp_path_factory.mktemp("upload") / "discreteness"
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in files.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 class Program:

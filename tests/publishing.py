@@ -33,15 +33,16 @@ class Dispatcher:
 
     def __init__(self, over):
         self.over = over
-        self.got, self.heard, self.records = [], [], []
+        self.got, self.heard, self.records, self.stalls = [], [], [], {}
         self.waiting = self.most_waiting = 0
 
-    async def publish(self, header, references, records, expected):
+    async def publish(self, header, references, records, expected, stall_s):
         if header.step >= self.over.get(header.attempt, len(STEPS)):
             return f"attempt {header.attempt} is over"
         data = await references[0]
         self.got.append([header.attempt, header.step, data.nbytes == header.num_bytes, digest(data)])
         self.records += records
+        self.stalls[header.step] = stall_s
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         await asyncio.sleep(0.02)
@@ -53,7 +54,8 @@ class Dispatcher:
         self.records += records
 
     async def all(self):
-        return {"got": self.got, "heard": self.heard, "records": self.records, "most_waiting": self.most_waiting}
+        told = {"got": self.got, "heard": self.heard, "records": self.records, "most_waiting": self.most_waiting}
+        return told | {"told_stalls": [self.stalls[step] for step in sorted(self.stalls)]}
 
 
 @ray.remote(num_cpus=0)
@@ -63,7 +65,7 @@ class OneByOne:
     def __init__(self):
         self.steps = []
 
-    def publish(self, header, references, records, expected):
+    def publish(self, header, references, records, expected, stall_s):
         self.steps.append(header.step)
 
     def hear(self, attempt, step, records):

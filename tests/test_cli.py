@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from discreteness.cli import run_seeds
+from discreteness.cluster import Cluster, Node
+from discreteness.config import RunConfig
+from discreteness.experiment import prepare
 from discreteness.reading import open as open_reader
+from discreteness.topology import choose
+from discreteness.watch import look
 
 QUICK = ["--track", "tests.quick_track:quick", "--checkpoints", "every:10"]
 
@@ -66,7 +71,7 @@ def test_help_is_instant_because_it_imports_nothing_heavy():
         (["--documents", "does/not/exist"], "does/not/exist", "folder"),
         (["--max-in-flight", "0"], "0", "at least 1"),
         (["--max-in-flight", "99999999"], "99999999", "smaller bound"),
-        (["--evaluator-gpus", "2"], "2", "below 1"),
+        (["--evaluator-gpus", "2"], "2", "at most 1"),
         (["--val-tokens", "7"], "7", "multiple of 512"),
         (["--keep-weights", "7"], "'7'", "not in --checkpoints"),
         (["--output", "/proc/nowhere"], "/proc/nowhere", "output"),
@@ -154,6 +159,21 @@ def test_dry_run_prints_the_plan_and_writes_nothing(program, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize("keep", ["last", "none"])
+def test_the_plan_counts_rows_exactly_and_bytes_within_a_fifth(dataset, keep):
+    """What a job would print beside what the same job left: losses, runs, log, documents; with and without weights."""
+    arguments = {"track": QUICK[1], "checkpoints": QUICK[3], "seeds": "3-4", "keep_weights": keep}
+    config = RunConfig(**arguments, output="elsewhere")
+    node = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=10**9)
+    planned = choose(prepare(config, config.track), config, Cluster((node,), local=True))
+    sizes = {path.relative_to(dataset): path.stat().st_size for path in dataset.rglob("*") if path.is_file()}
+    without = ("tokens",) if keep == "last" else ("tokens", "weights")
+    there = sum(size for path, size in sizes.items() if path.parts[0] not in without)
+    assert planned.rows == look(dataset).status.rows
+    assert 0.8 < planned.dataset_bytes / there < 1.2
+    assert f"dataset: {planned.rows} rows" in " ".join(planned.report)
+
+
 def test_status_verify_and_documents_tell_what_is_there(program, dataset):
     state = program("-m", "discreteness", "status", dataset)
     assert state.wait(60) == 0, state.output
@@ -210,3 +230,5 @@ def test_a_failed_seed_of_an_inline_run_is_said(program, tmp_path):
     run = program("-m", "discreteness", *arguments, "--output", tmp_path / "set")
     assert run.wait(120) == 1, run.output
     assert "seed 0 FAILED: the training loss is" in run.output
+    seen = look(tmp_path / "set")
+    assert seen.settled and seen.failed[0].startswith("the training loss is")

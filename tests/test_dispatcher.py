@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
+from speedrun.schedules import forward_state, step_settings
 from speedrun.training import Trainer
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
@@ -20,8 +22,10 @@ from discreteness.evaluators import Evaluator
 from discreteness.experiment import open_dataset, prepare
 from discreteness.pool import CheckpointLost, CheckpointRejected
 from discreteness.reading import open as open_reader
+from discreteness.reading import status as reading_status
 from discreteness.reading import verify
 from discreteness.scoring import Scorer
+from tests.quick_track import quick as QUICK
 
 PLAN = "0,3,11,20"
 
@@ -43,6 +47,9 @@ class LocalPool:
 
     def ready(self):
         return 1
+
+    def busy_s(self):
+        return 0.0
 
     async def score(self, reference, header):
         await self.gate.wait()
@@ -92,7 +99,7 @@ def job(trained, tmp_path):
     pool = LocalPool(experiment)
     dispatcher = Dispatcher(dataset, [5, 6], experiment, pool, max_attempts=3)
 
-    def publish(lease, number, data="right", expected=None):
+    def publish(lease, number, data="right", expected=None, stall_s=0.0):
         step, right, state, records, _ = checkpoints[number]
         header = CheckpointHeader(
             seed=lease.seed,
@@ -102,7 +109,8 @@ def job(trained, tmp_path):
             state=state,
             num_bytes=right.nbytes,
         )
-        return dispatcher.publish(header, [right if isinstance(data, str) else data], records, expected)
+        references = [right if isinstance(data, str) else data]
+        return dispatcher.publish(header, references, records, expected, stall_s)
 
     return dispatcher, publish, checkpoints, dataset
 
@@ -129,6 +137,15 @@ def test_a_seed_is_committed_whole_and_equals_the_trainers_losses(job):
     assert progress.done
     assert progress.committed == 2
     assert progress.in_flight == 0
+    assert (progress.published, progress.checkpoints, sum(progress.ages)) == (8, 8, 8)
+    assert (progress.updates, progress.train_loss) == (2 * 20, {})
+    windows = Counter()
+    for step in range(20):
+        state = forward_state(QUICK, step)
+        windows[state.short_window, state.long_window] += 2 * step_settings(QUICK.schedule, step).batch_tokens
+    assert progress.tokens == windows and len(windows) > 1
+    files = [path for folder in ("losses", "runs") for path in (Path(dataset.uri) / folder).iterdir()]
+    assert progress.bytes_committed == sum(path.stat().st_size for path in files) > 0
     reader = open_reader(dataset.storage.uri)
     assert reader.seeds == [5, 6]
     assert reader.steps == [0, 3, 11, 20]
@@ -193,6 +210,31 @@ def test_a_row_under_way_when_its_attempt_ends_is_not_counted(job):
 
     asyncio.run(scenario())
     assert dataset.committed() == {}
+
+
+def test_waits_and_losses_are_known_while_a_seed_trains_and_waits_outlive_its_attempt(job):
+    dispatcher, publish, checkpoints, _ = job
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        lost = await dispatcher.lease("g")
+        for number, stall_s in enumerate((0.5, 2.0, 0.7)):  # of three ranks: the others wait for the slowest
+            assert await publish(lost, number, stall_s=stall_s) is None
+        newest = max(checkpoints[2][3], key=lambda record: record["step"])
+        progress = await dispatcher.progress(0)
+        assert (progress.stall_s, progress.updates) == (2.0, 10)  # the newest is still on the device
+        assert progress.train_loss == {"g": newest["train_loss"]}
+        await dispatcher.fail(lost.attempt, "rank 1: died")
+        lease = await dispatcher.lease("g")
+        for number in range(len(checkpoints)):
+            assert await publish(lease, number, stall_s=1.0) is None
+        progress = await dispatcher.progress(0)
+        assert (progress.stall_s, progress.updates) == (3.0, 30)
+        assert await dispatcher.finish(lease.attempt, [], 1.5) is None
+        progress = await dispatcher.progress(0)
+        assert (progress.stall_s, progress.updates, progress.train_loss) == (3.5, 30, {})
+
+    asyncio.run(scenario())
 
 
 def test_an_attempt_with_a_missing_row_is_not_committed(job):
@@ -339,6 +381,42 @@ def test_one_failed_fit_counts_once_and_the_group_may_come_back(job):
         return dispatcher.group_failures["g"]
 
     assert asyncio.run(scenario()) == 2
+
+
+def test_what_a_preempted_machine_ends_is_no_failure(job):
+    dispatcher, publish, checkpoints, dataset = job
+
+    async def scenario():
+        for number in range(4):  # more often than a seed or a group may fail
+            assert await dispatcher.enter("g", f"node-{number}")
+            lease = await dispatcher.lease("g")
+            assert (lease.order, lease.seed) == ("train", 5)
+            assert await publish(lease, 0) is None
+            await dispatcher.preempted("g")
+            if number % 2:  # the checkpoint's owner is missed first
+                assert "the owner is gone" in await publish(lease, 1, data=None)
+            if number > 1:  # its fit() ended, in order or not; before, Ray Train restarted its processes by itself
+                assert await dispatcher.leave("g", "the machine is gone" if number == 2 else "")
+        await dispatcher.enter("g", "node-4")
+        assert "over" in await publish(lease, 2)
+        lease = await dispatcher.lease("g")
+        await dispatcher.preempted("g")  # time enough to end its seed
+        assert await finish(dispatcher, publish, checkpoints, lease) is None
+        assert await dispatcher.leave("g", "")
+        await dispatcher.enter("g", "node-5")
+        assert await finish(dispatcher, publish, checkpoints, await dispatcher.lease("g")) is None
+        await dispatcher.preempted("g")
+        assert not await dispatcher.leave("g", "")  # nothing is left to train
+        return await dispatcher.progress(0)
+
+    progress = asyncio.run(scenario())
+    assert (progress.committed, progress.failed, progress.attempts_lost) == (2, {}, 4)
+    assert dispatcher.lost == {5: 0, 6: 0} and dispatcher.group_failures["g"] == 0
+    assert progress.groups_ended == {"g": ""}
+    assert reading_status(dataset.storage).failed_attempts == ()
+    events = [json.loads(path.read_text()) for path in Path(dataset.storage.uri, "log").glob("*.json")]
+    lost = [event["preempted"] for event in events if event["event"] == "attempt lost"]
+    assert sorted(lost) == 2 * ["g: its machine was taken away"] + 2 * ["the owner is gone"]
 
 
 def test_a_lease_asked_by_processes_that_have_died_is_not_granted(job, monkeypatch):

@@ -91,18 +91,6 @@ def quick(output):
     return ["--track", "tests.quick_track:quick", "--checkpoints", "every:10", "--seeds", "0-1", "--output", output]
 
 
-@pytest.fixture(scope="module")
-def upload(tmp_path_factory):
-    """The checkout as a user uploads it: tracked files only."""
-    folder = tmp_path_factory.mktemp("upload") / "discreteness"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in files.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
 def test_a_job_from_an_upload_needs_no_installation(head, upload, tmp_path):
     # `-S`-like isolation: the editable install of this checkout is hidden by a sitecustomize of the job's own.
     hide = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]"

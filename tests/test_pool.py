@@ -1,6 +1,7 @@
 """Evaluators that die, hang or cannot start: who is blamed, who is scored again, and when it ends. Real actors."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from discreteness import pool as pool_module
 from discreteness.pool import CheckpointRejected, EvaluatorPool
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def small_ray(tmp_path_factory, private_home):
     """One process holds Ray for this file; other test files start theirs in processes of their own."""
-    ray.init(address="local", num_cpus=1, num_gpus=2, include_dashboard=False, object_store_memory=100_000_000)
+    ray.init(address="local", num_cpus=8, num_gpus=8, include_dashboard=False, object_store_memory=100_000_000)
     yield
     ray.shutdown()
 
@@ -54,14 +56,19 @@ def test_poison_ends_three_evaluators_and_its_neighbours_lose_nothing(small_ray)
 def test_a_dead_evaluators_checkpoints_are_scored_again(small_ray):
     async def scenario():
         async with a_pool(num_evaluators=2) as pool:
+            began_s = time.monotonic()
             under_way = [asyncio.ensure_future(score(pool, step)) for step in range(12)]
             await under_way[0]
             ray.kill(pool.members[0].actor)
-            return pool, await asyncio.gather(*under_way)
+            losses = await asyncio.gather(*under_way)
+            return pool, losses, time.monotonic() - began_s
 
-    pool, losses = asyncio.run(scenario())
+    pool, losses, took_s = asyncio.run(scenario())
     assert [int(one[0]) for one in losses] == list(range(12))
     assert pool.replaced == 1
+    # Each call sleeps 0.05 s, two evaluators stand side by side, and once all is scored neither is busy.
+    assert 12 * 0.05 <= pool.busy_s() <= 2 * took_s
+    assert pool.busy_s() == pool.busy_s()
 
 
 def test_evaluators_that_never_start_end_the_wait_and_say_why(small_ray, monkeypatch):
@@ -122,3 +129,23 @@ def test_validation_is_overtaken_by_some_checkpoints_but_not_for_ever(small_ray,
 
     asyncio.run(scenario())
     assert finished.index(3) in range(5, 9)  # behind the 3 before it, the 4 that may overtake it, and no more
+
+
+def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_ray):
+    """Real placement on GPUs that are only numbers: bundles as a group's workers ask for them."""
+    groups = [placement_group([{"CPU": 1.0, "GPU": 1.0}], strategy="STRICT_PACK") for _ in range(7)]
+
+    async def scenario():
+        for group in groups:
+            await asyncio.wait_for(group.ready(), 30)
+        async with a_pool(num_gpus_each=1.0) as pool:
+            pool.place("h", ray.get_runtime_context().get_node_id())  # a later group brings none
+            assert int((await asyncio.wait_for(score(pool, 3), 30))[0]) == 3
+            return pool, ray.available_resources().get("GPU", 0)
+
+    try:
+        pool, free = asyncio.run(scenario())
+        assert (pool.ready(), free) == (1, 0)
+    finally:
+        for group in groups:
+            remove_placement_group(group)

@@ -11,7 +11,7 @@ import yaml  # noqa: F401  (Ray's own dependency; the cluster file's tests use i
 
 from tests.conftest import ROOT
 
-USES_RAY = {"cluster", "driver", "groups", "pool", "publisher", "trainers"}
+USES_RAY = {"cluster", "driver", "groups", "metrics", "pool", "publisher", "trainers"}
 LISTED = ("jobs", "modded-nanogpt", "discreteness", "benchmarks", "tests", "docs")
 
 
@@ -50,7 +50,9 @@ def test_the_readmes_tree_names_every_source_file_and_nothing_else():
         if (path.parts[0] in LISTED and path.suffix in (".py", ".md", ".sh") and len(path.parts) > 1)
         and "golden" not in path.parts
     }
+    files |= {path for path in tracked() if path.parts[0] == "deploy"}
     files |= {Path(name) for name in ("Makefile", "pyproject.toml", "constraints.txt", "ray_cluster.yaml", ".ci/run")}
+    files |= {path for path in tracked() if path.parts[0] == "deploy"}
     listed = set(tree())
     assert listed - files == set(), "named in the README, not there"
     assert files - listed == set(), "there, not named in the README"

@@ -52,6 +52,8 @@ def test_no_more_than_the_credits_are_under_way_and_the_wait_is_metered(results)
     credits, staging, stall = alone["stalls"]
     assert credits > 0
     assert stall == credits + staging
+    told = alone["told_stalls"]  # with every checkpoint, what had been waited until then
+    assert told == sorted(told) and told[0] < told[-1] == stall
 
 
 def test_ranks_take_turns_and_nothing_is_sent_twice(results):

@@ -8,6 +8,7 @@ from discreteness import documents
 from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
 from discreteness.experiment import Experiment
+from discreteness.plan import parse_plan
 from discreteness.topology import choose
 
 HEAD = Node(cpus=0, gpus=0, gpu_type=None, object_store_bytes=10_000_000_000)
@@ -57,6 +58,14 @@ def test_a_seed_of_medium_takes_its_own_time():
     chosen = choose(experiment(medium, 8), RunConfig(), Cluster((P5,), local=False))
     assert any("about 1038 s a seed" in line for line in chosen.report)
     assert chosen.checkpoint_bytes == pytest.approx(2 * 613_420_437, rel=1e-4)  # matrices in bfloat16, as they are read
+
+
+def test_four_seeds_of_tiny_at_48_checkpoints_take_what_a_real_run_of_them_took():
+    """`make run` of 2026-11-23: 5,184 rows; all files together 2,568,027 bytes."""
+    plan = parse_plan("log:48", tiny.schedule.last_step)
+    chosen = choose(experiment(tiny, 2, seeds=4, plan=plan), RunConfig(), Cluster((LAPTOP,), local=True))
+    assert chosen.rows == 5_184
+    assert chosen.dataset_bytes == pytest.approx(2_568_027, rel=0.02)
 
 
 def test_a_cluster_whose_workers_are_still_to_come_needs_a_number():
@@ -129,3 +138,29 @@ def test_groups_that_wait_for_a_node_fill_no_store_of_those_there_are():
     small_laptop = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=120_000_000)
     with pytest.raises(ValueError, match="4 groups a node"):
         choose(experiment(tiny, 2), RunConfig(trainers=4), Cluster((small_laptop,), local=True))
+
+
+def test_evaluators_with_gpus_of_their_own_leave_whole_ones_to_trainers():
+    from discreteness.groups import scaling
+
+    own = RunConfig(evaluator_gpus=1)
+    one = choose(experiment(small, 1), own, Cluster((P5,), local=True))
+    assert (one.trainers, one.evaluators, one.gpus_per_worker, one.gpus_per_evaluator) == (7, 1, 1.0, 1)
+    assert scaling(one, None).resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
+    assert any("evaluators: 1, a GPU of its own each" in line for line in one.report)
+    two = choose(experiment(small, 4), own, Cluster((HEAD, P5, P5), local=False))
+    assert (two.trainers, two.evaluators) == (3, 2)
+    many = choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3), Cluster((P5,), local=True))
+    assert (many.trainers, many.evaluators) == (2, 3)
+    assert choose(experiment(small, 8), own, Cluster((P5, P5), local=False)).trainers == 1
+    # Nodes still to come are waited for, as trainers wait for them.
+    assert choose(experiment(small, 1), RunConfig(evaluator_gpus=1, trainers=9), Cluster((HEAD,), local=False))
+
+
+def test_evaluators_find_gpus_of_their_own_or_a_line_says_why_not():
+    with pytest.raises(ValueError, match="8 GPUs for trainers and 1 for evaluators are more than the 8 of this"):
+        choose(experiment(small, 8), RunConfig(evaluator_gpus=1), Cluster((P5,), local=True))
+    with pytest.raises(ValueError, match="6 GPUs for trainers and 3 for evaluators"):
+        choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3, trainers=3), Cluster((P5,), local=True))
+    with pytest.raises(ValueError, match="types A100, H100"):
+        choose(experiment(small, 1), RunConfig(evaluator_gpus=1), Cluster((P5, A100), local=False))

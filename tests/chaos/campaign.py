@@ -203,7 +203,7 @@ def faultless(stage, num_seeds):
     arguments = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={stage.workers}", "-m"]
     arguments += ["discreteness", "run", "--inline", *stage.experiment, "--seeds", f"0-{num_seeds - 1}"]
     inline = Program([*arguments, "--output", str(stage.folder / "truth")], stage.folder / "truth.txt")
-    assert inline.wait(1800) == 0, inline.output
+    assert inline.wait(300 + 20 * num_seeds) == 0, inline.output
     return stage.folder / "truth"
 
 

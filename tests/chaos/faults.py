@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+from tests.chaos.machines import RAY
 from tests.conftest import ROOT
 from tests.processes import descendants
 
@@ -118,6 +119,17 @@ def group_machine_off(stage):
     stage.machines.lose(node)
     yield 0
     stage.machines.add()
+
+
+@fault("machine of a group taken away after 20 s of notice")
+def group_machine_preempted(stage):
+    node = stage.rng.choice(stage.busy())
+    stage.machines.add()
+    arguments = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=20"]
+    arguments += [f"--node-id={node.node_id()}", f"--address={stage.machines.address}"]
+    subprocess.run([RAY, "drain-node", *arguments], env=stage.machines.environment, check=True, capture_output=True)
+    yield 20
+    stage.machines.lose(node)
 
 
 @fault("machine of evaluators without power")

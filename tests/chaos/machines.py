@@ -6,6 +6,7 @@ whatever drives it are on the host's side of the bridge. A node's power is all i
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ class Machine:
         sessions = cluster.folder / f"{self.name}-sessions"
         sessions.mkdir()
         own = f"mount --bind {sessions} {cluster.sessions} && mount -t tmpfs -o size={2 * STORE_BYTES} tmpfs /dev/shm"
-        arguments = ["start", f"--address={cluster.address}", f"--node-ip-address={self.ip}", "--block"]
+        arguments = [*cluster.node_words, f"--address={cluster.address}", f"--node-ip-address={self.ip}", "--block"]
         arguments += [f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--object-store-memory={STORE_BYTES}"]
         arguments += ["--include-log-monitor=false", f"--labels=machine={self.name}"]
         self.log = cluster.folder / f"{self.name}.txt"
@@ -91,6 +92,11 @@ class Machine:
             except OSError:
                 continue  # it ended while we looked
 
+    def node_id(self):
+        """Ray's name for it."""
+        raylet = next(command for _, command in self.commands() if "raylet/raylet" in command)
+        return re.search(r"--node_id=(\w+)", raylet)[1]
+
     def power_off(self):
         """All processes at once, as a machine whose power fails; the cable first, so that nobody says goodbye."""
         self.cut()
@@ -112,10 +118,14 @@ class Machine:
 
 
 class Machines:
-    """A head on this host, which trains nothing, and nodes. `environment` is what a driver needs to join."""
+    """A head on this host, which trains nothing, and nodes. `environment` is what a driver needs to join.
 
-    def __init__(self, folder, num_nodes):
+    `head_words`, `node_words`: what is said to `ray` before what makes it fit on one machine; the last word counts.
+    """
+
+    def __init__(self, folder, num_nodes, head_words=("start", "--head"), node_words=("start",)):
         self.folder = Path(folder)
+        self.head_words, self.node_words = head_words, node_words
         self.prefix = f"dc{os.getpid() % 100_000}"
         self.subnet = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
         self.bridge = f"{self.prefix}br"
@@ -135,9 +145,14 @@ class Machines:
         return f"{self.subnet}.1:{self.port}"
 
     @property
+    def dashboard_port(self):
+        return self.port + 20_000
+
+    @property
     def environment(self):
         return {
             **os.environ,
+            "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
@@ -149,9 +164,9 @@ class Machines:
     def start_head(self):
         """The cluster's own services and no room for work, as ray_cluster.yaml has it."""
         self.port += 1
-        arguments = ["start", "--head", "--block", f"--node-ip-address={self.subnet}.1", f"--port={self.port}"]
+        arguments = [*self.head_words, "--block", f"--node-ip-address={self.subnet}.1", f"--port={self.port}"]
         arguments += ["--num-cpus=0", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}"]
-        arguments += [f"--dashboard-port={self.port + 20_000}", "--dashboard-host=127.0.0.1"]
+        arguments += [f"--dashboard-port={self.dashboard_port}", "--dashboard-host=127.0.0.1"]
         arguments += [f"--dashboard-agent-listen-port={self.port + 21_000}"]
         arguments += [f"--temp-dir={self.sessions}", f"--system-config={json.dumps(HEALTH)}"]
         log = self.folder / f"head-{self.port}.txt"

@@ -35,6 +35,8 @@ EIGHT = Topology(
     gpus_per_evaluator=0.1,
     declared_cpus=8,
     checkpoint_bytes=0,
+    rows=0,
+    dataset_bytes=0,
     report=(),
 )
 
