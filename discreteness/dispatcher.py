@@ -380,6 +380,7 @@ class Dispatcher:
         self.stall_s += attempt.stall_s
         self.committed.add(attempt.seed)
         self.group_failures[attempt.group] = 0
+        self.heard_s[attempt.group] = time.monotonic()  # its lease may be longer ago than silence is borne
         del self.attempts[attempt.id]
         self._notify()
         self._event(f"seed {attempt.seed} committed: {len(attempt.curve.losses)} checkpoints (attempt {attempt.id})")

@@ -17,7 +17,7 @@ from speedrun.training import Trainer
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.config import RunConfig
-from discreteness.dispatcher import Dispatcher
+from discreteness.dispatcher import LEASE_DEADLINE_S, Dispatcher
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import open_dataset, prepare
 from discreteness.pool import CheckpointLost, CheckpointRejected
@@ -551,13 +551,17 @@ def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
         await dispatcher.enter("building", "node", lambda: ended.append("building"))
         while dispatcher.attempts or len(ended) < 2:
             await asyncio.sleep(0.01)
+        monkeypatch.setattr("discreteness.dispatcher.LEASE_DEADLINE_S", 60)
         await dispatcher.enter("hung", "node", lambda: ended.append("again"))
         again = await dispatcher.lease("hung")
         assert again.seed == lease.seed
-        for number in range(len(checkpoints)):  # as long as it speaks it is left alone
-            await asyncio.sleep(0.1)
+        dispatcher.heard_s["hung"] -= 1000  # however long it trains, as long as it speaks it is left alone
+        for number in range(len(checkpoints)):
+            dispatcher.attempts[again.attempt].heard_s -= 40
+            await asyncio.sleep(0.05)
             assert await publish(again, number) is None
         assert await dispatcher.finish(again.attempt, [], 0.0) is None
+        await asyncio.sleep(0.05)  # and until it asks for its next seed
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
@@ -570,17 +574,14 @@ def test_a_rejected_attempts_group_is_not_taken_for_silent(job, monkeypatch):
     """It trains on until its next checkpoint, however long ago it asked for work."""
     dispatcher, *_ = job
     monkeypatch.setattr("discreteness.dispatcher.WATCH_S", 0.01)
-    monkeypatch.setattr("discreteness.dispatcher.LEASE_DEADLINE_S", 0.4)
     ended = []
 
     async def scenario():
         await dispatcher.enter("g", "node", lambda: ended.append("g"))
         lease = await dispatcher.lease("g")
-        for _ in range(5):
-            await asyncio.sleep(0.1)
-            await dispatcher.hear(lease.attempt, 1, [])
+        dispatcher.heard_s["g"] -= 2 * LEASE_DEADLINE_S
         await dispatcher.fail(lease.attempt, "a checkpoint was lost")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
 
     asyncio.run(scenario())
     assert ended == []
