@@ -345,7 +345,7 @@ class Dispatcher:
         expected: np.ndarray | None,
         came_s: float,
     ) -> None:
-        losses = await self.pool.score(reference, header)
+        losses = await self.pool.score(attempt.group, reference, header)
         if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
             raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
         if header.step in self.experiment.kept_steps:
@@ -357,7 +357,7 @@ class Dispatcher:
 
     async def _validate(self, attempt: _Attempt, reference: Any, header: CheckpointHeader) -> None:
         chunks = range(self.experiment.num_validation_chunks)
-        calls = [asyncio.ensure_future(self.pool.validate(reference, header, chunk)) for chunk in chunks]
+        calls = [asyncio.ensure_future(self.pool.validate(attempt.group, reference, header, chunk)) for chunk in chunks]
         try:
             means = await asyncio.gather(*calls)
         finally:

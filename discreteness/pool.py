@@ -4,6 +4,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,8 @@ class _Member:
     group: str
     actor: Any
     alive: bool = False
+    node: str = ""
+    """Where it runs, once it is alive."""
     suspects: list[object] = field(default_factory=list)
     """The calls that may have killed it."""
     calls: list[object] = field(default_factory=list)
@@ -87,7 +90,8 @@ class EvaluatorPool:
         self.nodes: dict[str, str] = {}
         self._failed_starts = 0
         self._busy_s = 0.0
-        self._waiting: list[tuple[int, int, bool, asyncio.Future]] = []
+        self._waiting: defaultdict[str, list[tuple[int, int, bool, asyncio.Future]]] = defaultdict(list)
+        """Node whose object store has the bytes -> a heap of who waits."""
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
 
@@ -110,10 +114,14 @@ class EvaluatorPool:
         now_s = time.monotonic()
         return self._busy_s + sum(now_s - member.busy_since_s for member in self.members if member.calls)
 
-    async def score(self, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
+    async def score(self, group: str, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
         """float32 losses of all documents. Raises CheckpointLost or CheckpointRejected; a dead evaluator is replaced
-        and its checkpoints scored again without a word to the caller."""
-        return await self._call(0, "score", reference, header)
+        and its checkpoints scored again without a word to the caller.
+
+        A checkpoint stays on the node of its group, unless no evaluator is alive there: half a gigabyte a step is more
+        than a network takes from every node (DESIGN: 0.2 to 1.3 GB/s).
+        """
+        return await self._call(0, "score", group, reference, header)
 
     async def fetch(self, reference: ray.ObjectRef) -> np.ndarray:
         """The bytes themselves, for who keeps them. Raises CheckpointLost."""
@@ -125,15 +133,17 @@ class EvaluatorPool:
             bound_s = IN_FLIGHT_EACH * CALL_TIMEOUT_S
             raise CheckpointLost(f"the bytes of a checkpoint to keep did not come within {bound_s} s") from None
 
-    async def validate(self, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
+    async def validate(self, group: str, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
         """Mean loss of one validation chunk, after the documents that wait and some of those to come. Raises as
         `score` does."""
-        return await self._call(VALIDATION_WAITS_FOR, "validate", reference, header, chunk)
+        return await self._call(VALIDATION_WAITS_FOR, "validate", group, reference, header, chunk)
 
-    async def _call(self, patience: int, method: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int):
+    async def _call(
+        self, patience: int, method: str, group: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int
+    ):
         strikes, trouble = 0, ""
         while True:
-            member, token = await self._acquire(patience, alone=strikes > 0)
+            member, token = await self._acquire(self.nodes[group], patience, alone=strikes > 0)
             try:
                 call = getattr(member.actor, method).remote(reference, header, *rest)
                 # Two in the mailbox: the younger waits for the older.
@@ -156,14 +166,14 @@ class EvaluatorPool:
             if strikes >= MAX_STRIKES:
                 raise CheckpointRejected(f"step {header.step} ended {strikes} evaluators; the last: {trouble}")
 
-    async def _acquire(self, patience: int, alone: bool) -> tuple[_Member, object]:
-        """Waits for a place: in order of arrival, but `patience` later ones may go first; `alone`: an idle evaluator
-        to itself. CheckpointRejected: there will be none."""
+    async def _acquire(self, node: str, patience: int, alone: bool) -> tuple[_Member, object]:
+        """Waits for a place on this node: in order of arrival, but `patience` later ones may go first; `alone`: an idle
+        evaluator to itself. CheckpointRejected: there will be none."""
         if self.given_up:
             raise CheckpointRejected(self.given_up)
         place: asyncio.Future = asyncio.get_running_loop().create_future()
         order = next(self._order)
-        heapq.heappush(self._waiting, (order + patience, order, alone, place))
+        heapq.heappush(self._waiting[node], (order + patience, order, alone, place))
         self._hand_out()
         try:
             return await place
@@ -180,11 +190,16 @@ class EvaluatorPool:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._waiting:
-            *_, alone, place = self._waiting[0]
+        alive = [member for member in self.members if member.alive]
+        for node, waiting in self._waiting.items():
+            self._serve(waiting, [member for member in alive if member.node == node] or alive)
+
+    def _serve(self, waiting: list[tuple[int, int, bool, asyncio.Future]], members: list[_Member]) -> None:
+        while waiting:
+            *_, alone, place = waiting[0]
             if not place.done():  # else its caller has left
                 most = 0 if alone else IN_FLIGHT_EACH - 1
-                free = [m for m in self.members if m.alive and not m.alone and len(m.calls) <= most]
+                free = [member for member in members if not member.alone and len(member.calls) <= most]
                 if not free:
                     return
                 member, token = min(free, key=lambda m: len(m.calls)), object()
@@ -193,7 +208,7 @@ class EvaluatorPool:
                 member.calls.append(token)
                 member.alone = alone
                 place.set_result((member, token))
-            heapq.heappop(self._waiting)
+            heapq.heappop(waiting)
 
     def _create(self, number: int, group: str) -> None:
         beside = NodeAffinitySchedulingStrategy(self.nodes[group], soft=True)
@@ -219,6 +234,7 @@ class EvaluatorPool:
     async def _greet(self, member: _Member) -> None:
         try:
             pid = await asyncio.wait_for(member.actor.ready.remote(), START_TIMEOUT_S)
+            member.node = await asyncio.wait_for(member.actor.__ray_call__.remote(_node), START_TIMEOUT_S)
         except (RayError, TimeoutError) as error:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS * self.created and not self.ready():
@@ -242,7 +258,7 @@ class EvaluatorPool:
         """Everybody who waits is told, and everybody who comes."""
         self.given_up = reason
         self.on_event(f"the evaluators are given up: {reason}")
-        for *_, place in self._waiting:
+        for *_, place in itertools.chain.from_iterable(self._waiting.values()):
             if not place.done():
                 place.set_exception(CheckpointRejected(reason))
         self._waiting.clear()
@@ -260,6 +276,11 @@ class EvaluatorPool:
         ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
         self.on_event(f"evaluator {member.number} lost ({last_line(error)}); a new one starts")
         self._create(member.number, member.group)
+
+
+def _node(_: Any) -> str:
+    """Of the actor in which it is called."""
+    return ray.get_runtime_context().get_node_id()
 
 
 def last_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ POISON = 666
 
 
 class Flaky:
-    """Its losses are the step. `experiment`: "broken" for one that cannot start."""
+    """Its losses are the step and its process id. `experiment`: "broken" for one that cannot start."""
 
     def __init__(self, experiment, device):
         if experiment == "broken":
@@ -23,7 +23,7 @@ class Flaky:
         time.sleep(0.05)
         if header.step == POISON:
             os._exit(1)
-        return np.array([header.step], np.float32)
+        return np.array([header.step, os.getpid()], np.float32)
 
     def validate(self, data, header, chunk):
         time.sleep(0.05)

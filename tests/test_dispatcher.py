@@ -51,7 +51,7 @@ class LocalPool:
     def busy_s(self):
         return 0.0
 
-    async def score(self, reference, header):
+    async def score(self, group, reference, header):
         await self.gate.wait()
         if reference is None:
             raise CheckpointLost("the owner is gone")
@@ -63,7 +63,7 @@ class LocalPool:
     async def fetch(self, reference):
         return reference
 
-    async def validate(self, reference, header, chunk):
+    async def validate(self, group, reference, header, chunk):
         return self.evaluator.validate(reference, header, chunk)
 
 

@@ -27,16 +27,19 @@ def small_ray(tmp_path_factory, private_home):
 
 
 @asynccontextmanager
-async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0):
-    pool = EvaluatorPool(experiment, num_evaluators, 1, num_gpus_each, evaluator=Flaky)
-    pool.place("g", ray.get_runtime_context().get_node_id())
-    yield pool
-    for member in pool.members:
-        ray.kill(member.actor)
+async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, groups=("g",)):
+    pool = EvaluatorPool(experiment, num_evaluators, len(groups), num_gpus_each, evaluator=Flaky)
+    for group in groups:
+        pool.place(group, ray.get_runtime_context().get_node_id())
+    try:
+        yield pool
+    finally:
+        for member in pool.members:
+            ray.kill(member.actor)
 
 
-def score(pool, step):
-    return pool.score(ray.put(np.zeros(1, np.uint8)), SimpleNamespace(step=step))
+def score(pool, step, group="g"):
+    return pool.score(group, ray.put(np.zeros(1, np.uint8)), SimpleNamespace(step=step))
 
 
 def test_poison_ends_three_evaluators_and_its_neighbours_lose_nothing(small_ray):
@@ -69,6 +72,28 @@ def test_a_dead_evaluators_checkpoints_are_scored_again(small_ray):
     # Each call sleeps 0.05 s, two evaluators stand side by side, and once all is scored neither is busy.
     assert 12 * 0.05 <= pool.busy_s() <= 2 * took_s
     assert pool.busy_s() == pool.busy_s()
+
+
+def test_checkpoints_stay_on_their_node_while_an_evaluator_is_alive_there(small_ray):
+    here = ray.get_runtime_context().get_node_id()
+    there = "a" * len(here)
+
+    async def scenario():
+        async with a_pool(num_evaluators=2, groups=("here", "there")) as pool:
+            while pool.ready() < 2:
+                await asyncio.sleep(0.05)
+            first, second = pool.members
+            assert first.node == second.node == here
+            pool.nodes["there"] = second.node = there  # as if it were on another machine
+            pids = {await first.actor.ready.remote(): "here", await second.actor.ready.remote(): "there"}
+            asked = ["here"] * 12 + ["there"] * 3
+            scored = await asyncio.gather(*(score(pool, step, group) for step, group in enumerate(asked)))
+            assert [pids[int(losses[1])] for losses in scored] == asked  # also once the other one is idle
+            ray.kill(second.actor)
+            scored = await asyncio.gather(*(score(pool, step, "there") for step in range(4)))
+            return [pids.get(int(losses[1])) for losses in scored]
+
+    assert "here" in asyncio.run(scenario())
 
 
 def test_evaluators_that_never_start_end_the_wait_and_say_why(small_ray, monkeypatch):
@@ -120,7 +145,7 @@ def test_validation_is_overtaken_by_some_checkpoints_but_not_for_ever(small_ray,
             await score(pool, 0)
             reference = ray.put(np.zeros(1, np.uint8))
             calls = [score(pool, step) for step in range(3)]
-            calls.append(pool.validate(reference, SimpleNamespace(step=0), 7))
+            calls.append(pool.validate("g", reference, SimpleNamespace(step=0), 7))
             calls += [score(pool, step) for step in range(3, 20)]
             tasks = [asyncio.ensure_future(call) for call in calls]
             for number, task in enumerate(tasks):

@@ -152,7 +152,7 @@ async def places_on_a_mixed_cluster(folder):
         assert {node for node, _ in places.values()} == {nodes["h2"]}
         # An evaluator dies: its successor takes the same share of the same node.
         ray.kill(pool.members[0].actor)
-        failed = pool.score(ray.put(b""), type("Header", (), {"step": 1}))
+        failed = pool.score("first", ray.put(b""), type("Header", (), {"step": 1}))
         await asyncio.wait_for(failed, 60)
         await ready(pool, 8)
         # The group dies and comes back beside its evaluators.
