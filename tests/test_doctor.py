@@ -1,12 +1,12 @@
 """The doctor: what each finding is made from, whole and broken; and the command on this machine."""
 
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from ray.cluster_utils import Cluster as RayCluster
 from speedrun.data import write_shard
 from speedrun.tracks import small, tiny
 
@@ -189,9 +189,28 @@ def test_the_command(program, tmp_path):
     assert "no shard matches" in bad.output
 
 
+IN_A_CLUSTER = """
+import os, sys
+from ray.cluster_utils import Cluster
+from discreteness.doctor import examine
+
+folder, older = sys.argv[1:]
+
+def store_and_data(num_bytes, data, **others):
+    return {"object_store_memory": num_bytes, "env_vars": {"DATA_PATH": f"{folder}/{data}", **others}}
+
+cluster = Cluster(True, head_node_args={"num_cpus": 0, **store_and_data(80 << 20, "head")})
+poor = cluster.add_node(num_cpus=1, **store_and_data(80 << 20, "none"))
+old = cluster.add_node(num_cpus=1, **store_and_data(1 << 30, "other", PYTHONPATH=older))
+print(*(node.node_id[:8] for node in (cluster.head_node, poor, old)))
+os.environ["RAY_ADDRESS"] = cluster.address
+print(*examine("small", None, None), sep="\\n")
+"""
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_every_node_of_a_cluster_is_asked_and_named(program, tmp_path, monkeypatch):
+def test_every_node_of_a_cluster_is_asked_and_named(program, tmp_path):
     """Three nodes: a head, one with a small store and no data, one with another NumPy and other data."""
     for name, size in ("head", 3000), ("other", 2000):
         write_shards(tmp_path / name, ("train", size), ("val", 1000))
@@ -200,22 +219,10 @@ def test_every_node_of_a_cluster_is_asked_and_named(program, tmp_path, monkeypat
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
     older = f"{package.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
-
-    def environment(data, **others):
-        return {"env_vars": {"DATA_PATH": str(tmp_path / data), **others}}
-
-    cluster = RayCluster(True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20, **environment("head")})
-    try:
-        poor = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, **environment("none")).node_id[:8]
-        old = cluster.add_node(num_cpus=1, object_store_memory=1 << 30, **environment("other", PYTHONPATH=older))
-        asked = program("-m", "discreteness", "doctor", "--track", "small", RAY_ADDRESS=cluster.address)
-        assert asked.wait(180) == 1, asked.output
-    finally:
-        cluster.shutdown()
-    old, head = old.node_id[:8], cluster.head_node.node_id[:8]
-    lines = [(line.split()[0], line) for line in asked.output.splitlines() if line]
+    asked = program("-c", IN_A_CLUSTER, tmp_path, older, RAY_AUTH_MODE="disabled")
+    assert asked.wait(180) == 0, asked.output
+    lines = [(line.split()[0], line) for line in asked.output.splitlines() if line.strip()]
+    head, poor, old = next(line for _, line in lines if re.fullmatch(r"\w{8} \w{8} \w{8}", line)).split()
 
     def said(level, *words):
         found = [line for of, line in lines if of == level and all(word in line for word in words)]

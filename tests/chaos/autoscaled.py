@@ -37,7 +37,7 @@ STORE_BYTES = 100_000_000
 IDLE_S = 15
 CHANGE_S = 600
 """A node comes or leaves sooner."""
-TWO = replace(EIGHT, workers_per_trainer=2, evaluators=4, declared_cpus=2)
+TWO = replace(EIGHT, workers_per_trainer=2, evaluators=2, declared_cpus=2)
 
 
 def node_type(num_gpus=0, gpu_type=None):
@@ -159,9 +159,9 @@ async def groups_bring_gpus_of_their_type(folder):
     groups = {"first": start("first")}
     becomes(["h100"], "a group of two H100s waits")
     (node, *_), *_ = (await placed(register, "first", 2)).values()
-    pool = EvaluatorPool("", 4, 1, TWO.gpus_per_evaluator, evaluator=Flaky)
+    pool = EvaluatorPool("", 2, 1, TWO.gpus_per_evaluator, evaluator=Flaky)
     pool.place("first", node)
-    await ready(pool, 4)
+    await ready(pool, 2)
     groups["second"] = start("second")
     becomes(["h100", "h100"], "another one waits")
     await placed(register, "second", 2)
