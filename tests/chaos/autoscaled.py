@@ -175,12 +175,13 @@ async def groups_bring_gpus_of_their_type(folder):
     print(json.dumps({"what": "a third one has the second's place", "nodes": kinds()}), flush=True)
     ray.get(register.stop.remote("third"))
     ray.get(groups["third"])
-    becomes(["h100"], "both have ended")
+    # Its idle node may stay while the first trains: Ray Train asks for the first's resources by `request_resources` as
+    # well, and Ray's autoscaler may count them on either node.
     ray.get(register.stop.remote("first"))
     ray.get(groups["first"])
     for member in pool.members:
         ray.kill(member.actor)
-    becomes([], "the first and its evaluators have ended")
+    becomes([], "all groups and the evaluators have ended")
 
 
 def main():
