@@ -112,12 +112,14 @@ def test_a_poison_seed_fails_alone_and_the_job_says_so_in_its_code_and_its_log(h
     poisoned = tmp_path / "poisoned"
     shutil.copytree(upload, poisoned)
     drawing = poisoned / "modded-nanogpt/speedrun/initial_weights.py"
-    of_seed_1 = "normal(HEAD_STD) * (float('nan') if seed == 1 else 1)"
+    of_seed_1 = "(normal(HEAD_STD) * (float('nan') if seed == 1 else 1))"
     drawing.write_text(drawing.read_text().replace("normal(HEAD_STD)", of_seed_1))
-    arguments = [*quick(tmp_path / "set"), "--seeds", "0-2", "--max-attempts", 2]
+    first = "import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).parent / 'modded-nanogpt'))"
+    (poisoned / "sitecustomize.py").write_text(first)  # whatever trainer is installed
+    arguments = [*quick(tmp_path / "set"), "--seeds", "0-2", "--max-attempts", 2, "--trainers", 1]
     code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *arguments, working_dir=poisoned)
     assert code != 0
-    assert "seed 1 FAILED: the training loss is nan" in text and "seeds committed 2/3" in text
+    assert "seed 1 FAILED: the training loss is nan" in text and "seeds committed 2/3" in text, text
     assert text.count("seed 1 leased") == 2, text
     assert open_reader(str(tmp_path / "set")).seeds == [0, 2]
     shown = subprocess.run(
