@@ -27,11 +27,12 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# 48 faults of 24 kinds in one experiment, then scheduling; on machines made of namespaces (Linux, root), about half an hour
-# on two free cores. `CHAOS_SEED=7 make chaos` repeats the choices of one run.
+# 48 faults of 24 kinds in one experiment, then scheduling and Ray's autoscaler; on machines made of namespaces (Linux, root),
+# about half an hour on two free cores. `CHAOS_SEED=7 make chaos` repeats the choices of one run.
 chaos: install
 	$(VENV)/bin/python -m tests.chaos.campaign --rounds 2 $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 	$(VENV)/bin/python -m tests.chaos.scheduling
+	$(VENV)/bin/python -m tests.chaos.autoscaled
 
 # What some tests need; without it they skip themselves. Debian, as root.
 tools: browser prometheus

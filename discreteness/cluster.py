@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ class Node:
     gpus: float
     gpu_type: str | None
     object_store_bytes: int
+    host: str = ""
+    """Its name, in a cluster with the beginning of Ray's id for it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
     gpu_type = torch.cuda.get_device_name(0).removeprefix("NVIDIA ").split()[0] if gpus else None
-    node = Node(float(os.cpu_count() or 1), float(gpus), gpu_type, int(OBJECT_STORE_SHARE * memory))
+    store_bytes = int(OBJECT_STORE_SHARE * memory)
+    node = Node(float(os.cpu_count() or 1), float(gpus), gpu_type, store_bytes, socket.gethostname())
     return Cluster((node,), local=True)
 
 
@@ -108,7 +112,7 @@ def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float
             strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
             share = 0.01 if entry["Resources"].get("GPU") else 0.0
             call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
-            calls[f"{entry['NodeManagerHostname']} ({entry['NodeID'][:8]})"] = call.remote(*arguments)
+            calls[_host(entry)] = call.remote(*arguments)
     ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
     answers: dict[str, Any] = {}
     for host, call in calls.items():
@@ -130,4 +134,10 @@ def _node(entry: dict) -> Node:
         resources.get("GPU", 0.0),
         gpu_type,
         int(resources.get("object_store_memory", 0)),
+        _host(entry),
     )
+
+
+def _host(entry: dict) -> str:
+    """Machines may share a name, and one machine may be several nodes."""
+    return f"{entry['NodeManagerHostname']} ({entry['NodeID'][:8]})"

@@ -6,7 +6,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,7 +22,7 @@ from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
 from discreteness.checkpoint import CheckpointLayout
-from discreteness.cluster import Cluster, Node, join_or_look, on_each_node
+from discreteness.cluster import Cluster, join_or_look, on_each_node
 from discreteness.config import RunConfig
 from discreteness.experiment import data_folder, identity_sources
 from discreteness.identity import data_identity, identity_hash, sources_hash
@@ -91,7 +91,8 @@ def examine(track_name: str, data: str | None, output: str | None) -> list[Findi
         reports, silent = [look(recipe, data)], {}
     else:
         answers = on_each_node(look, recipe, data, timeout_s=NODE_TIMEOUT_S)
-        reports = [answer for answer in answers.values() if isinstance(answer, NodeReport)]
+        # Named as in the cluster: two of its nodes may think that they have the same name.
+        reports = [replace(answer, host=host) for host, answer in answers.items() if isinstance(answer, NodeReport)]
         silent = {host: answer for host, answer in answers.items() if not isinstance(answer, NodeReport)}
     findings = [Finding("problem", "node", f"{host} does not answer: {error}") for host, error in silent.items()]
     findings += [*of_versions(reports), *of_gpus(reports, recipe), *of_attention(reports, recipe)]
@@ -236,24 +237,28 @@ def of_attention(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Findi
 
 
 def of_object_store(cluster: Cluster, reports: Sequence[NodeReport], each_bytes: int) -> Iterator[Finding]:
-    """Whether one group's checkpoints in flight fit into memory."""
+    """Whether one group's checkpoints in flight fit into memory, on every node that may hold a group."""
     in_flight = RunConfig.max_in_flight
     needed = int(in_flight * each_bytes / STORE_SHARE)
-    store = min(cluster.nodes, key=_store).object_store_bytes
-    text = f"object store {store / GB:.2f} GB, a group of {in_flight} checkpoints in flight needs {needed / GB:.2f} GB"
-    way = "a smaller --max-in-flight, or `ray start --object-store-memory`"
-    level: Literal["ok", "warning", "problem"] = "ok" if store >= needed else "warning"
-    if store < each_bytes / STORE_SHARE:
-        level = "problem"
-    yield Finding(level, "object store", text if level == "ok" else f"{text}: {way}")
+    hosts = {node.host: node for node in cluster.nodes if node.cpus} or {node.host: node for node in cluster.nodes}
+    for node in hosts.values():
+        store = node.object_store_bytes
+        text = (
+            f"{node.host}: {store / GB:.2f} GB, a group of {in_flight} checkpoints in flight needs {needed / GB:.2f} GB"
+        )
+        way = "a smaller --max-in-flight, or `ray start --object-store-memory`"
+        level: Literal["ok", "warning", "problem"] = "ok" if store >= needed else "warning"
+        if store < each_bytes / STORE_SHARE:
+            level = "problem"
+        yield Finding(level, "object store", text if level == "ok" else f"{text}: {way}")
     for report in reports:
-        if report.shm_bytes is None:
+        if report.shm_bytes is None or report.host not in hosts:
             continue
         text = f"{report.host}: /dev/shm {report.shm_bytes / GB:.2f} GB"
         way = "a larger one (docker run --shm-size, in Kubernetes an emptyDir of medium Memory at /dev/shm)"
         if report.shm_bytes < needed:
             yield Finding("problem", "/dev/shm", f"{text}, {needed / GB:.2f} GB needed: Ray takes a disk; mount {way}")
-        elif report.shm_bytes < store:
+        elif report.shm_bytes < hosts[report.host].object_store_bytes:
             yield Finding(
                 "warning", "/dev/shm", f"{text}, less than the object store: Ray may take a disk; mount {way}"
             )
@@ -327,10 +332,6 @@ def _nearest_folder(path: Path) -> Path:
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is not a folder")
     return path
-
-
-def _store(node: Node) -> int:
-    return node.object_store_bytes
 
 
 def _gpu(index: int) -> tuple[str, tuple[int, int], int]:

@@ -1,6 +1,7 @@
 """The doctor: what each finding is made from, whole and broken; and the command on this machine."""
 
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_memory_of_the_object_store():
     each = 540 * 10**6  # 8 in flight below 60 % of the store: 7.2 GB
 
     def of(store_gb, shm_gb):
-        node = Node(cpus=8, gpus=1, gpu_type="H100", object_store_bytes=int(store_gb * 1e9))
+        node = Node(cpus=8, gpus=1, gpu_type="H100", object_store_bytes=int(store_gb * 1e9), host="a")
         report = replace(HERE, shm_bytes=None if shm_gb is None else int(shm_gb * 1e9))
         return list(of_object_store(Cluster((node,), local=False), [report], each))
 
@@ -117,6 +118,16 @@ def test_memory_of_the_object_store():
     assert levels(of(5, 64)) == ["warning", "ok"]
     findings = of(0.5, 64)
     assert findings[0].level == "problem" and "--max-in-flight" in findings[0].text
+    head = Node(cpus=0, gpus=0, gpu_type=None, object_store_bytes=1, host="head")
+    rich, poor = (Node(8, 8, "H100", gb * 10**9, host) for host, gb in (("rich", 20), ("poor", 1)))
+    reports = [replace(HERE, host=host) for host in ("head", "rich", "poor")]
+    findings = list(of_object_store(Cluster((head, rich, poor), local=False), reports, each))
+    assert [(finding.level, finding.text.partition(":")[0]) for finding in findings] == [
+        ("ok", "rich"),
+        ("warning", "poor"),
+        ("ok", "rich"),
+        ("ok", "poor"),
+    ], "a head that holds no group needs no store"
     assert 4e8 < checkpoint_bytes(small) < 6e8
 
 
@@ -135,13 +146,18 @@ def test_data_must_be_there_be_enough_and_be_the_same():
     assert made.level == "ok" and "first use" in made.text
 
 
+def write_shards(root, *sizes):
+    folder = root / "data" / "fineweb10B"
+    folder.mkdir(parents=True)
+    for kind, size in sizes:
+        write_shard(folder / f"fineweb_{kind}_{size:06d}.bin", np.full(size, 50256))
+    return folder
+
+
 def test_this_machine_reports_its_shards(tmp_path):
     empty = look(small, str(tmp_path))
     assert "no shard matches" in empty.data_error and empty.shards == 0
-    for kind, size in ("train", 3000), ("train", 2000), ("val", 1000):
-        folder = tmp_path / "data" / "fineweb10B"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_shard(folder / f"fineweb_{kind}_{size:06d}.bin", np.full(size, 50256))
+    folder = write_shards(tmp_path, ("train", 3000), ("train", 2000), ("val", 1000))
     report = look(small, str(tmp_path))
     assert (report.shards, report.train_tokens, report.val_tokens, report.data_error) == (3, 5000, 1000, "")
     (folder / "fineweb_train_002000.bin").write_bytes(b"x" * 2000)
@@ -171,6 +187,58 @@ def test_the_command(program, tmp_path):
         assert any(what in line[:25] for line in good.output.splitlines()), what
     assert bad.wait(120) == 1, bad.output
     assert "no shard matches" in bad.output
+
+
+IN_A_CLUSTER = """
+import os, sys
+from ray.cluster_utils import Cluster
+from discreteness.doctor import examine
+
+folder, older = sys.argv[1:]
+
+def store_and_data(num_bytes, data, **others):
+    return {"object_store_memory": num_bytes, "env_vars": {"DATA_PATH": f"{folder}/{data}", **others}}
+
+cluster = Cluster(True, head_node_args={"num_cpus": 0, **store_and_data(80 << 20, "head")})
+poor = cluster.add_node(num_cpus=1, **store_and_data(80 << 20, "none"))
+old = cluster.add_node(num_cpus=1, **store_and_data(1 << 30, "other", PYTHONPATH=older))
+print(*(node.node_id[:8] for node in (cluster.head_node, poor, old)))
+os.environ["RAY_ADDRESS"] = cluster.address
+print(*examine("small", None, None), sep="\\n")
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_node_of_a_cluster_is_asked_and_named(program, tmp_path):
+    """Three nodes: a head, one with a small store and no data, one with another NumPy and other data."""
+    for name, size in ("head", 3000), ("other", 2000):
+        write_shards(tmp_path / name, ("train", size), ("val", 1000))
+    (tmp_path / "none").mkdir()
+    package = tmp_path / "packages" / "numpy-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    older = f"{package.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    asked = program("-c", IN_A_CLUSTER, tmp_path, older, RAY_AUTH_MODE="disabled")
+    assert asked.wait(180) == 0, asked.output
+    lines = [(line.split()[0], line) for line in asked.output.splitlines() if line.strip()]
+    head, poor, old = next(line for _, line in lines if re.fullmatch(r"\w{8} \w{8} \w{8}", line)).split()
+
+    def said(level, *words):
+        found = [line for of, line in lines if of == level and all(word in line for word in words)]
+        assert len(found) == 1, (level, words, asked.output)
+        return found[0]
+
+    versions = said("problem", "numpy", "not the same on all nodes")
+    assert f"1.0 on {os.uname().nodename} ({old})" in versions and head in versions and poor in versions
+    said("problem", "packages", f"({old}): numpy is 1.0, needed: ")
+    said("ok", "torch ")
+    said("problem", "object store", f"({poor}): 0.08 GB", "--object-store-memory")
+    said("warning", "object store", f"({old}): 1.07 GB")
+    assert not [line for _, line in lines if "object store" in line[:25] and head in line]
+    said("problem", "data", f"({poor}): no shard matches")
+    different = said("problem", "the shards are not the same on all nodes")
+    assert head in different and old in different
 
 
 @pytest.mark.parametrize("name", ["large", "tests.quick_track:none"])

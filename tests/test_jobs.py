@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -107,20 +108,24 @@ def test_a_job_without_upload_uses_the_installation(head, tmp_path):
     assert open_reader(str(tmp_path / "set")).seeds == [0]
 
 
-def test_a_job_whose_seed_fails_ends_non_zero_with_the_reason_in_its_log(head, upload, tmp_path):
-    arguments = [
-        "--track",
-        "tests.quick_track:poisoned",
-        "--seeds",
-        "0",
-        "--max-attempts",
-        1,
-        "--output",
-        tmp_path / "set",
-    ]
-    code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *arguments, working_dir=upload)
+def test_a_poison_seed_fails_alone_and_the_job_says_so_in_its_code_and_its_log(head, upload, tmp_path):
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(upload, poisoned)
+    drawing = poisoned / "modded-nanogpt/speedrun/initial_weights.py"
+    of_seed_1 = "(normal(HEAD_STD) * (float('nan') if seed == 1 else 1))"
+    drawing.write_text(drawing.read_text().replace("normal(HEAD_STD)", of_seed_1))
+    first = "import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).parent / 'modded-nanogpt'))"
+    (poisoned / "sitecustomize.py").write_text(first)  # whatever trainer is installed
+    arguments = [*quick(tmp_path / "set"), "--seeds", "0-2", "--max-attempts", 2, "--trainers", 1]
+    code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *arguments, working_dir=poisoned)
     assert code != 0
-    assert "seed 0 FAILED: the training loss is" in text
+    assert "seed 1 FAILED: the training loss is nan" in text and "seeds committed 2/3" in text, text
+    assert len(set(re.findall(r"seed 1 leased to \S+ \(attempt (\w+)\)", text))) == 2, text
+    assert open_reader(str(tmp_path / "set")).seeds == [0, 2]
+    shown = subprocess.run(
+        [sys.executable, "-m", "discreteness", "status", tmp_path / "set"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert len(re.findall(r"lost attempt \w+ of seed 1: the training loss is nan", shown)) == 2, shown
     environment, dashboard = head
     token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     request = urllib.request.Request(
