@@ -60,6 +60,8 @@ class Status:
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
         print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
+        if seen.device_hours is not None:
+            print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")
         for running in state.running:
             print(f"seed {running.seed} in training: {running.steps} checkpoints (attempt {running.attempt})")
         for seed, error in seen.failed.items():
