@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -40,11 +41,14 @@ class Event:
 
 class Log:
     """Where a run says what happens: stdout, which is what `ray job logs` shows. A context: between its ends what the
-    package's modules log, such as a lock that is taken over, comes here too, and as JSON the error that ends the run.
+    package's modules log, such as a lock that is taken over, comes here too, and as JSON the error that ends the run;
+    what others print, such as Ray, then goes to stderr.
     """
 
     def __init__(self, format: Literal["text", "json"]):
         self.json = format == "json"
+        self.stream = sys.stdout
+        self._others: AbstractContextManager = redirect_stdout(sys.stderr) if self.json else nullcontext()
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._handler = _Records(self)
 
@@ -54,15 +58,17 @@ class Log:
 
     def tell(self, event: Event) -> None:
         if self.json:
-            print(event.to_json(), flush=True)
+            print(event.to_json(), file=self.stream, flush=True)
         else:
             self.console.print(event.message, markup=False)  # brackets in it are not markup
 
     def __enter__(self) -> "Log":
         _package().addHandler(self._handler)
+        self._others.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._others.__exit__(kind, error, traceback)
         _package().removeHandler(self._handler)
         if self.json and isinstance(error, Exception):  # for a person it is on stderr
             self.say(f"{type(error).__name__}: {error}", "error", level="error")

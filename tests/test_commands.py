@@ -43,6 +43,7 @@ ELSEWHERE = {
 OTHERS = {
     "export",
     "cd",
+    "source",
     "chmod",
     "mount",
     "pip",

@@ -81,6 +81,16 @@ def test_the_error_that_ends_a_run_is_an_object_as_well(capsys):
     assert (told["level"], told["event"], told["message"]) == ("error", "error", "ValueError: --seeds '9-3': give 3-9")
 
 
+def test_as_json_stdout_is_ours_alone(capsys):
+    """Ray's warnings are printed in the driver's process."""
+    with Log("json") as log:
+        print("(raylet) WARNING: many processes")
+        log.say("all")
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["message"] == "all"
+    assert printed.err == "(raylet) WARNING: many processes\n"
+
+
 def test_a_program_hears_of_each_event_once_and_of_each_seed_in_training(capsys):
     leased = Event(event="seed leased", message="seed 3 leased", seed=3, attempt="abc", group="trainer-0", step=0)
     with Log("json") as log:

@@ -123,7 +123,7 @@ def test_a_seed_that_always_fails_ends_the_job_with_its_reason(program, tmp_path
     job = program(*arguments, "--max-attempts", 2, "--log-format", "json", "--output", tmp_path / "set")
     assert job.wait() == 1, job.output
     assert "seed 4 FAILED: the training loss is" in job.output
-    told = [json.loads(line) for line in job.output.splitlines()]  # nothing else is printed
+    told = [json.loads(line) for line in job.output.splitlines() if line.startswith("{")]  # Ray's are on stderr
     attempts = [event["attempt"] for event in told if event["event"] == "seed leased"]
     assert len(set(attempts)) == 2
     lost, failed = (event for event in told if event["event"] in ("attempt lost", "seed failed") and "attempt" in event)
