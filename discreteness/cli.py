@@ -60,6 +60,8 @@ class Status:
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
         print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
+        if seen.device_hours is not None:
+            print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")
         for running in state.running:
             print(f"seed {running.seed} in training: {running.steps} checkpoints (attempt {running.attempt})")
         for seed, error in seen.failed.items():
@@ -148,20 +150,31 @@ class Documents:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a dataset as a table of one loss a row, or in a format of the shell-loop workflow (SPEEDRUN section 9)."""
+    """Write a dataset as a table of one loss a row, for TensorBoard, or in a format of the shell-loop workflow."""
 
     path: Annotated[str, tyro.conf.Positional]
-    format: Literal["parquet", "csv", "pt", "hdf5"]
+    format: Literal["parquet", "csv", "pt", "hdf5", "tensorboard"]
     output: str
-    """File to write; it must not exist."""
+    """File to write; it must not exist. tensorboard: a folder, to which seeds that are new are added."""
     precision: Literal["float32", "float16"] | None = None
     """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
 
     def __call__(self) -> int:
+        if self.format == "tensorboard":
+            return self._to_tensorboard()
         from discreteness.export import export
 
         export(self.path, self.format, self.output, self.precision)
         print(f"written: {self.output}")
+        return 0
+
+    def _to_tensorboard(self) -> int:
+        if self.precision not in (None, "float32"):
+            raise ValueError(f"--precision {self.precision}: TensorBoard keeps float32 alone")
+        from discreteness.tensorboard import export_tensorboard
+
+        added = export_tensorboard(self.path, self.output)
+        print(f"{added} seeds added to {self.output}; look at them with: tensorboard --logdir {self.output}")
         return 0
 
 

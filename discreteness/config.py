@@ -70,6 +70,9 @@ class RunConfig:
     """Continue an experiment although the sources of trainer or scoring have changed since."""
     take_over: bool = False
     """Continue although another driver seems to hold the dataset."""
+    log_format: Literal["text", "json"] = "text"
+    """json: one object a line on stdout, with time, level, event, message, and seed, attempt, group, step where they
+    apply."""
     dry_run: bool = False
     """Print the plan and stop."""
 

@@ -46,6 +46,10 @@ class Curve:
         newest_first = reversed(self.records.values())
         return next((record["train_loss"] for record in newest_first if "train_loss" in record), None)
 
+    def train_s(self) -> float | None:
+        """Time spent in updates so far, as far as it is known."""
+        return max((record["train_s"] for record in self.records.values() if "train_s" in record), default=None)
+
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 steps (S,), ascending, and float32 losses (S, losses of all documents)."""
         steps = np.array(sorted(self.losses), np.int32)

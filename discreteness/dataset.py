@@ -37,7 +37,7 @@ from discreteness.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 
-JOB_BEGAN = "job began"
+JOB_BEGAN, ATTEMPT_LOST = "job began", "attempt lost"
 
 
 class Dataset:

@@ -18,8 +18,9 @@ import numpy as np
 
 from discreteness.checkpoint import CheckpointHeader
 from discreteness.curve import Curve
-from discreteness.dataset import Dataset
+from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.experiment import Experiment
+from discreteness.log import Event, Level
 from discreteness.pool import CheckpointLost, CheckpointRejected, EvaluatorPool
 from discreteness.scoring import first_difference
 from discreteness.weights import WeightsFormat
@@ -57,6 +58,16 @@ class Lease:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Running:
+    """An attempt in training and its newest step. Plain data: dispatcher -> driver."""
+
+    seed: int
+    attempt: str
+    group: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """What the driver shows and exports. Plain data: dispatcher -> driver. Counts are of this job."""
 
@@ -64,8 +75,7 @@ class Progress:
     failed: dict[int, str]
     """seed -> error of its last attempt."""
     pending: int
-    training: list[tuple[int, str, int]]
-    """(seed, group, newest step) of the attempts in training."""
+    training: list[Running]
     train_loss: dict[str, float]
     """group -> loss of the newest update that is known of."""
     updates: int
@@ -86,7 +96,7 @@ class Progress:
     stall_s: float
     groups_ended: dict[str, str]
     done: bool
-    events: list[str]
+    events: list[Event]
 
 
 @dataclass(eq=False)
@@ -122,7 +132,8 @@ class Dispatcher:
         self.planned = frozenset(experiment.plan)
         self.weights = WeightsFormat(experiment.track)
         self.pool = pool
-        self.pool.on_event = self._event
+        self.events: list[Event] = []
+        self.pool.on_event = self.events.append
         self.max_attempts = max_attempts
         self.pending = deque(seeds)
         self.attempts: dict[str, _Attempt] = {}
@@ -148,7 +159,6 @@ class Dispatcher:
         self.ages = [0] * (len(AGE_BOUNDS_S) + 1)
         self.attempts_lost = 0
         self.stall_s = 0.0
-        self.events: list[str] = []
         self._changed = asyncio.Event()
         self._writes = asyncio.Semaphore(WRITES_AT_ONCE)
         self._background: list[asyncio.Task] = []
@@ -184,7 +194,7 @@ class Dispatcher:
         """A group's machine is about to be taken away: it goes on with its seed and takes no other one there."""
         if group not in self.leaving:
             self.leaving.add(group)
-            self._event(f"{group}: its machine is about to be taken away")
+            self._event("preemption notice", f"{group}: its machine is about to be taken away", "warning", group=group)
 
     async def leave(self, group: str, reason: str) -> bool:
         """A group's fit() has ended, with an error in `reason` or in order. True: start it again."""
@@ -222,7 +232,7 @@ class Dispatcher:
             return Lease(order="wait")
         attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group)
         self.attempts[attempt.id] = attempt
-        self._event(f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
+        self._tell("seed leased", attempt, f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
         # Each other group takes one before this group comes back.
         later = list(islice(self.pending, max(1, len(self.entries))))
         next_seed = later[-1] if later else -1
@@ -303,7 +313,7 @@ class Dispatcher:
             committed=len(self.committed),
             failed=dict(self.failed),
             pending=len(self.pending),
-            training=[(attempt.seed, attempt.group, attempt.newest_step) for attempt in running],
+            training=[Running(seed=a.seed, attempt=a.id, group=a.group, step=a.newest_step) for a in running],
             train_loss={a.group: loss for a in running if (loss := a.curve.train_loss()) is not None},
             updates=self.updates,
             tokens=dict(self.tokens),
@@ -383,7 +393,8 @@ class Dispatcher:
         self.heard_s[attempt.group] = time.monotonic()  # its lease may be longer ago than silence is borne
         del self.attempts[attempt.id]
         self._notify()
-        self._event(f"seed {attempt.seed} committed: {len(attempt.curve.losses)} checkpoints (attempt {attempt.id})")
+        checkpoints = f"{len(attempt.curve.losses)} checkpoints (attempt {attempt.id})"
+        self._tell("seed committed", attempt, f"seed {attempt.seed} committed: {checkpoints}")
 
     async def _write(self, what: str, write: Callable, *arguments: Any) -> Any:
         """Writes in a thread; a full disk, or a storage that is away for a while, is waited for."""
@@ -395,7 +406,8 @@ class Dispatcher:
             except OSError as error:
                 if time.monotonic() > give_up_s:
                     raise CheckpointRejected(f"{what} could not be written: {error}") from None
-                self._event(f"{what} cannot be written yet: {error}; trying again in {COMMIT_RETRY_S:g} s")
+                text = f"{what} cannot be written yet: {error}; trying again in {COMMIT_RETRY_S:g} s"
+                self._event("write failed", text, "warning")
                 await asyncio.sleep(COMMIT_RETRY_S)
 
     def _task(self, attempt: _Attempt, work: Coroutine) -> asyncio.Task:
@@ -429,19 +441,22 @@ class Dispatcher:
         if self.lost[attempt.seed] >= self.max_attempts:
             self.failed[attempt.seed] = error
             self._aside(self.dataset.remove_running, attempt.seed)
-            self._event(f"seed {attempt.seed} failed after {self.max_attempts} attempts: {error}")
+            text = f"seed {attempt.seed} failed after {self.max_attempts} attempts: {error}"
+            self._tell("seed failed", attempt, text, "error")
         else:
             self.pending.appendleft(attempt.seed)
-            self._event(f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}")
-        event = {"event": "attempt lost", "seed": attempt.seed, "attempt": attempt.id}
+            text = f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}"
+            self._tell("attempt lost", attempt, text, "warning")
+        event = {"event": ATTEMPT_LOST, "seed": attempt.seed, "attempt": attempt.id}
         event |= {"preempted" if preempted else "error": error, "checkpoints": len(attempt.curve.losses)}
+        event |= {"train_s": attempt.curve.train_s()}
         self._aside(self.dataset.log, event)
         self._notify()
 
     def _group_failed(self, group: str, reason: str) -> None:
         self.group_failures[group] = self.group_failures.get(group, 0) + 1
         self.last_failure[group] = f"{self.group_failures[group]} failures in a row, the last: {reason}"
-        self._event(f"{group} failed: {reason}")
+        self._event("group failed", f"{group} failed: {reason}", "warning", group=group)
         for attempt in [a for a in self.attempts.values() if a.group == group]:
             self._end(attempt, f"{group}: {reason}")
 
@@ -461,7 +476,8 @@ class Dispatcher:
 
     def _background_ended(self, task: asyncio.Task) -> None:
         if not task.cancelled() and (error := task.exception()):
-            self._event(f"{task.get_coro()} ended, which it should not: {type(error).__name__}: {error}")
+            text = f"{task.get_coro()} ended, which it should not: {type(error).__name__}: {error}"
+            self._event("internal error", text, "error")
 
     async def _watch_attempts(self) -> None:
         """Ends attempts that have gone silent, and the processes of their groups."""
@@ -501,5 +517,9 @@ class Dispatcher:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _event(self, text: str) -> None:
-        self.events.append(text)
+    def _event(self, event: str, message: str, level: Level = "info", **about: Any) -> None:
+        self.events.append(Event(event=event, message=message, level=level, **about))
+
+    def _tell(self, event: str, attempt: _Attempt, message: str, level: Level = "info") -> None:
+        about = {"seed": attempt.seed, "attempt": attempt.id, "group": attempt.group, "step": attempt.newest_step}
+        self._event(event, message, level, **about)

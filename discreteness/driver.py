@@ -21,6 +21,7 @@ from discreteness.experiment import Experiment, open_dataset, prepare, shared_ro
 from discreteness.flops import peak_flop_s
 from discreteness.groups import start_groups
 from discreteness.lock import DatasetLock
+from discreteness.log import Log
 from discreteness.metrics import Exporter
 from discreteness.pool import EvaluatorPool, last_line
 from discreteness.progress import Reporter
@@ -70,14 +71,19 @@ class Signals:
 
 def run(config: RunConfig) -> int:
     """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
+    with Log(config.log_format) as log:
+        return _run(config, log)
+
+
+def _run(config: RunConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
     cluster = join_or_look(job_metadata(config))
     experiment = prepare(config, cluster.track(config.track))
     topology = choose(experiment, config, cluster)
     for line in topology.report:
-        print(line)
+        log.say(line, "plan")
     if warning := shared_row_warning(experiment):
-        print(f"warning: {warning}")
+        log.say(f"warning: {warning}", "plan", level="warning")
     if config.dry_run:
         return 0
     signals = Signals()
@@ -87,16 +93,17 @@ def run(config: RunConfig) -> int:
         committed = dataset.committed()
         todo = [seed for seed in experiment.seeds if seed not in committed]
         if not todo:
-            print(f"all {len(experiment.seeds)} seeds are committed in {config.output}: nothing to do")
+            log.say(f"all {len(experiment.seeds)} seeds are committed in {config.output}: nothing to do", "finished")
             return 0
         if len(todo) < len(experiment.seeds):
-            print(f"{len(experiment.seeds) - len(todo)} of {len(experiment.seeds)} seeds are committed already")
+            log.say(f"{len(experiment.seeds) - len(todo)} of {len(experiment.seeds)} seeds are committed already")
         dataset.log_job(config.seeds, config.max_attempts)
         try:
             with tempfile.TemporaryDirectory(prefix="discreteness-") as scratch:
-                return _run_on_ray(config, experiment, topology, cluster, dataset, todo, scratch, signals)
+                return _run_on_ray(config, log, experiment, topology, cluster, dataset, todo, scratch, signals)
         except Interrupted as interrupt:
-            print(f"{interrupt}: stopped. Committed seeds are kept; the same command goes on from there.")
+            text = f"{interrupt}: stopped. Committed seeds are kept; the same command goes on from there."
+            log.say(text, "interrupted", level="warning")
             return interrupt.exit_code
 
 
@@ -107,6 +114,7 @@ def job_metadata(config: RunConfig) -> dict[str, str]:
 
 def _run_on_ray(
     config: RunConfig,
+    log: Log,
     experiment: Experiment,
     topology: Topology,
     cluster: Cluster,
@@ -115,12 +123,12 @@ def _run_on_ray(
     scratch: str,
     signals: Signals,
 ) -> int:
-    reporter = Reporter(experiment, num_done=len(experiment.seeds) - len(todo))
+    reporter = Reporter(log, experiment, num_done=len(experiment.seeds) - len(todo))
     if cluster.local:
         address = start_local(cluster, topology.declared_cpus, job_metadata(config))
         cores = int(cluster.nodes[0].cpus)
         note = f", {topology.declared_cpus} CPUs declared on {cores} cores" if topology.declared_cpus > cores else ""
-        reporter.say(f"Ray started on this machine{note}; dashboard http://{address}")
+        log.say(f"Ray started on this machine{note}; dashboard http://{address}")
     signals.install()
     signals.check()
     num_groups = min(topology.trainers, len(todo))
@@ -150,13 +158,14 @@ def _run_on_ray(
     try:
         progress = _watch(dispatcher, groups, (reporter, exporter), signals)
     except (RayActorError, TimeoutError) as error:
-        reporter.say(f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again.")
+        text = f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again."
+        log.say(text, "dispatcher died", level="error")
         return 1
     finally:
         reporter.close()
         ray.kill(dispatcher)  # the one writer is gone before the lock is
         ray.kill(actor)
-    return _conclude(progress, experiment, dataset, reporter)
+    return _conclude(progress, experiment, dataset, log)
 
 
 def _watch(
@@ -184,7 +193,8 @@ def _watch(
         try:
             ray.get(group)
         except RayError as error:  # a slot that ended otherwise than its own errors let it
-            reporter.say(f"a trainer group could not run: {last_line(error)}")
+            text = f"a trainer group could not run: {last_line(error)}"
+            reporter.log.say(text, "group given up", level="error")
     progress = ray.get(dispatcher.progress.remote(reporter.events_seen), timeout=60)
     reporter.show(progress)
     exporter.show(progress)
@@ -195,21 +205,22 @@ def _running(groups: list[ray.ObjectRef]) -> bool:
     return len(ray.wait(groups, num_returns=len(groups), timeout=0)[0]) < len(groups)
 
 
-def _conclude(progress: Progress, experiment: Experiment, dataset: Dataset, reporter: Reporter) -> int:
+def _conclude(progress: Progress, experiment: Experiment, dataset: Dataset, log: Log) -> int:
     committed = dataset.committed()
     done = [seed for seed in experiment.seeds if seed in committed]
     rows = len(done) * len(experiment.plan) * len(experiment.documents)
-    reporter.say(
+    log.say(
         f"seeds committed {len(done)}/{len(experiment.seeds)} ({rows} rows); "
         f"checkpoints scored {progress.checkpoints}; attempts lost {progress.attempts_lost}; "
-        f"evaluators lost {progress.evaluators_lost}; training waited {progress.stall_s:.1f} s for credits"
+        f"evaluators lost {progress.evaluators_lost}; training waited {progress.stall_s:.1f} s for credits",
+        "finished",
     )
     for seed, error in sorted(progress.failed.items()):
-        reporter.say(f"seed {seed} FAILED: {error}")
+        log.say(f"seed {seed} FAILED: {error}", "seed failed", level="error", seed=seed)
     for group, reason in sorted(progress.groups_ended.items()):
         if reason:
-            reporter.say(f"{group} was given up: {reason}")
-    reporter.say(f"dataset: {dataset.uri}")
+            log.say(f"{group} was given up: {reason}", "group given up", level="error", group=group)
+    log.say(f"dataset: {dataset.uri}")
     return 0 if len(done) == len(experiment.seeds) else 1
 
 

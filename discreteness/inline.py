@@ -19,9 +19,10 @@ from speedrun.validation import Validator
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.curve import Curve
-from discreteness.dataset import Dataset
+from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.lock import DatasetLock
+from discreteness.log import Log
 from discreteness.scoring import Scorer
 from discreteness.weights import WeightsFormat
 
@@ -29,7 +30,11 @@ from discreteness.weights import WeightsFormat
 def run_inline(config: RunConfig) -> int:
     """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    config = replace(config, workers_per_trainer=world_size)
+    with Log(config.log_format) as log:
+        return _run(replace(config, workers_per_trainer=world_size), world_size, log)
+
+
+def _run(config: RunConfig, world_size: int, log: Log) -> int:
     track_name = config.track
     if track_name == "auto":
         track_name = "small" if torch.cuda.is_available() else "tiny"
@@ -47,17 +52,17 @@ def run_inline(config: RunConfig) -> int:
         if rank:
             return _follow(experiment, trainer)
         if warning := shared_row_warning(experiment):
-            print(f"warning: {warning}")
+            log.say(f"warning: {warning}", "plan", level="warning")
         with DatasetLock(config.output, take_over=config.take_over):
             dataset = open_dataset(experiment, config)
             dataset.log_job(config.seeds, max_attempts=1)
-            return _lead(experiment, trainer, dataset)
+            return _lead(experiment, trainer, dataset, log)
     finally:
         if group:
             dist.destroy_process_group()
 
 
-def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset) -> int:
+def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, log: Log) -> int:
     committed = dataset.committed()
     failed = 0
     scorer = Scorer.of(experiment, trainer.model)
@@ -70,14 +75,17 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset) -> int:
             for checkpoint in trainer.train(seed, experiment.published_steps):
                 rows.add(checkpoint)
         except SeedFailed as failure:
-            print(f"seed {seed} FAILED: {failure}")
-            dataset.log({"event": "attempt lost", "seed": seed, "attempt": rows.attempt, "error": str(failure)})
+            text = f"seed {seed} FAILED: {failure}"
+            log.say(text, "seed failed", level="error", seed=seed, attempt=rows.attempt)
+            event = {"event": ATTEMPT_LOST, "seed": seed, "attempt": rows.attempt, "error": str(failure)}
+            dataset.log(event | {"train_s": rows.curve.train_s()})
             failed += 1
             continue
         rows.curve.commit(dataset, seed, rows.attempt)
-        print(f"seed {seed} committed: {len(rows.curve.losses)} checkpoints")
+        text = f"seed {seed} committed: {len(rows.curve.losses)} checkpoints"
+        log.say(text, "seed committed", seed=seed, attempt=rows.attempt)
     _announce(trainer, -1)
-    print(f"dataset: {dataset.uri}")
+    log.say(f"dataset: {dataset.uri}")
     return 1 if failed else 0
 
 

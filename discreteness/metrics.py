@@ -133,7 +133,7 @@ class Exporter:
 
     def levels(self, progress: Progress) -> Iterator[tuple[str, dict[str, str], float]]:
         """(gauge, labels, value). What is not measured is left out, and soon no longer exported by Ray."""
-        training = {group: step for _, group, step in progress.training}
+        training = {running.group: running.step for running in progress.training}
         given_up = sum(reason != "" for reason in progress.groups_ended.values())
         left = self.num_groups - len(progress.groups_ended)
         by_state = {

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from discreteness.checkpoint import CheckpointHeader
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment
+from discreteness.log import Event
 
 CALL_TIMEOUT_S = 30
 """One call of an evaluator, which may wait for one before it: the innermost of the nested bounds, see trainers.py."""
@@ -81,7 +82,7 @@ class EvaluatorPool:
         self.share = -(-num_evaluators // num_groups)
         self.num_gpus_each = num_gpus_each
         self.threads = IN_FLIGHT_EACH if num_gpus_each else 1
-        self.on_event: Callable[[str], None] = print
+        self.on_event: Callable[[Event], None] = print
         self.members: list[_Member] = []
         self.replaced = 0
         self.created = 0
@@ -246,7 +247,7 @@ class EvaluatorPool:
             return
         member.alive = True
         self._failed_starts = 0
-        self.on_event(f"evaluator {member.number} ready (pid {pid})")
+        self.on_event(Event(event="evaluator ready", message=f"evaluator {member.number} ready (pid {pid})"))
         self._hand_out()
 
     def _started(self, start: asyncio.Task) -> None:
@@ -257,7 +258,8 @@ class EvaluatorPool:
     def _give_up(self, reason: str) -> None:
         """Everybody who waits is told, and everybody who comes."""
         self.given_up = reason
-        self.on_event(f"the evaluators are given up: {reason}")
+        text = f"the evaluators are given up: {reason}"
+        self.on_event(Event(event="evaluators given up", level="error", message=text))
         for *_, place in itertools.chain.from_iterable(self._waiting.values()):
             if not place.done():
                 place.set_exception(CheckpointRejected(reason))
@@ -274,7 +276,8 @@ class EvaluatorPool:
         member.suspects = suspects
         self.replaced += 1
         ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
-        self.on_event(f"evaluator {member.number} lost ({last_line(error)}); a new one starts")
+        text = f"evaluator {member.number} lost ({last_line(error)}); a new one starts"
+        self.on_event(Event(event="evaluator lost", level="warning", message=text))
         self._create(member.number, member.group)
 
 

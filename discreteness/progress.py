@@ -1,26 +1,25 @@
-"""what the dispatcher counts -> lines for a person: a live line on a terminal, a line now and then in a log."""
+"""what the dispatcher counts -> its events, and how far the run is: live on a terminal, else a line now and then."""
 
-import sys
 import time
 
-from rich.console import Console
 from rich.status import Status
 
 from discreteness.dispatcher import Progress
 from discreteness.experiment import Experiment
+from discreteness.log import Log
 
 LOG_INTERVAL_S = 10
 
 
 class Reporter:
-    """Prints events as they come and the state of the run. Works under `ray job logs`, where nothing is a terminal."""
+    """Tells events as they come and the state of the run. Works under `ray job logs`, where nothing is a terminal."""
 
-    def __init__(self, experiment: Experiment, num_done: int):
+    def __init__(self, log: Log, experiment: Experiment, num_done: int):
+        self.log = log
         self.num_seeds = len(experiment.seeds)
         self.num_done = num_done
         self.last_step = experiment.track.schedule.last_step
         self.events_seen = 0
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.status: Status | None = None
         self.began_s = time.monotonic()
         self.shown_s = 0.0
@@ -29,20 +28,19 @@ class Reporter:
 
     def show(self, progress: Progress) -> None:
         for event in progress.events:
-            self.say(event)
+            self.log.tell(event)
         self.events_seen += len(progress.events)
-        if self.console.is_terminal:
+        if self.log.console.is_terminal and not self.log.json:
             if self.status is None:
-                self.status = self.console.status("")
+                self.status = self.log.console.status("")
                 self.status.start()
             self.status.update(self._line(progress))
         elif time.monotonic() - self.shown_s >= LOG_INTERVAL_S:
             self.shown_s = time.monotonic()
-            self.say(self._line(progress))
-
-    def say(self, text: str) -> None:
-        """One line of plain text; brackets in it are not markup."""
-        self.console.print(text, markup=False)
+            self.log.say(self._line(progress), "progress")
+            for running in progress.training if self.log.json else ():  # the line has them already
+                about = {"seed": running.seed, "attempt": running.attempt, "group": running.group, "step": running.step}
+                self.log.say(f"seed {running.seed} at {running.step}", "training", **about)
 
     def close(self) -> None:
         if self.status:
@@ -51,8 +49,8 @@ class Reporter:
 
     def _line(self, progress: Progress) -> str:
         elapsed_s = time.monotonic() - self.began_s
-        training = ", ".join(f"seed {seed} at {step}" for seed, _, step in progress.training) or "none"
-        trained = progress.committed * self.last_step + sum(step for _, _, step in progress.training)
+        training = ", ".join(f"seed {running.seed} at {running.step}" for running in progress.training) or "none"
+        trained = progress.committed * self.last_step + sum(running.step for running in progress.training)
         if trained and self.first_trained is None:
             self.first_trained = (elapsed_s, trained)
         eta = ""

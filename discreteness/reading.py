@@ -6,6 +6,7 @@ experiment.losses("elements.txt", token=7)  # float32 [seeds, steps]
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from discreteness.dataset import JOB_BEGAN
+from discreteness.dataset import ATTEMPT_LOST, JOB_BEGAN
 from discreteness.manifest import EXPERIMENT_FILE, DocumentInfo, listed, read_documents, read_manifest
 from discreteness.parts import PartReader, first_tokens, read_parts
 from discreteness.problems import problems_of_losses, problems_of_part, problems_of_runs
@@ -31,6 +32,7 @@ from discreteness.seed_file import (
     mean_over_tokens,
     read_losses,
     scan,
+    train_s,
 )
 from discreteness.storage import Storage, open_storage
 from discreteness.token_file import PAGE_LOSSES, TOKENS
@@ -314,6 +316,7 @@ class RunningSeed:
 class Status:
     """What a dataset holds. `failed_attempts`: events of log/ with seed, attempt, error; `invalid`: name -> reason;
     `jobs`: events of jobs that began; `commit_times_s`: seed -> time of its file since 1970, where the storage has it.
+    `trained_s`: seconds of updates of committed seeds and lost attempts, as far as files tell.
     """
 
     identity: dict[str, Any]
@@ -327,6 +330,7 @@ class Status:
     jobs: tuple[dict[str, Any], ...]
     running: tuple[RunningSeed, ...]
     commit_times_s: dict[int, float]
+    trained_s: float
     rows: int
     num_bytes: int
 
@@ -349,10 +353,16 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
         failed_attempts=tuple(event for event in log if event.get("error") and event.get("attempt")),
         jobs=tuple(event for event in log if event.get("event") == JOB_BEGAN),
         running=tuple(running_seeds(storage, set(committed))),
+        trained_s=sum(train_s(storage, tuple(committed.values()))) + sum(map(_lost_s, log)),
         commit_times_s={seeds[f.path]: f.mtime.timestamp() for f in files if f.path in seeds and f.mtime},
         rows=sum(seed.rows for seed in committed.values()),
         num_bytes=sum(info.size or 0 for info in files),
     )
+
+
+def _lost_s(event: dict[str, Any]) -> float:
+    seconds = event.get("train_s") if event.get("event") == ATTEMPT_LOST else None
+    return seconds if isinstance(seconds, float) and math.isfinite(seconds) else 0.0
 
 
 def events(storage: Storage) -> Iterator[dict[str, Any]]:

@@ -98,6 +98,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
         place = "a GPU of its own each"
+    hours = f"{len(experiment.seeds) * seed_s * workers / 3600:,.2f} {'GPU' if use_gpu else 'core'}-hours"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     updates = experiment.track.schedule.last_step
     report = (
@@ -112,7 +113,8 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
         f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}",
-        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, {(SETUP_S + rounds * seed_s) / 60:.0f} minutes",
+        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
+        f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours}",
     )
     share = config.evaluator_gpus if use_gpu else 0.0
     return Topology(

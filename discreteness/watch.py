@@ -1,4 +1,4 @@
-"""dataset -> its seeds by state, pace and time left: once, as JSON, or on the terminal until all is done.
+"""dataset -> its seeds by state, pace, time left, GPU-hours: once, as JSON, or on the terminal until all is done.
 
 From the dataset alone, so from any machine that can read it. The seeds that are still to come are those of the newest
 job that said in log/ what it is to train; what no file tells is None, never guessed.
@@ -49,6 +49,21 @@ class Seen:
         """Every planned seed is committed or failed."""
         open_seeds = {running.seed for running in self.status.running} | set(self.waiting)
         return self.planned is not None and not open_seeds.intersection(self.planned)
+
+    @property
+    def device(self) -> str:
+        """What one worker of a trainer group occupies: a GPU, or a core on a track for CPUs."""
+        track = self.status.identity.get("track")
+        return "GPU" if isinstance(track, dict) and track.get("needs_gpu") is True else "core"
+
+    @property
+    def device_hours(self) -> float | None:
+        """What training has taken: seconds of updates, of lost attempts too, times the workers of a group. Start-up,
+        scoring and waits are not in it. None: no file tells."""
+        workers = self.status.identity.get("world_size")
+        if type(workers) is not int or not self.status.trained_s:
+            return None
+        return self.status.trained_s * workers / 3600
 
 
 def look(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> Seen:
@@ -116,6 +131,8 @@ def as_json(seen: Seen) -> str:
         "not_counted": state.invalid,
         "rows": state.rows,
         "bytes": state.num_bytes,
+        "device": seen.device,
+        "device_hours": seen.device_hours,
         "seeds_per_hour": seen.seeds_per_hour,
         "left_s": seen.left_s,
         "holder": seen.holder,
@@ -160,11 +177,12 @@ def picture(seen: Seen, trouble: str = "") -> Group:
     table.add_row("waiting", *((str(len(seen.waiting)), listed(seen.waiting)) if seen.planned else ("?", "not known")))
     for name, reason in state.invalid.items():
         table.add_row("not counted", "", Text(f"{name}: {reason}"))
+    spent = "" if seen.device_hours is None else f"; {seen.device_hours:,.2f} {seen.device}-hours trained"
     pace = "pace not known" if seen.seeds_per_hour is None else f"{seen.seeds_per_hour:.3g} seeds/h"
     left = "" if seen.left_s is None else f", about {timedelta(seconds=round(seen.left_s))} left"
     held = f"held by {seen.holder}" if seen.holder else "no job holds it"
     lines = [
-        f"{state.rows} rows, {state.num_bytes / 1e6:.1f} MB; {pace}{left}; {held}",
+        f"{state.rows} rows, {state.num_bytes / 1e6:.1f} MB{spent}; {pace}{left}; {held}",
         *([trouble] if trouble else []),
     ]
     return Group(table, *(Text(line) for line in lines))

@@ -346,7 +346,7 @@ def test_a_full_disk_delays_a_commit_and_loses_nothing(job, monkeypatch):
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert sum("cannot be written yet" in event for event in progress.events) == 3
+    assert sum("cannot be written yet" in event.message for event in progress.events) == 3
     assert list(dataset.committed()) == [5]
 
 
@@ -535,7 +535,7 @@ def test_silence_is_noticed_while_rows_are_being_written(job, monkeypatch):
 
     progress = asyncio.run(scenario())
     assert (progress.pending, progress.attempts_lost) == (2, 1)
-    assert any("g sent nothing for 0.2 s" in event for event in progress.events)
+    assert any("g sent nothing for 0.2 s" in event.message for event in progress.events)
 
 
 def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
@@ -567,7 +567,7 @@ def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
     progress = asyncio.run(scenario())
     assert sorted(ended) == ["building", "hung"]
     assert (progress.committed, progress.attempts_lost) == (1, 1)
-    assert "hung failed: it sent nothing for 0.3 s and was ended" in progress.events
+    assert "hung failed: it sent nothing for 0.3 s and was ended" in [event.message for event in progress.events]
 
 
 def test_a_rejected_attempts_group_is_not_taken_for_silent(job, monkeypatch):
@@ -603,7 +603,7 @@ def test_validation_that_does_not_come_ends_the_attempt_and_says_so(job, monkeyp
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert any("its validation losses did not come within 0.2 s" in event for event in progress.events)
+    assert any("its validation losses did not come within 0.2 s" in event.message for event in progress.events)
     assert (progress.pending, progress.attempts_lost) == (2, 1)
     assert dataset.committed() == {}
 

@@ -21,7 +21,7 @@ from ray import dashboard as rays_dashboard
 from ray.dashboard.modules.metrics.templates import PROMETHEUS_YML_TEMPLATE
 
 from discreteness.config import RunConfig
-from discreteness.dispatcher import AGE_BOUNDS_S, Progress
+from discreteness.dispatcher import AGE_BOUNDS_S, Progress, Running
 from discreteness.experiment import prepare
 from discreteness.flops import flop_per_token
 from discreteness.metrics import METRICS, Exporter
@@ -82,7 +82,10 @@ def progress(**changes):
         "committed": 2,
         "failed": {7: "the training loss is nan"},
         "pending": 2,
-        "training": [(5, "trainer-0", 12), (6, "trainer-1", 3)],
+        "training": [
+            Running(seed=5, attempt="a", group="trainer-0", step=12),
+            Running(seed=6, attempt="b", group="trainer-1", step=3),
+        ],
         "train_loss": {"trainer-0": 6.5},
         "updates": 55,
         "tokens": {(16, 32): 1000, (32, 64): 500},

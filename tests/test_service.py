@@ -1,5 +1,6 @@
 """The whole job with its real parts: Ray, Ray Train, evaluator actors, object store, dataset."""
 
+import json
 import os
 import re
 import signal
@@ -119,10 +120,15 @@ def test_a_seed_that_always_fails_ends_the_job_with_its_reason(program, tmp_path
         "--seeds",
         "4",
     ]
-    job = program(*arguments, "--max-attempts", 2, "--output", tmp_path / "set")
+    job = program(*arguments, "--max-attempts", 2, "--log-format", "json", "--output", tmp_path / "set")
     assert job.wait() == 1, job.output
     assert "seed 4 FAILED: the training loss is" in job.output
-    assert job.output.count("leased to") == 2
+    told = [json.loads(line) for line in job.output.splitlines() if line.startswith("{")]  # Ray's are on stderr
+    attempts = [event["attempt"] for event in told if event["event"] == "seed leased"]
+    assert len(set(attempts)) == 2
+    lost, failed = (event for event in told if event["event"] in ("attempt lost", "seed failed") and "attempt" in event)
+    assert [lost["attempt"], failed["attempt"]] == attempts
+    assert (failed["level"], failed["seed"], failed["group"]) == ("error", 4, "trainer-0")
     assert len(status(str(tmp_path / "set")).failed_attempts) == 2
     assert status(str(tmp_path / "set")).committed == ()
     Status(str(tmp_path / "set"))()

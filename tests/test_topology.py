@@ -1,5 +1,7 @@
 """How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
 
+import re
+
 import pytest
 from speedrun.execution import PLAIN
 from speedrun.tracks import medium, small, tiny
@@ -57,6 +59,8 @@ def test_a_seed_of_medium_takes_its_own_time():
     """2,176,974,848 tokens at 250 ms for 524,288 on eight GPUs; the record took 1041 s (SPEEDRUN 13.2)."""
     chosen = choose(experiment(medium, 8), RunConfig(), Cluster((P5,), local=False))
     assert any("about 1038 s a seed" in line for line in chosen.report)
+    (hours,) = re.findall(r"([\d.]+) GPU-hours$", "\n".join(chosen.report), re.M)
+    assert float(hours) == pytest.approx(300 * 1038 * 8 / 3600, rel=0.01)
     assert chosen.checkpoint_bytes == pytest.approx(2 * 613_420_437, rel=1e-4)  # matrices in bfloat16, as they are read
 
 

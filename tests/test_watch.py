@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from dataset_case import STEPS, commit, create, losses
+from dataset_case import IDENTITY, STEPS, commit, create, losses
 from faulty_filesystem import object_storage
 from rich.console import Console
 
@@ -42,6 +44,14 @@ def commit_at(dataset, seed, seconds):
 
 def lose(dataset, seed, error):
     dataset.log({"event": "attempt lost", "seed": seed, "attempt": "one", "error": error})
+
+
+def trained(dataset, seed, attempt, seconds):
+    """Writes the runs file of a seed anew, with the time of its updates."""
+    table = pa.table({"step": [0, 1, 2], "train_s": [None, seconds / 2, seconds]})
+    with pa.BufferOutputStream() as sink:
+        pq.write_table(table, sink)
+        dataset.storage.write(f"runs/seed={seed:05d}-{attempt}.parquet", sink.getvalue())
 
 
 def drawn(seen, trouble=""):
@@ -78,6 +88,28 @@ def test_each_seed_has_one_state_and_time_left_is_that_of_the_commits(growing):
     text = drawn(seen)
     for part in ("2: 3 of 4", "3: [red]NaN[/red] at step 5", "36 seeds/h", "0:04:10 left", "held by pid", "running"):
         assert part in text
+
+
+def test_gpu_hours_are_those_of_committed_seeds_and_of_lost_attempts(tmp_path, capsys):
+    track = {**IDENTITY["track"], "needs_gpu": True}
+    dataset = create(tmp_path / "set", identity={**IDENTITY, "track": track, "world_size": 8})
+    commit(dataset, 0)
+    commit(dataset, 1)
+    assert look(dataset.uri).device_hours is None  # no file tells: not 0
+    trained(dataset, 0, "one", 900.0)
+    trained(dataset, 1, "one", 1200.0)
+    dataset.log({"event": "attempt lost", "seed": 2, "attempt": "two", "error": "gone", "train_s": 250.0})
+    dataset.log({"event": "attempt lost", "seed": 2, "attempt": "three", "preempted": "gone", "train_s": 50.0})
+    dataset.log({"event": "attempt lost", "seed": 2, "attempt": "four", "error": "at once", "train_s": None})
+    seen = look(dataset.uri)
+    assert (seen.device, seen.device_hours) == ("GPU", pytest.approx(8 * 2400 / 3600))
+    assert "5.33 GPU-hours trained" in drawn(seen)
+    assert Status(dataset.uri)() == 0
+    assert "trained: 5.33 GPU-hours" in capsys.readouterr().out
+    told = json.loads(as_json(seen))
+    assert (told["device"], told["device_hours"]) == ("GPU", seen.device_hours)
+    Path(dataset.storage.path("runs/seed=00001-one.parquet")).write_bytes(b"damaged")
+    assert look(dataset.uri).device_hours == pytest.approx(8 * 1200 / 3600)
 
 
 def test_without_a_job_at_work_no_time_is_left_to_tell(growing):

@@ -1,0 +1,90 @@
+"""what happens in a run -> a line for a person, or one JSON object a line for a program."""
+
+import json
+import logging
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal
+
+from rich.console import Console
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened, and to what. Plain data: dispatcher -> driver -> stdout."""
+
+    event: str
+    """What kind of thing, such as "seed committed": few values, to choose by."""
+    message: str
+    """The whole of it, for a person."""
+    level: Level = "info"
+    seed: int | None = None
+    attempt: str | None = None
+    group: str | None = None
+    step: int | None = None
+    """Newest step of the attempt."""
+    time_s: float = field(default_factory=time.time)
+    """When, in seconds since 1970."""
+
+    def to_json(self) -> str:
+        """One line. What does not apply is left out."""
+        values = asdict(self)
+        when = datetime.fromtimestamp(values.pop("time_s"), UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": when, **{name: value for name, value in values.items() if value is not None}})
+
+
+class Log:
+    """Where a run says what happens: stdout, which is what `ray job logs` shows. A context: between its ends what the
+    package's modules log, such as a lock that is taken over, comes here too, and as JSON the error that ends the run;
+    what others print, such as Ray, then goes to stderr.
+    """
+
+    def __init__(self, format: Literal["text", "json"]):
+        self.json = format == "json"
+        self.stream = sys.stdout
+        self._others: AbstractContextManager = redirect_stdout(sys.stderr) if self.json else nullcontext()
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._handler = _Records(self)
+
+    def say(self, message: str, event: str = "note", **about: Any) -> None:
+        """`about`: further fields of Event."""
+        self.tell(Event(event=event, message=message, **about))
+
+    def tell(self, event: Event) -> None:
+        if self.json:
+            print(event.to_json(), file=self.stream, flush=True)
+        else:
+            self.console.print(event.message, markup=False)  # brackets in it are not markup
+
+    def __enter__(self) -> "Log":
+        _package().addHandler(self._handler)
+        self._others.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._others.__exit__(kind, error, traceback)
+        _package().removeHandler(self._handler)
+        if self.json and isinstance(error, Exception):  # for a person it is on stderr
+            self.say(f"{type(error).__name__}: {error}", "error", level="error")
+
+
+class _Records(logging.Handler):
+    """Records of Python's logging -> events."""
+
+    def __init__(self, log: Log):
+        super().__init__(logging.WARNING)
+        self.log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        self.log.say(record.getMessage(), record.levelname.lower(), level=level)
+
+
+def _package() -> logging.Logger:
+    return logging.getLogger("discreteness")

@@ -1,0 +1,94 @@
+"""help, docstrings, schemas, metrics -> docs/reference.md: `python docs/reference.py` writes it, a test compares."""
+
+import inspect
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "modded-nanogpt")]
+
+from discreteness.cli import COMMANDS  # noqa: E402
+from discreteness.config import RunConfig  # noqa: E402
+from discreteness.curve import RUNS  # noqa: E402
+from discreteness.manifest import DOCUMENTS  # noqa: E402
+from discreteness.metrics import METRICS  # noqa: E402
+from discreteness.reading import Experiment  # noqa: E402
+from discreteness.seed_file import LOSSES  # noqa: E402
+from discreteness.token_file import TOKENS  # noqa: E402
+
+PAGE = ROOT / "docs" / "reference.md"
+HEAD = """# Reference
+
+Written by `python docs/reference.py` from the sources: change those, then run it again. A test compares the two.
+"""
+SUBCOMMANDS = [name for name in COMMANDS if name not in ("run", "data")] + ["data make", "data info", "data verify"]
+SCHEMAS = {
+    "losses/seed=SEED.parquet": LOSSES,
+    "runs/seed=SEED-ATTEMPT.parquet": RUNS,
+    "documents.parquet": DOCUMENTS,
+    "tokens/PART/TOKEN.parquet": TOKENS,
+}
+
+
+def page() -> str:
+    parts = [HEAD, "## run_seeds.py\n", help_of(), "`discreteness run` takes the same, and `--inline`.\n"]
+    parts += ["## discreteness\n"]
+    for name in SUBCOMMANDS:
+        parts += [f"### discreteness {name}\n", help_of(*name.split())]
+    parts += ["## Python\n", "What `discreteness.open(path)` returns:\n", *methods(Experiment)]
+    parts += ["## Files\n", "What each is for: [the dataset](dataset.md).\n", *map(columns, SCHEMAS.items())]
+    parts += ["## Metrics\n", "How to read them: [metrics](metrics.md).\n"]
+    parts += ["\n".join(f"- `{metric.exported}` ({metric.kind}): {metric.help}" for metric in METRICS) + "\n"]
+    return "\n".join(parts)
+
+
+def help_of(*command: str) -> str:
+    """What `--help` prints, 100 columns wide; of run_seeds.py where no subcommand is given."""
+    printed, columns_before = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100"
+    with redirect_stdout(printed), suppress(SystemExit):
+        if command:
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness", args=[*command, "--help"])
+        else:
+            tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__, args=["--help"])
+    if columns_before is None:
+        del os.environ["COLUMNS"]
+    else:
+        os.environ["COLUMNS"] = columns_before
+    lines = [line.rstrip() for line in printed.getvalue().strip().splitlines()]
+    return "\n".join(["```text", *lines, "```\n"])
+
+
+def methods(of: type) -> Iterator[str]:
+    for name, member in vars(of).items():
+        function = member.fget if isinstance(member, property) else member
+        if not name.startswith("_") and inspect.isfunction(function):
+            signature = inspect.signature(function)
+            takes = (
+                ""
+                if isinstance(member, property)
+                else f"({', '.join(list(map(bare, signature.parameters.values()))[1:])})"
+            )
+            yield f"- **{name}{takes}** {' '.join(inspect.getdoc(function).split())}\n"
+
+
+def bare(parameter: inspect.Parameter) -> str:
+    """Name and default; what it may be stands in the text."""
+    return parameter.name + ("" if parameter.default is parameter.empty else f"={parameter.default!r}")
+
+
+def columns(named: tuple[str, pa.Schema]) -> str:
+    name, schema = named
+    rows = [f"| {field.name} | {field.type} | {'yes' if field.nullable else 'no'} |" for field in schema]
+    return "\n".join([f"`{name}`:\n", "| column | type | may be null |", "|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
