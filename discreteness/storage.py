@@ -19,7 +19,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 STAGING = "_staging"
 READS_AT_ONCE = 16
-NEAR_BYTES = {"local": (2**12, 2**18), "object": (2**16, 2**20)}
+NEAR_BYTES = {"local": (2**12, 3 * 2**15), "object": (2**16, 2**20)}
 """Ranges with no more than the first between them are read as one piece, of the second at most: a disk answers a small
 read quickly, an object store takes as long for 64 KiB as for one byte.
 """
@@ -67,7 +67,7 @@ class Storage:
             return file.read()
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-        """Pieces of a file, each an offset and a length, ascending. They are asked for at once, near ones as one: a
+        """Pieces of a file, each an offset and a length, ascending and apart. They are asked for at once, near ones as one: a
         disk and an object store answer many in hardly more time than one.
 
         FileNotFoundError: no such file. A piece that reaches beyond the end is cut short there.

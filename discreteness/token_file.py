@@ -33,8 +33,10 @@ ROW_GROUP_LOSSES = 2**20
 """Tokens share a row group up to this many losses: what a reader without our index reads for one token."""
 PAGE_LOSSES = 2**12
 """Of a page at most, unless one step has more: one step of a token costs a page, all its steps cost all its pages."""
-PAGES_AT_ONCE = 16
-"""Pages decompressed together: what they need stays in the processor's cache."""
+PAGES_AT_ONCE = 7
+"""Pages decompressed together. Buffers below 128 KiB stay in the cache and are used again; for larger ones the C
+library may ask the system for fresh memory each time.
+"""
 INDEX_AT = 4
 
 PAGE = np.dtype([("offset", "<i8"), ("num_bytes", "<i4"), ("crc32", "<u4")])
@@ -160,9 +162,9 @@ class TokenFile:
             for token, to, which, count in here:
                 streams = content[at : at + 4 * count * num_seeds].reshape(4, count, num_seeds)
                 at += streams.size
-                streams, losses = streams[:, which].reshape(4, -1), token[to].reshape(-1, 4)
+                wanted, losses = streams[:, which].reshape(4, -1), token[to].reshape(-1, 4)
                 for byte in range(4):  # strided copies: twice as fast as one of the transpose
-                    losses[:, byte] = streams[byte]
+                    losses[:, byte] = wanted[byte]
 
     def _pages(self, tokens: np.ndarray) -> np.ndarray:
         """PAGE (tokens, pages of each) of ascending tokens."""
