@@ -67,10 +67,10 @@ class Storage:
             return file.read()
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[memoryview]:
-        """Pieces of a file, each an offset and a length, ascending and apart. They are asked for at once, near ones as one: a
-        disk and an object store answer many in hardly more time than one.
+        """Pieces of a file, each an offset and a length, ascending and apart. They are asked for at once, near ones as
+        one: a disk and an object store answer many in hardly more time than one.
 
-        FileNotFoundError: no such file. A piece that reaches beyond the end is cut short there.
+        FileNotFoundError: no such file. Beyond the file's end: a local piece is cut short, else OSError.
         """
         gap, most = NEAR_BYTES["local" if self.renames else "object"]
         pieces: list[list[int]] = []

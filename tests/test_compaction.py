@@ -441,7 +441,9 @@ def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path, monke
 def test_ranges_of_a_file_are_read_near_ones_as_one(storage, monkeypatch):
     content = np.random.default_rng(0).bytes(300_000)
     storage.write("x", content)
-    ranges = [(0, 3), (3, 1), (5, 0), (6, 100), (110, 7), (150_000, 2), (290_000, 9_000), (299_999, 5), (300_007, 1)]
+    ranges = [(0, 3), (3, 1), (5, 0), (6, 100), (110, 7), (150_000, 2), (290_000, 9_000)]
+    if storage.renames:
+        ranges += [(299_999, 5), (300_007, 1)]
     expected = [content[offset : offset + length] for offset, length in ranges]
     for near in (0, 0), (0, 2**20), (2**20, 2**20):
         monkeypatch.setattr(storage_module, "NEAR_BYTES", {"local": near, "object": near})
