@@ -25,7 +25,7 @@ from discreteness.manifest import DocumentInfo, Manifest, read_manifest
 from discreteness.parts import FORMAT, Part, begins, first_tokens, means_file, read_parts, write_parts
 from discreteness.seed_file import CommittedSeed, mean_over_tokens, read_losses, row_groups, scan
 from discreteness.storage import ABANDONED_S, Storage, open_storage
-from discreteness.token_file import token_file
+from discreteness.token_file import steps_of_a_page, token_file
 
 MOST_PARTS = 8
 FILE_LOSSES = 2**27
@@ -91,9 +91,10 @@ def new_part(manifest: Manifest, seeds: list[CommittedSeed]) -> Part:
         first, stop = group[0][1], group[-1][1] + group[-1][0].num_losses
         num_files = -(-(stop - first) // most)
         starts += [first + (stop - first) * index // num_files for index in range(num_files)]
-    content = json.dumps([FORMAT, [asdict(seed) for seed in seeds], starts])
+    page_steps = steps_of_a_page(len(manifest.steps), len(seeds))
+    content = json.dumps([FORMAT, [asdict(seed) for seed in seeds], starts, page_steps])
     name = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Part(name=name, seeds=tuple(seeds), starts=tuple(starts))
+    return Part(name=name, seeds=tuple(seeds), starts=tuple(starts), page_steps=page_steps)
 
 
 def _sound(
@@ -137,7 +138,8 @@ def _write_file(
     if len(means):
         ids = [document.doc_id for document in manifest.documents[new]]
         storage.write(part.means_path(start), means_file(ids, seeds, manifest.steps, means))
-    content = token_file(doc_ids[start:stop], token_indices[start:stop], manifest.steps, seeds, losses)
+    here = slice(start, stop)
+    content = token_file(doc_ids[here], token_indices[here], manifest.steps, seeds, losses, part.page_steps)
     storage.write(part.losses_path(start), content)
 
 

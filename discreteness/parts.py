@@ -24,7 +24,7 @@ from discreteness.storage import Storage
 from discreteness.token_file import TokenFile
 
 PARTS_FILE = "tokens/parts.json"
-FORMAT = 1
+FORMAT = 2
 PART_NAME = re.compile(r"[0-9a-f]{16}")
 
 MEANS = pa.schema(
@@ -39,11 +39,14 @@ MEANS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """`seeds`: what their footers said. `starts`: the first token of each file, ascending from 0."""
+    """`seeds`: what their footers said. `starts`: the first token of each file, ascending from 0. `page_steps`:
+    steps of a token in a page.
+    """
 
     name: str
     seeds: tuple[CommittedSeed, ...]
     starts: tuple[int, ...]
+    page_steps: int
 
     @property
     def folder(self) -> str:
@@ -95,13 +98,14 @@ def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
                 name=part["name"],
                 seeds=tuple(CommittedSeed(**seed) for seed in part["seeds"]),
                 starts=tuple(part["starts"]),
+                page_steps=part["page_steps"],
             )
             for part in values["parts"]
         )
         total = total_losses(manifest)
         for part in parts:
             edges = [*part.starts, total]
-            if not PART_NAME.fullmatch(part.name) or edges[0] != 0 or not part.seeds:
+            if not PART_NAME.fullmatch(part.name) or edges[0] != 0 or not part.seeds or part.page_steps < 1:
                 raise ValueError
             if any(late <= early for early, late in itertools.pairwise(edges)):
                 raise ValueError
@@ -158,7 +162,7 @@ class PartReader:
         if index not in self._files:
             start, stop = self.part.ranges(self.manifest)[index]
             shape = stop - start, len(self.manifest.steps), len(self.part.seeds)
-            self._files[index] = TokenFile(self.storage, self.part.losses_path(start), shape)
+            self._files[index] = TokenFile(self.storage, self.part.losses_path(start), shape, self.part.page_steps)
         return self._files[index]
 
 

@@ -35,7 +35,7 @@ from discreteness.seed_file import (
     train_s,
 )
 from discreteness.storage import Storage, open_storage
-from discreteness.token_file import PAGE_LOSSES, TOKENS
+from discreteness.token_file import TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -232,15 +232,15 @@ class Experiment:
 
         def pays(part: PartReader, rows: list[int]) -> bool:
             """Whether the part decodes fewer losses than the seeds' files would."""
-            columns = len(part.part.seeds)
-            runs = 1 + np.count_nonzero(np.diff(places) != 1)
-            in_part = len(tokens) * max(len(places) * columns, int(runs) * PAGE_LOSSES[0])
+            pages = len(np.unique(places // part.part.page_steps))
+            in_part = len(tokens) * pages * part.part.page_steps * len(part.part.seeds)
             return in_part <= len(rows) * max(ROW_GROUP_LOSSES, document.num_losses * num_steps)
 
         def from_part(part: PartReader, rows: list[int], columns: list[int]) -> None:
+            nonlocal losses
             found = part.losses(self._first[document.doc_id] + tokens, places)
             if rows == columns == list(range(found.shape[2])) and len(rows) == len(seeds):
-                losses[...] = found
+                losses = found
             else:
                 losses[:, :, rows] = found[:, :, columns]
 

@@ -1,23 +1,22 @@
 """losses of some tokens at every step of some seeds <-> one Parquet file of which each page can be read alone.
 
 A row is one loss: doc_id, token_index, step, seed, loss; sorted by these, nothing left out, so that the place of a loss
-is a matter of counting. Any Parquet reader reads the file. A reader that wants few losses asks the index in the footer
-where their pages are: a page is `page_losses` losses, their bytes split into four streams and compressed with zstd.
+is a matter of counting. Any Parquet reader reads the file. A page is some whole steps of one token, its losses' bytes
+split into four streams and compressed with zstd. Where the pages are is said twice: in their headers, as Parquet does,
+and in an index of ours, which lies between the file's first four bytes and its first row group, where one small read
+at a place known before finds all that a question needs.
 """
 
-import base64
 import io
-import json
-import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from discreteness.seed_file import footer_bytes
 from discreteness.storage import Storage
 
 TOKENS = pa.schema(
@@ -32,33 +31,46 @@ TOKENS = pa.schema(
 KEYS = TOKENS.names[:-1]
 ROW_GROUP_LOSSES = 2**20
 """Tokens share a row group up to this many losses: what a reader without our index reads for one token."""
-PAGE_LOSSES = (2**12, 2**14)
-"""Bounds of a page: small enough that one step of a token is cheap to get at, large enough that all steps are."""
-PAGE_STEPS = 32
-"""Steps of a token in a page, between these bounds."""
-FOOTER_KEY, PAGES_KEY = b"discreteness", b"discreteness.pages"
-FOOTER_GUESS_BYTES = 256 * 1024
-GAP_BYTES = 2**16
-"""Pages closer than this are read as one piece, of about PIECE_BYTES at most."""
-PIECE_BYTES = 2**20
-PIECES_AT_ONCE = 64
+PAGE_LOSSES = 2**12
+"""Of a page at most, unless one step has more: one step of a token costs a page, all its steps cost all its pages."""
+PAGES_AT_ONCE = 7
+"""Pages decompressed together. Buffers below 128 KiB stay in the cache and are used again; for larger ones the C
+library may ask the system for fresh memory each time.
+"""
+INDEX_AT = 4
 
 PAGE = np.dtype([("offset", "<i8"), ("num_bytes", "<i4"), ("crc32", "<u4")])
 """Of a page's compressed content, which follows its header."""
 
 
+def steps_of_a_page(num_steps: int, num_seeds: int) -> int:
+    """So many that a token's pages are of about one size."""
+    num_pages = -(-num_steps // max(1, PAGE_LOSSES // num_seeds))
+    return -(-num_steps // num_pages)
+
+
+def index_rows(num_steps: int, page_steps: int) -> np.dtype:
+    """A row of the index: the pages of one token, and CRC-32 of what it says of them, begun with the token's number."""
+    return np.dtype([("pages", PAGE, (-(-num_steps // page_steps),)), ("crc32", "<u4")])
+
+
 def token_file(
-    doc_ids: np.ndarray, token_indices: np.ndarray, steps: Sequence[int], seeds: Sequence[int], losses: np.ndarray
+    doc_ids: np.ndarray,
+    token_indices: np.ndarray,
+    steps: Sequence[int],
+    seeds: Sequence[int],
+    losses: np.ndarray,
+    page_steps: int,
 ) -> pa.Buffer:
     """Parquet file of losses float32 (tokens, steps, seeds); `doc_ids` and `token_indices` int32 (tokens,)."""
     num_tokens, rows_per_token = len(losses), len(steps) * len(seeds)
     tokens_per_group = max(1, ROW_GROUP_LOSSES // rows_per_token)
-    least, most = PAGE_LOSSES
-    page_losses = min(most, max(least, -(-PAGE_STEPS * len(seeds) // 1024) * 1024))
+    index = np.zeros(num_tokens, index_rows(len(steps), page_steps))
+    last_page_steps = len(steps) - page_steps * (index["pages"].shape[1] - 1)
     step_column = np.repeat(np.array(steps, np.int32), len(seeds))
     seed_column = np.tile(np.array(seeds, np.int32), len(steps))
-    sink = io.BytesIO()
-    pages: list[np.ndarray] = []
+    content = io.BytesIO()
+    sink = pa.PythonFile(content, "w")  # counts what is written through it, the index too
     with pq.ParquetWriter(
         sink,
         TOKENS,
@@ -67,126 +79,108 @@ def token_file(
         use_byte_stream_split=["loss"],
         write_statistics=KEYS,
         write_page_checksum=True,
-        data_page_size=4 * page_losses,
+        # Each batch of losses becomes a page, as none is smaller; a chunk of a column begins a new batch.
+        write_batch_size=page_steps * len(seeds),
+        data_page_size=4 * last_page_steps * len(seeds),
     ) as writer:
+        sink.write(index.tobytes())
         for first in range(0, num_tokens, tokens_per_group):
-            some = slice(first, first + tokens_per_group)
-            count = len(losses[some])
+            some = losses[first : first + tokens_per_group].reshape(-1, rows_per_token)
             columns = [
-                np.repeat(doc_ids[some], rows_per_token),
-                np.repeat(token_indices[some], rows_per_token),
-                np.tile(step_column, count),
-                np.tile(seed_column, count),
-                losses[some].reshape(-1),
+                pa.array(np.repeat(doc_ids[first : first + len(some)], rows_per_token)),
+                pa.array(np.repeat(token_indices[first : first + len(some)], rows_per_token)),
+                pa.array(np.tile(step_column, len(some))),
+                pa.array(np.tile(seed_column, len(some))),
+                pa.chunked_array([pa.array(token) for token in some]),
             ]
-            table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=TOKENS)
-            begin = sink.tell()
-            writer.write_table(table, row_group_size=len(table))
-            with sink.getbuffer() as content:
-                pages.append(_pages_of_last_column(content, begin, len(table), page_losses))
-        footer = {
-            "tokens": num_tokens,
-            "steps": len(steps),
-            "seeds": len(seeds),
-            "group_losses": tokens_per_group * rows_per_token,
-            "page_losses": page_losses,
-        }
-        index = base64.b64encode(np.concatenate(pages).tobytes())  # other readers take metadata for text
-        writer.add_key_value_metadata({FOOTER_KEY: json.dumps(footer), PAGES_KEY: index})
-    return pa.py_buffer(sink.getbuffer())
+            writer.write_table(pa.Table.from_arrays(columns, schema=TOKENS), row_group_size=some.size)
+    with content.getbuffer() as view:
+        index["pages"] = np.array(_pages_of_last_column(view), PAGE).reshape(num_tokens, -1)
+        for token, row in enumerate(index):
+            row["crc32"] = zlib.crc32(row["pages"].tobytes(), token)
+        view[INDEX_AT : INDEX_AT + index.nbytes] = index.tobytes()
+    return pa.py_buffer(content.getbuffer())
 
 
 class TokenFile:
-    """Random access to a file's losses, `shape` (tokens, steps, seeds). Keeps its index, 16 bytes a page, in memory.
+    """Random access to a file's losses, `shape` (tokens, steps, seeds). Keeps what it read of the index in memory.
 
-    FileNotFoundError: it is gone. OSError: it is damaged.
+    Reading: FileNotFoundError: it is gone. OSError: it is damaged.
     """
 
-    def __init__(self, storage: Storage, name: str, shape: tuple[int, int, int]):
-        self.storage, self.name, self.shape = storage, name, shape
+    def __init__(self, storage: Storage, name: str, shape: tuple[int, int, int], page_steps: int):
+        self.storage, self.name, self.shape, self.page_steps = storage, name, shape, page_steps
         self.codec = pa.Codec("zstd")
-        tail = storage.read_tail(name, FOOTER_GUESS_BYTES)
-        if len(tail) == FOOTER_GUESS_BYTES < footer_bytes(tail):
-            tail = storage.read_tail(name, footer_bytes(tail))
-        try:
-            metadata = pq.read_metadata(pa.BufferReader(tail)).metadata
-            footer = json.loads(metadata[FOOTER_KEY])
-            self.pages = np.frombuffer(base64.b64decode(metadata[PAGES_KEY]), PAGE)
-            if shape != tuple(footer[axis] for axis in ("tokens", "steps", "seeds")):
-                raise ValueError
-            groups = range(0, math.prod(shape), footer["group_losses"])
-            self.starts = np.concatenate(
-                [np.arange(g, min(g + groups.step, groups.stop), footer["page_losses"]) for g in groups]
-            )
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
-            raise self._damaged("its footer") from None
-        if len(self.pages) != len(self.starts):
-            raise self._damaged("the index of its pages")
-        self.ends = np.append(self.starts[1:], groups.stop)
+        self._index = np.zeros(shape[0], index_rows(shape[1], page_steps))
+        self._known = np.zeros(shape[0], bool)
 
     def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """float32 (tokens, steps, all seeds) at these places along the file's axes."""
-        _, num_steps, num_seeds = self.shape
-        rows = np.add.outer(tokens * num_steps, steps).reshape(-1)
-        wanted, inverse = rows, None
-        if not (np.diff(rows) > 0).all():
-            wanted, inverse = np.unique(rows, return_inverse=True)
-        found = np.empty((len(wanted), num_seeds), np.float32)
-        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        runs = np.append(0, breaks), np.append(breaks, len(wanted))
-        self._fill(found.reshape(-1), wanted[runs[0]] * num_seeds, runs[0] * num_seeds, runs[1] * num_seeds)
-        if inverse is not None:
-            found = found[inverse]
-        return found.reshape(len(tokens), len(steps), num_seeds)
+        for places, axis in (tokens, 0), (steps, 1):
+            if not (np.diff(places) > 0).all():
+                wanted, inverse = np.unique(places, return_inverse=True)
+                found = self.losses(*((wanted, steps) if axis == 0 else (tokens, wanted)))
+                return found.take(inverse, axis)
+        found = np.empty((len(tokens), len(steps), self.shape[2]), np.float32)
+        pages, begins = np.unique(steps // self.page_steps, return_index=True)
+        ends = np.append(begins[1:], len(steps))
+        first_steps = pages * self.page_steps
+        num_steps = np.minimum(self.page_steps, self.shape[1] - first_steps)
+        spans = [
+            (slice(begin, end), slice(low, high) if high - low == end - begin else steps[begin:end] - first, count)
+            for begin, end, low, high, first, count in zip(
+                *(begins.tolist(), ends.tolist()),
+                *((steps[begins] - first_steps).tolist(), (steps[ends - 1] - first_steps + 1).tolist()),
+                *(first_steps.tolist(), num_steps.tolist()),
+                strict=True,
+            )
+        ]
+        self._decode(tokens, pages, spans, found.view(np.uint8).reshape(*found.shape, 4))
+        return found
 
-    def _fill(self, found: np.ndarray, firsts: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> None:
-        """Puts the file's losses from number firsts[i] on into found[begins[i] : ends[i]], for each i, ascending."""
-        first_page = np.searchsorted(self.starts, firsts, side="right") - 1
-        num_pages = np.searchsorted(self.starts, firsts + ends - begins, side="left") - first_page
-        run = np.repeat(np.arange(len(firsts)), num_pages)
-        page = np.arange(len(run)) - np.repeat(np.cumsum(num_pages) - num_pages - first_page, num_pages)
-        begin = np.maximum(firsts[run], self.starts[page])
-        end = np.minimum(firsts[run] + (ends - begins)[run], self.ends[page])
-        columns = page, begin - self.starts[page], end - self.starts[page], begins[run] + begin - firsts[run]
-        pieces = zip(*(column.tolist() for column in columns), strict=True)
-        as_bytes = found.view(np.uint8).reshape(-1, 4)
-        pages = self._pages(np.unique(page))
-        last, streams = -1, np.empty((4, 0), np.uint8)
-        for number, low, high, at in pieces:
-            if number != last:
-                last, streams = number, next(pages)
-            for byte, stream in enumerate(streams):  # strided copies: twice as fast as one of the transpose
-                as_bytes[at : at + high - low, byte] = stream[low:high]
+    def _decode(self, tokens: np.ndarray, pages: np.ndarray, spans: list[tuple], found: np.ndarray) -> None:
+        """Fills `found`, uint8 (tokens, steps, seeds, 4), ascending tokens from these pages of each, ascending.
+        `spans`: where a page's steps go, which of its steps they are, and how many it has.
 
-    def _pages(self, pages: np.ndarray) -> Iterator[np.ndarray]:
-        """Of each of these pages, ascending: uint8 (4, its losses), the first bytes of all, the second ones, ...
-
-        They are read in few pieces: what lies between near ones is read and left out. Frames of zstd one after another
-        are decompressed by one call: pyarrow makes a context for each, which takes longer than most pages.
+        Frames of zstd one after another are decompressed by one call: pyarrow makes a context for each, which takes
+        longer than most pages.
         """
-        offsets = self.pages["offset"][pages]
-        stops = offsets + self.pages["num_bytes"][pages]
-        counts = (self.ends - self.starts)[pages]
-        far = (offsets[1:] - stops[:-1] > GAP_BYTES) | (np.diff(offsets // PIECE_BYTES) > 0)
-        edges = np.concatenate([[0], np.flatnonzero(far) + 1, [len(pages)]])
-        for piece in range(0, len(edges) - 1, PIECES_AT_ONCE):
-            some = edges[piece : piece + PIECES_AT_ONCE + 1]
-            begins = offsets[some[:-1]]
-            ranges = list(zip(begins.tolist(), (stops[some[1:] - 1] - begins).tolist(), strict=True))
-            views = [memoryview(content) for content in self.storage.read_ranges(self.name, ranges)]
-            here = slice(some[0], some[-1])
-            of_piece = np.repeat(np.arange(len(views)), np.diff(some))
-            bounds = of_piece, offsets[here] - begins[of_piece], stops[here] - begins[of_piece]
-            frames = [views[i][low:high] for i, low, high in zip(*(b.tolist() for b in bounds), strict=True)]
-            for number, crc32, frame in zip(
-                pages[here], self.pages["crc32"][pages[here]].tolist(), frames, strict=True
-            ):
+        index = self._pages(tokens)[:, pages].reshape(-1)
+        ranges = list(zip(index["offset"].tolist(), index["num_bytes"].tolist(), strict=True))
+        frames = self.storage.read_ranges(self.name, ranges)
+        expected = zip(index["crc32"].tolist(), product(tokens.tolist(), pages.tolist()), strict=True)
+        places = ((token, *span) for token in found for span in spans)
+        num_seeds = self.shape[2]
+        while batch := list(islice(frames, PAGES_AT_ONCE)):
+            for frame, (crc32, (token, page)) in zip(batch, expected, strict=False):
                 if zlib.crc32(frame) != crc32:
-                    raise self._damaged(f"CRC of page {number}")
-            num_bytes = 4 * counts[here]
-            content = np.frombuffer(self.codec.decompress(b"".join(frames), int(num_bytes.sum())), np.uint8)
-            for count, end in zip(counts[here].tolist(), np.cumsum(num_bytes).tolist(), strict=True):
-                yield content[end - 4 * count : end].reshape(4, count)
+                    raise self._damaged(f"CRC of page {page} of token {token}")
+            here = list(islice(places, len(batch)))
+            num_bytes = 4 * num_seeds * sum(count for *_, count in here)
+            content = np.frombuffer(self.codec.decompress(b"".join(batch), num_bytes), np.uint8)
+            at = 0
+            for token, to, which, count in here:
+                streams = content[at : at + 4 * count * num_seeds].reshape(4, count, num_seeds)
+                at += streams.size
+                wanted, losses = streams[:, which].reshape(4, -1), token[to].reshape(-1, 4)
+                for byte in range(4):  # strided copies: twice as fast as one of the transpose
+                    losses[:, byte] = wanted[byte]
+
+    def _pages(self, tokens: np.ndarray) -> np.ndarray:
+        """PAGE (tokens, pages of each) of ascending tokens."""
+        if not self._known[tokens].all():
+            first, last = int(tokens[0]), int(tokens[-1])
+            row_bytes = self._index.dtype.itemsize
+            where = INDEX_AT + first * row_bytes, (last + 1 - first) * row_bytes
+            (content,) = self.storage.read_ranges(self.name, [where])
+            if len(content) != where[1]:
+                raise self._damaged("the index of its pages")
+            rows = np.frombuffer(content, self._index.dtype)
+            for token, row in enumerate(rows, first):
+                if zlib.crc32(row["pages"].tobytes(), token) != row["crc32"]:
+                    raise self._damaged("the index of its pages")
+            self._index[first : last + 1], self._known[first : last + 1] = rows, True
+        return self._index["pages"][tokens]
 
     def _damaged(self, what: str) -> OSError:
         return OSError(
@@ -195,23 +189,19 @@ class TokenFile:
         )
 
 
-def _pages_of_last_column(content: memoryview, begin: int, num_rows: int, page_losses: int) -> np.ndarray:
-    """Index of the last column's pages in the row group that was just written from `begin` to the end."""
-    columns: list[list[tuple[int, int, int]]] = [[]]
-    seen, at = 0, begin
-    while at < len(content):
-        at, header = _thrift_struct(content, at)
-        if 5 in header:  # a data page; the others are dictionaries
-            if seen == num_rows:
-                columns.append([])
-                seen = 0
-            seen += header[5][1]
-            columns[-1].append((at, header[3], header[4] & 0xFFFFFFFF))
-        at += header[3]
-    assert len(columns) == len(TOKENS) and len(columns[-1]) == -(-num_rows // page_losses), (
-        "pyarrow wrote other pages than it was asked for"
-    )
-    return np.array(columns[-1], PAGE)
+def _pages_of_last_column(content: memoryview) -> list[tuple[int, int, int]]:
+    """Where the pages of each row group's last column are, by their headers."""
+    pages = []
+    metadata = pq.read_metadata(pa.BufferReader(content))
+    for group in range(metadata.num_row_groups):
+        column = metadata.row_group(group).column(len(TOKENS) - 1)
+        at = column.data_page_offset
+        end = at + column.total_compressed_size
+        while at < end:
+            at, header = _thrift_struct(content, at)
+            pages.append((at, header[3], header[4] & 0xFFFFFFFF))
+            at += header[3]
+    return pages
 
 
 def _thrift_struct(content: memoryview, at: int) -> tuple[int, dict[int, Any]]:

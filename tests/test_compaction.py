@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discreteness import compaction, reading, seed_file, token_file
+from discreteness import storage as storage_module
 from discreteness.compaction import compact, merge
 from discreteness.parts import Part, read_parts
 from discreteness.seed_file import CommittedSeed
@@ -33,7 +34,6 @@ def storage(request, tmp_path):
 @pytest.fixture(autouse=True)
 def parts_always_pay(monkeypatch):
     """Reading a part seems cheaper than any seed's file, so that tests as small as these read parts."""
-    monkeypatch.setattr(reading, "PAGE_LOSSES", (0, 0))
     monkeypatch.setattr(reading, "ROW_GROUP_LOSSES", 2**40)
 
 
@@ -112,12 +112,12 @@ def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
     values = np.where(np.isfinite(values), values, np.float32(1e-40))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "FILE_LOSSES", data.draw(st.sampled_from([1, 4000, 2**27]), label="file"))
-        patch.setattr(token_file, "GAP_BYTES", data.draw(st.sampled_from([0, 2**16]), label="gap"))
-        patch.setattr(token_file, "PIECES_AT_ONCE", data.draw(st.sampled_from([1, 64]), label="pieces"))
+        near = data.draw(st.sampled_from([(0, 0), (0, 2**20), (2**16, 2**20)]), label="near")
+        patch.setitem(storage_module.NEAR_BYTES, "object", near)
+        patch.setattr(storage_module, "PIECES_AHEAD", data.draw(st.sampled_from([1, 64]), label="pieces"))
+        patch.setattr(token_file, "PAGES_AT_ONCE", data.draw(st.sampled_from([1, 16]), label="pages at once"))
         patch.setattr(token_file, "ROW_GROUP_LOSSES", data.draw(st.sampled_from([1, 9000, 2**20]), label="group"))
-        patch.setattr(
-            token_file, "PAGE_LOSSES", data.draw(st.sampled_from([(1024, 2048), (2**12, 2**14)]), label="page")
-        )
+        patch.setattr(token_file, "PAGE_LOSSES", data.draw(st.sampled_from([1, 100, 2**12]), label="page"))
         storage = object_storage()
         dataset = create(storage, documents=documents, steps=tuple(range(num_steps)))
         for seed in range(num_seeds):
@@ -131,6 +131,8 @@ def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
             assert bits(experiment.losses(document.name)) == bits(mine)
             step = data.draw(st.integers(0, num_steps - 1), label="step")
             assert bits(experiment.losses(document.name, steps=[step])) == bits(mine[:, [step]])
+            some = data.draw(st.lists(st.integers(0, num_steps - 1), min_size=1, max_size=9), label="some")
+            assert bits(experiment.losses(document.name, steps=some)) == bits(mine[:, some])
             token = data.draw(st.integers(1, mine.shape[2]), label="token")
             assert bits(experiment.losses(document.name, token=token)) == bits(mine[:, :, token - 1])
 
@@ -178,7 +180,7 @@ def test_merging_keeps_few_parts_and_rewrites_a_seed_seldom(batches):
         kept, merged = merge(there, committed)
         for seed in merged:
             written[seed] = written.get(seed, 0) + 1
-        there = (*kept, Part(name="", seeds=tuple(committed[seed] for seed in merged), starts=(0,)))
+        there = (*kept, Part(name="", seeds=tuple(committed[seed] for seed in merged), starts=(0,), page_steps=1))
         assert len(there) <= compaction.MOST_PARTS
         assert sorted(seed.seed for part in there for seed in part.seeds) == list(committed)
         assert len({len(part.seeds).bit_length() for part in there}) == len(there)
@@ -191,7 +193,7 @@ def test_at_most_eight_parts_however_many_seeds():
     there, first = [], 0
     for level in range(9):
         seeds = tuple(stub(seed) for seed in range(first, first + 2**level))
-        there.append(Part(name=str(level), seeds=seeds, starts=(0,)))
+        there.append(Part(name=str(level), seeds=seeds, starts=(0,), page_steps=1))
         first += 2**level
     kept, merged = merge(tuple(there[1:]), {seed: committed[seed] for seed in range(1, 511)} | {0: committed[0]})
     assert len(kept) == 7 and merged == [0, 1, 2]
@@ -321,14 +323,23 @@ def test_one_flipped_bit_is_seen_and_named(tmp_path):
     (part,) = compact(tmp_path)
     path = tmp_path / part.losses_path(0)
     content = bytearray(path.read_bytes())
-    (page,) = token_file.TokenFile(dataset.storage, part.losses_path(0), (6, 4, 1)).pages
+    rows = np.frombuffer(content, token_file.index_rows(4, part.page_steps), 6, token_file.INDEX_AT)
+    assert rows["pages"].shape == (6, 1)
+    page = rows["pages"][1, 0].copy()
     content[page["offset"] + page["num_bytes"] - 3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(OSError, match=r"0000000\.parquet is damaged \(CRC of page 0\).*run discreteness compact"):
+    with pytest.raises(
+        OSError, match=r"0000000\.parquet is damaged \(CRC of page 0 of token 1\).*discreteness compact"
+    ):
         reading.open(tmp_path).losses("a.txt")
     assert any("CRC of page 0" in problem for problem in reading.verify(tmp_path))
+    assert bits(reading.open(tmp_path).losses("a.txt", token=3)[0]) == bits(losses(0)[:, 2])
+    content[token_file.INDEX_AT + rows.itemsize] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="the index of its pages"):
+        reading.open(tmp_path).losses("a.txt")
     path.write_bytes(content[:100])
-    with pytest.raises(OSError, match="its footer"):
+    with pytest.raises(OSError, match="the index of its pages"):
         reading.open(tmp_path).losses("a.txt")
     shutil.rmtree(tmp_path / "tokens")
     compact(tmp_path)
@@ -342,14 +353,22 @@ def test_verify_finds_a_part_that_says_something_else(tmp_path):
     found = pq.read_table(tmp_path / part.losses_path(0))["loss"].to_numpy().reshape(6, 4, 1).copy()
     found[5, 3, 0] += 1
     doc_ids, tokens = compaction._names(dataset.manifest.documents)
-    dataset.storage.write(part.losses_path(0), token_file.token_file(doc_ids, tokens, STEPS, [0], found))
+    dataset.storage.write(part.losses_path(0), token_file.token_file(doc_ids, tokens, STEPS, [0], found, 4))
     assert reading.verify(tmp_path) == [
         f"tokens/{part.name}: losses of seed 0, document 4 are not those of losses/seed=00000.parquet"
     ]
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "../../elsewhere"}, {"starts": [1]}, {"starts": [0, 3, 3]}, {"starts": [0, 6]}, {"seeds": []}]
+    "change",
+    [
+        {"name": "../../elsewhere"},
+        {"page_steps": 0},
+        {"starts": [1]},
+        {"starts": [0, 3, 3]},
+        {"starts": [0, 6]},
+        {"seeds": []},
+    ],
 )
 def test_a_part_that_no_compaction_wrote_is_passed_over(tmp_path, change):
     dataset = create(tmp_path)
@@ -365,7 +384,7 @@ def test_a_part_that_no_compaction_wrote_is_passed_over(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"format": 2, "parts": []}', '{"format": 1, "parts": [{}]}', "[" * 10**5]
+    "content", ["", "{", "[]", '{"format": 1, "parts": []}', '{"format": 2, "parts": [{}]}', "[" * 10**5]
 )
 def test_a_damaged_list_of_parts_is_passed_over_reported_and_replaced(tmp_path, caplog, content):
     commit(create(tmp_path), 0)
@@ -419,8 +438,15 @@ def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path, monke
     assert len(read_parts(dataset.storage, dataset.manifest)[0].starts) > 8
 
 
-def test_ranges_of_a_file_are_read_in_the_order_asked_for(storage):
-    storage.write("x", bytes(range(200)))
-    assert storage.read_ranges("x", [(150, 2), (0, 3), (1, 1)]) == [b"\x96\x97", b"\x00\x01\x02", b"\x01"]
+def test_ranges_of_a_file_are_read_near_ones_as_one(storage, monkeypatch):
+    content = np.random.default_rng(0).bytes(300_000)
+    storage.write("x", content)
+    ranges = [(0, 3), (3, 1), (5, 0), (6, 100), (110, 7), (150_000, 2), (290_000, 9_000)]
+    if storage.renames:
+        ranges += [(299_999, 5), (300_007, 1)]
+    expected = [content[offset : offset + length] for offset, length in ranges]
+    for near in (0, 0), (0, 2**20), (2**20, 2**20):
+        monkeypatch.setattr(storage_module, "NEAR_BYTES", {"local": near, "object": near})
+        assert list(storage.read_ranges("x", ranges)) == expected
     with pytest.raises(FileNotFoundError):
-        storage.read_ranges("y", [(0, 1)])
+        list(storage.read_ranges("y", [(0, 1)]))
