@@ -86,6 +86,6 @@ def test_an_experiment_survives_a_lost_machine_and_a_dead_evaluator(program):
     arguments = ["--seed", 3, "--num-seeds", 40, "--workers", 1]
     arguments += ["--faults", "evaluator killed,machine of a group without power"]
     chaos = program("-m", "tests.chaos.campaign", *arguments, XDG_CACHE_HOME="")
-    assert chaos.wait(400) == 0, chaos.output
+    assert chaos.wait(900) == 0, chaos.output
     assert "2 faults of 2 kinds" in chaos.output
     assert "every planned row once, one attempt a seed, bitwise equal" in chaos.output
