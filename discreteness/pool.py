@@ -120,7 +120,7 @@ class EvaluatorPool:
         and its checkpoints scored again without a word to the caller.
 
         A checkpoint stays on the node of its group, unless no evaluator is alive there: half a gigabyte a step is more
-        than a network takes from every node (DESIGN: 0.2 to 1.3 GB/s).
+        than a network takes from every node. Nodes without one share the others' in order of arrival.
         """
         return await self._call(0, "score", group, reference, header)
 
@@ -191,25 +191,32 @@ class EvaluatorPool:
         self._hand_out()
 
     def _hand_out(self) -> None:
+        """The longest waiting first, whatever its node."""
         alive = [member for member in self.members if member.alive]
-        for node, waiting in self._waiting.items():
-            self._serve(waiting, [member for member in alive if member.node == node] or alive)
+        near = {node: [member for member in alive if member.node == node] or alive for node in self._waiting}
+        while served := [
+            (waiting[0], node, member)
+            for node, waiting in self._waiting.items()
+            if (member := self._free(waiting, near[node]))
+        ]:
+            _, node, member = min(served, key=lambda one: one[0][:2])
+            *_, alone, place = heapq.heappop(self._waiting[node])
+            token = object()
+            if not member.calls:
+                member.busy_since_s = time.monotonic()
+            member.calls.append(token)
+            member.alone = alone
+            place.set_result((member, token))
 
-    def _serve(self, waiting: list[tuple[int, int, bool, asyncio.Future]], members: list[_Member]) -> None:
-        while waiting:
-            *_, alone, place = waiting[0]
-            if not place.done():  # else its caller has left
-                most = 0 if alone else IN_FLIGHT_EACH - 1
-                free = [member for member in members if not member.alone and len(member.calls) <= most]
-                if not free:
-                    return
-                member, token = min(free, key=lambda m: len(m.calls)), object()
-                if not member.calls:
-                    member.busy_since_s = time.monotonic()
-                member.calls.append(token)
-                member.alone = alone
-                place.set_result((member, token))
+    def _free(self, waiting: list[tuple[int, int, bool, asyncio.Future]], members: list[_Member]) -> _Member | None:
+        """Who could take the first that waits, if anybody."""
+        while waiting and waiting[0][-1].done():  # its caller has left
             heapq.heappop(waiting)
+        if not waiting:
+            return None
+        most = 0 if waiting[0][2] else IN_FLIGHT_EACH - 1
+        free = [member for member in members if not member.alone and len(member.calls) <= most]
+        return min(free, key=lambda member: len(member.calls), default=None)
 
     def _create(self, number: int, group: str) -> None:
         beside = NodeAffinitySchedulingStrategy(self.nodes[group], soft=True)

@@ -96,6 +96,25 @@ def test_checkpoints_stay_on_their_node_while_an_evaluator_is_alive_there(small_
     assert "here" in asyncio.run(scenario())
 
 
+def test_nodes_without_an_evaluator_share_the_others_in_order_of_arrival(small_ray):
+    finished = []
+
+    async def scenario():
+        async with a_pool(groups=("here", "left", "right")) as pool:
+            here = pool.nodes["here"]
+            pool.nodes.update(left="a" * len(here), right="b" * len(here))
+            await score(pool, 0, "here")
+            asked = [
+                asyncio.ensure_future(score(pool, step, ("left", "right", "here")[step % 3])) for step in range(18)
+            ]
+            for number, task in enumerate(asked):
+                task.add_done_callback(partial(lambda number, _: finished.append(number), number))
+            await asyncio.gather(*asked)
+
+    asyncio.run(scenario())
+    assert finished == list(range(18))
+
+
 def test_evaluators_that_never_start_end_the_wait_and_say_why(small_ray, monkeypatch):
     monkeypatch.setattr(pool_module, "RESTART_S", 0.01)
 
