@@ -28,7 +28,7 @@ check: install
 	$(VENV)/bin/mypy
 
 # 48 faults of 24 kinds in one experiment, then scheduling and Ray's autoscaler; on machines made of namespaces (Linux, root),
-# about half an hour on two free cores. `CHAOS_SEED=7 make chaos` repeats the choices of one run.
+# about an hour on two free cores. `CHAOS_SEED=7 make chaos` repeats the choices of one run.
 chaos: install
 	$(VENV)/bin/python -m tests.chaos.campaign --rounds 2 $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 	$(VENV)/bin/python -m tests.chaos.scheduling
