@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -436,6 +439,55 @@ def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path, monke
     assert 0 < int(done.stdout) < 32e6
     assert np.array_equal(reading.open(tmp_path / "many").losses("1", seeds=[24])[0], values[:, 1200:])
     assert len(read_parts(dataset.storage, dataset.manifest)[0].starts) > 8
+
+
+LIMITED = """
+import os, sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+import numpy as np
+from discreteness.compaction import compact
+compact(sys.argv[2]) if len(sys.argv) > 2 else np.ones(22 * 10**8, np.uint8)
+"""
+
+
+@pytest.fixture
+def two_gigabytes():
+    """Folder of a control group (Linux, version 1 or 2) that kills a process when all of its have more memory."""
+    for folder, limit in ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"):
+        group = Path(folder, f"discreteness-{os.getpid()}")
+        with suppress(OSError):
+            group.mkdir()
+            try:
+                (group / limit).write_text(str(2 * 10**9))
+                yield group
+                return
+            finally:
+                group.rmdir()
+    pytest.skip("needs a control group with a limit of memory (Linux, root)")
+
+
+def test_full_size_is_compacted_within_two_gigabytes(tmp_path, monkeypatch, two_gigabytes):
+    """300 seeds of 1,841 steps, one document of 700 losses: three files of nearly the most losses that a file has."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    steps = np.arange(1841)
+    text = Text(doc_id=0, name="long", category="", token_ids=(50256, *[1] * 700))
+    dataset = create(tmp_path / "run", documents=[text], steps=steps.tolist())
+    for seed in range(300):
+        dataset.commit(seed, "a", steps, np.full((1841, 700), seed, np.float32), pa.table({"step": [0]}))
+
+    def within_the_limit(*arguments):
+        command = [sys.executable, "-c", LIMITED, str(two_gigabytes), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    assert within_the_limit().returncode == -signal.SIGKILL
+    done = within_the_limit(str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    (part,) = read_parts(dataset.storage, dataset.manifest)
+    assert len(part.starts) == 3
+    forget_seed_files(monkeypatch)
+    found = reading.open(tmp_path / "run").losses("long", token=700)
+    assert np.array_equal(found, np.broadcast_to(np.arange(300, dtype=np.float32)[:, None], (300, 1841)))
 
 
 def test_ranges_of_a_file_are_read_near_ones_as_one(storage, monkeypatch):
