@@ -33,7 +33,7 @@ from discreteness.dispatcher import Dispatcher, Lease
 from discreteness.driver import leave
 from discreteness.experiment import Experiment, open_dataset, prepare
 from discreteness.pool import EvaluatorPool
-from discreteness.reading import verify
+from discreteness.problems import verify
 
 NUM_EVALUATORS = 4
 CREDITS = 8

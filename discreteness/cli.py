@@ -94,7 +94,7 @@ class Verify:
     path: Annotated[str, tyro.conf.Positional]
 
     def __call__(self) -> int:
-        from discreteness.reading import verify
+        from discreteness.problems import verify
 
         problems = verify(self.path)
         for problem in problems:

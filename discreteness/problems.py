@@ -1,6 +1,10 @@
-"""a seed's files, or a part -> what is wrong with them, every row read."""
+"""dataset -> what is wrong with it, every row read.
+
+discreteness verify runs/tiny
+"""
 
 import hashlib
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,13 +12,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from discreteness.manifest import Manifest, listed
-from discreteness.parts import PartReader, first_tokens
-from discreteness.seed_file import CommittedSeed, mean_over_tokens, read_losses
-from discreteness.storage import Storage
+from discreteness.manifest import Manifest, listed, read_documents, read_manifest
+from discreteness.parts import PartReader, first_tokens, read_parts
+from discreteness.seed_file import CommittedSeed, mean_over_tokens, read_losses, scan
+from discreteness.storage import Storage, open_storage
 
 BLOCK_BYTES = 2**28
 """Losses of a part that are compared at once."""
+
+
+def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
+    """Reads every row of every seed; returns the problems, none if the dataset is whole. Errors as `reading.open`."""
+    storage = open_storage(uri)
+    manifest = read_manifest(storage)
+    committed, invalid = scan(storage, manifest)
+    problems = [f"{name}: {reason}" for name, reason in invalid.items()]
+    try:
+        read_documents(storage, manifest)
+    except (FileNotFoundError, ValueError) as error:
+        problems.append(str(error))
+    for seed in committed.values():
+        problems += [f"{seed.path}: {problem}" for problem in problems_of_losses(storage, manifest, seed)]
+        problems += [f"{seed.runs_path}: {problem}" for problem in problems_of_runs(storage, seed)]
+    try:
+        for part in read_parts(storage, manifest):
+            reader = PartReader(storage, manifest, part, committed)
+            problems += [f"{part.folder}: {problem}" for problem in problems_of_part(reader, storage, manifest)]
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
 
 
 def problems_of_losses(storage: Storage, manifest: Manifest, committed: CommittedSeed) -> Iterator[str]:

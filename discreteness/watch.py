@@ -20,7 +20,7 @@ from rich.text import Text
 from discreteness.lock import describe, read_holder
 from discreteness.manifest import listed
 from discreteness.plan import parse_seeds
-from discreteness.reading import Status, status
+from discreteness.status import Status, status
 from discreteness.storage import Storage, open_storage
 
 REFRESH_S = 3.0
@@ -67,7 +67,7 @@ class Seen:
 
 
 def look(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> Seen:
-    """`now_s`: seconds since 1970, now by default. Errors as reading.status."""
+    """`now_s`: seconds since 1970, now by default. Errors as status.status."""
     storage = open_storage(uri)
     state = status(storage)
     holder = read_holder(storage)
@@ -143,7 +143,7 @@ def as_json(seen: Seen) -> str:
 def watch(uri: str | os.PathLike[str] | Storage, console: Console | None = None) -> int:
     """Shows the dataset until every planned seed is committed (0) or failed (1), or SIGINT comes (130).
 
-    Errors of the first look as reading.status; of a later one they are shown, and it is looked again.
+    Errors of the first look as status.status; of a later one they are shown, and it is looked again.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without one
     seen = look(uri)

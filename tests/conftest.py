@@ -22,7 +22,11 @@ def private_home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     before = dict(os.environ)
     os.environ.update(
-        HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
+        HOME=str(home),
+        XDG_CACHE_HOME=str(home / ".cache"),
+        OMP_NUM_THREADS="1",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_worker_niceness="0",  # beside the other tests on few cores Ray's workers would hardly run
     )
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("DATA_PATH", None)

@@ -28,7 +28,9 @@ from discreteness.experiment import prepare
 from discreteness.identity import data_identity, identity_hash
 from discreteness.lock import LOCK_FILE, DatasetLock
 from discreteness.plan import parse_plan, parse_seeds
+from discreteness.problems import verify
 from discreteness.seed_file import FOOTER_KEY, footer_bytes
+from discreteness.status import status as status_of
 from discreteness.storage import open_storage
 
 any_input = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -258,12 +260,12 @@ def test_verify_finds_every_damage_that_a_reader_could_meet(folder, whole, plant
     for one in planted:
         damage(root, list(contents), *one)
     with named_errors():
-        reading.status(root)
+        status_of(root)
     problems = ["it cannot be opened"]
     with named_errors():
-        problems = reading.verify(root)
+        problems = verify(root)
         assert all(problem.strip() and "\n" not in problem for problem in problems)
-    if not problems and reading.status(root).committed and len(reading.open(root).seeds) == len(WHOLE):
+    if not problems and status_of(root).committed and len(reading.open(root).seeds) == len(WHOLE):
         assert everything(root) == expected, "damaged, and verify did not say so"
 
 
@@ -275,7 +277,7 @@ def test_verify_finds_damaged_statistics_which_no_checksum_covers(folder, whole)
     for at in range(len(content) - footer_bytes(content), len(content) - 4):
         if content[at : at + 4] == bytes(4):  # the least document id, among other zeros
             (root / name).write_bytes(content[:at] + b"\x40" + content[at + 1 :])
-            if problems := reading.verify(root):
+            if problems := verify(root):
                 found += any("statistics" in problem for problem in problems)
             else:
                 assert everything(root) == expected
@@ -297,7 +299,7 @@ def test_a_damaged_dataset_is_continued_or_refused(folder, whole, monkeypatch, p
             if seed not in dataset.committed():
                 commit(dataset, seed, "two")
         assert list(dataset.committed()) == list(WHOLE)
-        if not reading.verify(root):
+        if not verify(root):
             losses, _, *rest = everything(root)
             assert (losses, rest) == (expected[0], list(expected[2:]))
 
@@ -403,8 +405,8 @@ def test_footers_made_by_others(folder, whole, data):
         writer.write_table(table)
         writer.add_key_value_metadata({FOOTER_KEY: raw})
     with named_errors():
-        problems = reading.verify(root)
-        committed = reading.status(root).committed
+        problems = verify(root)
+        committed = status_of(root).committed
         assert [seed.seed for seed in committed] in ([0], [0, 1])
         assert problems or json.loads(raw)["attempt"] == "one"
     with named_errors():
@@ -422,7 +424,7 @@ def test_an_attempt_that_names_a_file_elsewhere_is_not_followed(folder, whole):
     with pq.ParquetWriter(path, table.schema.remove_metadata()) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({FOOTER_KEY: json.dumps({**footer, "attempt": "/../../../elsewhere"})})
-    assert list(reading.status(here / "set").invalid) == ["losses/seed=00001.parquet"]
+    assert list(status_of(here / "set").invalid) == ["losses/seed=00001.parquet"]
     with pytest.raises(ValueError, match="no seed 1"):
         reading.open(here / "set").runs(1)
 
@@ -435,7 +437,7 @@ def test_status_reads_past_logs_made_by_others(folder, whole, content, name, kin
     root = folder()
     lay_out(root, whole[0])
     put(root / name, kind, content)
-    assert [seed.seed for seed in reading.status(root).committed] == list(WHOLE)
+    assert [seed.seed for seed in status_of(root).committed] == list(WHOLE)
 
 
 def test_a_running_file_with_a_hostile_footer_is_passed_over(folder, whole):
@@ -444,7 +446,7 @@ def test_a_running_file_with_a_hostile_footer_is_passed_over(folder, whole):
     path = root / "_running" / "seed=00007.parquet"
     with pq.ParquetWriter(path, pa.schema([("x", pa.int32())])) as writer:
         writer.add_key_value_metadata({FOOTER_KEY: "[" * 100_000})
-    assert reading.status(root).running == ()
+    assert status_of(root).running == ()
 
 
 @any_input

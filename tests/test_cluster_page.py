@@ -7,8 +7,8 @@ import urllib.request
 
 import pytest
 
+from discreteness.problems import verify
 from discreteness.reading import open as open_dataset
-from discreteness.reading import verify
 from tests.chaos.machines import RAY, Machines, possible
 from tests.conftest import ROOT
 from tests.ray_commands import unknown_to_ray

@@ -23,6 +23,7 @@ from discreteness import compaction, reading, seed_file, token_file
 from discreteness import storage as storage_module
 from discreteness.compaction import compact, merge
 from discreteness.parts import Part, read_parts
+from discreteness.problems import verify
 from discreteness.seed_file import CommittedSeed
 from tests.conftest import ROOT
 
@@ -75,7 +76,7 @@ def test_answers_are_equal_before_and_after_and_come_from_the_parts(storage, mon
     before = everything(storage)
     (part,) = compact(storage)
     assert [seed.seed for seed in part.seeds] == [0, 4, 7]
-    assert reading.verify(storage) == []
+    assert verify(storage) == []
     forget_seed_files(monkeypatch)
     assert everything(storage) == before
     assert before[3] == bits(np.stack([losses(seed)[:, 1] for seed in (0, 4, 7)]))
@@ -126,7 +127,7 @@ def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
         for seed in range(num_seeds):
             dataset.commit(seed, "a", np.arange(num_steps), values[seed], pa.table({"step": [0]}))
         compact(storage)
-        assert reading.verify(storage) == []
+        assert verify(storage) == []
         forget_seed_files(patch)
         experiment = reading.open(storage)
         for document, first in zip(documents, np.cumsum([0, *lengths]).tolist(), strict=False):
@@ -152,7 +153,7 @@ def test_a_seed_committed_again_is_read_from_its_own_file(storage, monkeypatch):
     for document, columns in zip(DOCUMENTS, (slice(0, 3), slice(3, 4), slice(4, 6)), strict=True):
         assert bits(experiment.losses(document.name)) == bits(expected[:, :, columns])
     assert experiment.mean_curves()[1, 1].tolist() == [4000.875, 4001.875, 4005.875, 4020.875]
-    assert reading.verify(storage) == []
+    assert verify(storage) == []
     (new,) = compact(storage)
     assert new.name != old.name and [seed.attempt for seed in new.seeds] == ["one", "two", "one"]
     forget_seed_files(monkeypatch)
@@ -209,7 +210,7 @@ def test_one_by_one_the_parts_are_a_binary_counter(tmp_path):
         sizes.append([len(part.seeds) for part in compact(tmp_path)])
     assert sizes == [[1], [2], [2, 1], [4], [4, 1], [4, 2], [4, 2, 1]]
     assert len(names(tmp_path / "tokens")) == 4, "replaced parts are deleted"
-    assert reading.verify(tmp_path) == []
+    assert verify(tmp_path) == []
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
     assert [len(part.seeds) for part in compact(tmp_path)] == [4, 2, 1]
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
@@ -252,7 +253,7 @@ def test_a_cut_at_any_operation_leaves_the_old_parts_or_the_new(tmp_path, monkey
         if new is not None:
             break
         cuts += 1
-    assert reading.verify(storage) == []
+    assert verify(storage) == []
     assert STRIDE * cuts > (40 if kind == "local" else 15), f"only {STRIDE * cuts} operations were there to be cut"
 
 
@@ -272,7 +273,7 @@ def test_a_compaction_goes_on_behind_the_last_file(tmp_path, monkeypatch):
     left = []
     (part,) = compact(tmp_path, lambda files: left.extend(files) or files)
     assert left == [(4, 5), (5, 6)] and part.starts == (0, 1, 2, 3, 4, 5)
-    assert reading.verify(tmp_path) == []
+    assert verify(tmp_path) == []
 
 
 def test_a_reader_whose_part_is_replaced_finds_the_new_one_or_the_seeds(tmp_path, monkeypatch):
@@ -289,9 +290,9 @@ def test_a_reader_whose_part_is_replaced_finds_the_new_one_or_the_seeds(tmp_path
         shutil.rmtree(tmp_path / part.folder)
     assert bits(late.losses("a.txt")[0]) == bits(losses(0)[:, :3])
     assert late.mean_curves().shape == (3, 1, 4)
-    assert any("cannot be read" in problem for problem in reading.verify(tmp_path))
+    assert any("cannot be read" in problem for problem in verify(tmp_path))
     compact(tmp_path)
-    assert reading.verify(tmp_path) == []
+    assert verify(tmp_path) == []
 
 
 def test_what_nobody_works_on_is_deleted_after_a_while(tmp_path):
@@ -317,7 +318,7 @@ def test_another_compaction_meanwhile_is_noticed(tmp_path):
 
     with pytest.raises(OSError, match=r"another compaction of .* was done meanwhile; run it again"):
         compact(tmp_path, meanwhile)
-    assert [len(part.seeds) for part in compact(tmp_path)] == [2] and reading.verify(tmp_path) == []
+    assert [len(part.seeds) for part in compact(tmp_path)] == [2] and verify(tmp_path) == []
 
 
 def test_one_flipped_bit_is_seen_and_named(tmp_path):
@@ -335,7 +336,7 @@ def test_one_flipped_bit_is_seen_and_named(tmp_path):
         OSError, match=r"0000000\.parquet is damaged \(CRC of page 0 of token 1\).*discreteness compact"
     ):
         reading.open(tmp_path).losses("a.txt")
-    assert any("CRC of page 0" in problem for problem in reading.verify(tmp_path))
+    assert any("CRC of page 0" in problem for problem in verify(tmp_path))
     assert bits(reading.open(tmp_path).losses("a.txt", token=3)[0]) == bits(losses(0)[:, 2])
     content[token_file.INDEX_AT + rows.itemsize] ^= 1
     path.write_bytes(content)
@@ -346,7 +347,7 @@ def test_one_flipped_bit_is_seen_and_named(tmp_path):
         reading.open(tmp_path).losses("a.txt")
     shutil.rmtree(tmp_path / "tokens")
     compact(tmp_path)
-    assert reading.verify(tmp_path) == []
+    assert verify(tmp_path) == []
 
 
 def test_verify_finds_a_part_that_says_something_else(tmp_path):
@@ -357,7 +358,7 @@ def test_verify_finds_a_part_that_says_something_else(tmp_path):
     found[5, 3, 0] += 1
     doc_ids, tokens = compaction._names(dataset.manifest.documents)
     dataset.storage.write(part.losses_path(0), token_file.token_file(doc_ids, tokens, STEPS, [0], found, 4))
-    assert reading.verify(tmp_path) == [
+    assert verify(tmp_path) == [
         f"tokens/{part.name}: losses of seed 0, document 4 are not those of losses/seed=00000.parquet"
     ]
 
@@ -395,9 +396,9 @@ def test_a_damaged_list_of_parts_is_passed_over_reported_and_replaced(tmp_path, 
     (tmp_path / "tokens" / "parts.json").write_text(content)
     assert bits(reading.open(tmp_path).losses("a.txt")[0]) == bits(losses(0)[:, :3])
     assert "parts.json is damaged or of another version" in caplog.text
-    assert any("parts.json" in problem for problem in reading.verify(tmp_path))
+    assert any("parts.json" in problem for problem in verify(tmp_path))
     compact(tmp_path)
-    assert reading.verify(tmp_path) == []
+    assert verify(tmp_path) == []
 
 
 MEMORY = """
@@ -468,13 +469,13 @@ def two_gigabytes():
 
 
 def test_full_size_is_compacted_within_two_gigabytes(tmp_path, monkeypatch, two_gigabytes):
-    """300 seeds of 1,841 steps, one document of 700 losses: three files of nearly the most losses that a file has."""
+    """300 seeds of 1,841 steps, one document of 480 losses: two files of nearly the most losses that a file has."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     steps = np.arange(1841)
-    text = Text(doc_id=0, name="long", category="", token_ids=(50256, *[1] * 700))
+    text = Text(doc_id=0, name="long", category="", token_ids=(50256, *[1] * 480))
     dataset = create(tmp_path / "run", documents=[text], steps=steps.tolist())
     for seed in range(300):
-        dataset.commit(seed, "a", steps, np.full((1841, 700), seed, np.float32), pa.table({"step": [0]}))
+        dataset.commit(seed, "a", steps, np.full((1841, 480), seed, np.float32), pa.table({"step": [0]}))
 
     def within_the_limit(*arguments):
         command = [sys.executable, "-c", LIMITED, str(two_gigabytes), *arguments]
@@ -484,9 +485,9 @@ def test_full_size_is_compacted_within_two_gigabytes(tmp_path, monkeypatch, two_
     done = within_the_limit(str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     (part,) = read_parts(dataset.storage, dataset.manifest)
-    assert len(part.starts) == 3
+    assert len(part.starts) == 2
     forget_seed_files(monkeypatch)
-    found = reading.open(tmp_path / "run").losses("long", token=700)
+    found = reading.open(tmp_path / "run").losses("long", token=480)
     assert np.array_equal(found, np.broadcast_to(np.arange(300, dtype=np.float32)[:, None], (300, 1841)))
 
 

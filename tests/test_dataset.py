@@ -21,7 +21,9 @@ from faulty_filesystem import Cut, Faults, local_storage, object_storage
 from discreteness import reading
 from discreteness.dataset import Dataset
 from discreteness.identity import IdentityMismatch
+from discreteness.problems import verify
 from discreteness.seed_file import FOOTER_KEY
+from discreteness.status import status as status_of
 
 INT_STEPS = np.array(STEPS, np.int32)
 
@@ -94,7 +96,7 @@ def test_opening_again_continues_and_committing_again_changes_nothing(storage):
     with pytest.raises(ValueError, match="seed 3 is committed by attempt one already; attempt two is not"):
         commit(again, 3, "two")
     assert dataset.storage.read(first.path) == before
-    assert reading.verify(storage) == []
+    assert verify(storage) == []
 
 
 def test_a_dataset_survives_a_trip_to_another_process(tmp_path):
@@ -125,7 +127,7 @@ def test_a_code_change_is_let_in_only_when_allowed_and_keeps_what_is_committed(t
     for identity in changed, IDENTITY:  # both are known now
         assert create(tmp_path, identity=identity).committed() == {0: old, 1: new}
     assert commit(create(tmp_path), 2).identity_hash == old.identity_hash
-    assert reading.verify(tmp_path) == []
+    assert verify(tmp_path) == []
 
 
 def test_a_directory_of_something_else_is_refused_untouched(tmp_path):
@@ -143,7 +145,7 @@ def test_empty_and_half_created_directories_are_completed(tmp_path):
     (tmp_path / "empty" / "_staging").mkdir(parents=True)
     (tmp_path / "empty" / "_lock.json").write_text("{}")
     commit(create(tmp_path / "empty"), 0)
-    assert reading.verify(tmp_path / "run") == reading.verify(tmp_path / "empty") == []
+    assert verify(tmp_path / "run") == verify(tmp_path / "empty") == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 1}', "null"])
@@ -174,7 +176,7 @@ def test_damaged_documents_are_named(tmp_path):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match=r"documents\.parquet does not hold the experiment's documents"):
             create(tmp_path)
-        assert any("documents.parquet" in problem for problem in reading.verify(tmp_path))
+        assert any("documents.parquet" in problem for problem in verify(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def attempt_all(storage, faults):
     again = create(storage)
     committed = again.committed()
     assert done <= committed.keys() <= {0, 1}, "a seed is lost or foreign"
-    assert [problem for problem in reading.verify(storage)] == [], f"after operation {operations}"
+    assert [problem for problem in verify(storage)] == [], f"after operation {operations}"
     for seed in 0, 1:
         commit(again, seed)
     return True
@@ -268,7 +270,7 @@ def test_a_cut_at_every_operation_leaves_a_seed_whole_or_absent(tmp_path, monkey
         for seed in 0, 1:
             found = np.concatenate([experiment.losses(d.name, seeds=[seed])[0] for d in DOCUMENTS], axis=1)
             assert np.array_equal(found, losses(seed))
-        assert reading.verify(storage) == []
+        assert verify(storage) == []
         if kind == "local":
             assert pa.dataset.dataset(root / "losses").count_rows() == 24
         if not was_cut:
@@ -301,7 +303,7 @@ def test_plain_arrow_sees_complete_seeds_only(tmp_path):
     (tmp_path / "losses" / ".seed=00002.parquet.swp").write_bytes(b"half")
     (tmp_path / "losses" / "_temporary").write_bytes(b"half")
     assert pa.dataset.dataset(tmp_path / "losses").to_table()["seed"].unique().to_pylist() == [0]
-    assert list(dataset.committed()) == [0] and reading.verify(tmp_path) == []
+    assert list(dataset.committed()) == [0] and verify(tmp_path) == []
 
 
 WRITER = """
@@ -331,7 +333,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_seeds(tmp_path):
         committed = dataset.committed()
         assert list(committed) == list(range(len(committed))) and len(committed) >= most
         most = len(committed)
-        assert reading.verify(root) == []
+        assert verify(root) == []
         assert pa.dataset.dataset(root / "losses").count_rows() == 12 * most
     assert most > 0
     commit(dataset, most)
@@ -383,12 +385,12 @@ def test_a_file_that_is_no_seed_is_reported_kept_aside_and_replaced(tmp_path, ca
     bad = path.read_bytes()
     assert list(dataset.committed()) == [0]
     assert "seed=00001.parquet" in caplog.text and reason in caplog.text
-    assert [problem for problem in reading.verify(tmp_path) if reason in problem and "00001" in problem]
-    assert reading.status(tmp_path).invalid.keys() == {"losses/seed=00001.parquet"}
+    assert [problem for problem in verify(tmp_path) if reason in problem and "00001" in problem]
+    assert status_of(tmp_path).invalid.keys() == {"losses/seed=00001.parquet"}
     assert reading.open(tmp_path).seeds == [0]
     assert reading.open(tmp_path).arrow().count_rows() == 12
     commit(dataset, 1, "two")
-    assert dataset.committed()[1].attempt == "two" and reading.verify(tmp_path) == []
+    assert dataset.committed()[1].attempt == "two" and verify(tmp_path) == []
     (aside,) = (tmp_path / "_rejected").iterdir()
     assert aside.read_bytes() == bad
 
@@ -401,7 +403,7 @@ def test_foreign_names_and_folders_in_losses_are_reported(tmp_path):
     for name in "seed=1.parquet", "seed=000001.parquet", "copy of seed=00000.parquet", "x.tmp":
         (tmp_path / "losses" / name).write_bytes(b"")
     assert list(dataset.committed()) == [0]
-    assert len(reading.status(tmp_path).invalid) == 5
+    assert len(status_of(tmp_path).invalid) == 5
 
 
 def test_a_seed_of_another_experiment_is_not_counted(tmp_path):
@@ -412,7 +414,7 @@ def test_a_seed_of_another_experiment_is_not_counted(tmp_path):
         commit(dataset, seed)
         content = dataset.storage.read(f"losses/seed={seed:05d}.parquet")
         ours.storage.write(f"losses/seed={seed:05d}.parquet", content)
-    invalid = reading.status(tmp_path / "b").invalid
+    invalid = status_of(tmp_path / "b").invalid
     assert "another experiment's" in invalid["losses/seed=00000.parquet"]
     assert "other documents" in invalid["losses/seed=00001.parquet"]
     assert list(ours.committed()) == [2]
@@ -423,12 +425,12 @@ def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
     dataset.log({"event": "attempt lost", "seed": 3, "attempt": "x", "error": "loss is nan"})
     dataset.log({"event": "started"})
     dataset.write_running(3, "y", INT_STEPS[[1, 0]], losses(3)[[1, 0]])
-    status = reading.status(storage)
+    status = status_of(storage)
     assert [(e["seed"], e["attempt"], e["error"]) for e in status.failed_attempts] == [(3, "x", "loss is nan")]
     local = dataset.storage.renames
     assert [(r.seed, r.attempt, r.steps) for r in status.running] == ([(3, "y", 2)] if local else [])
     commit(dataset, 3)
-    assert reading.status(storage).running == ()
+    assert status_of(storage).running == ()
     assert not dataset.storage.list("_running")
 
     def full(*arguments, **options):

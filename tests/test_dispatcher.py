@@ -21,10 +21,10 @@ from discreteness.dispatcher import LEASE_DEADLINE_S, Dispatcher
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import open_dataset, prepare
 from discreteness.pool import CheckpointLost, CheckpointRejected
+from discreteness.problems import verify
 from discreteness.reading import open as open_reader
-from discreteness.reading import status as reading_status
-from discreteness.reading import verify
 from discreteness.scoring import Scorer
+from discreteness.status import status as status_of
 from tests.quick_track import quick as QUICK
 
 PLAN = "0,3,11,20"
@@ -413,7 +413,7 @@ def test_what_a_preempted_machine_ends_is_no_failure(job):
     assert (progress.committed, progress.failed, progress.attempts_lost) == (2, {}, 4)
     assert dispatcher.lost == {5: 0, 6: 0} and dispatcher.group_failures["g"] == 0
     assert progress.groups_ended == {"g": ""}
-    assert reading_status(dataset.storage).failed_attempts == ()
+    assert status_of(dataset.storage).failed_attempts == ()
     events = [json.loads(path.read_text()) for path in Path(dataset.storage.uri, "log").glob("*.json")]
     lost = [event["preempted"] for event in events if event["event"] == "attempt lost"]
     assert sorted(lost) == 2 * ["g: its machine was taken away"] + 2 * ["the owner is gone"]

@@ -12,8 +12,8 @@ from speedrun.training import Trainer
 from discreteness.cli import Rescore
 from discreteness.config import RunConfig
 from discreteness.inline import run_inline
+from discreteness.problems import verify
 from discreteness.reading import open as open_reader
-from discreteness.reading import verify
 from tests.quick_track import quick_medium
 
 TRACK = "tests.quick_track:quick_medium"

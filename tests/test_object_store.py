@@ -19,6 +19,8 @@ from discreteness import lock as lock_module
 from discreteness import reading
 from discreteness.doctor import of_output
 from discreteness.lock import LOCK_FILE, DatasetLock, LockHeld
+from discreteness.problems import verify
+from discreteness.status import status as status_of
 from discreteness.storage import open_storage
 
 
@@ -48,7 +50,7 @@ def test_create_commit_resume_and_read(server, uri):
     experiment = reading.open(uri)
     assert np.array_equal(experiment.losses("c"), np.stack([losses(0), losses(3)])[:, :, 4:])
     assert experiment.arrow().count_rows() == 24 and experiment.runs(3).num_rows == 4
-    assert reading.status(uri).rows == 24 and reading.verify(uri) == []
+    assert status_of(uri).rows == 24 and verify(uri) == []
     assert not [request for request in server.requests if request.startswith(("COPY", "DELETE"))], "a rename"
 
 
@@ -77,10 +79,10 @@ def test_every_write_refused_or_its_answer_lost_leaves_a_seed_whole_or_absent(se
         with pytest.raises(OSError, match="injected"):
             commit(create(folder), 0)
         if open_storage(folder).exists("experiment.json"):
-            assert all("documents.parquet" in problem for problem in reading.verify(folder))
-            assert list(reading.status(folder).committed) in ([], list(create(folder).committed().values()))
+            assert all("documents.parquet" in problem for problem in verify(folder))
+            assert list(status_of(folder).committed) in ([], list(create(folder).committed().values()))
         stored(folder)
-        assert reading.verify(folder) == []
+        assert verify(folder) == []
         assert np.array_equal(reading.open(folder).losses("a.txt")[0], losses(0)[:, :3])
 
 
@@ -88,7 +90,7 @@ def test_a_server_that_is_busy_for_a_while_is_not_noticed(server, uri):
     server.disturb = lambda request: "busy" if server.requests.count(request) == 1 else ""
     commit(create(uri), 0)
     assert len(set(server.requests)) > 12
-    assert reading.verify(uri) == []
+    assert verify(uri) == []
 
 
 UPLOADER = """
@@ -110,9 +112,9 @@ def test_an_upload_that_is_left_unfinished_is_not_there(server, uri):
     process.wait()
     server.delay_s = 0.0
     assert not any("POST" in r and "uploadId" in r and "00001" in r for r in server.requests), "it was completed"
-    assert list(dataset.committed()) == [0] and reading.verify(uri) == []
+    assert list(dataset.committed()) == [0] and verify(uri) == []
     commit(dataset, 1)
-    assert list(create(uri).committed()) == [0, 1] and reading.verify(uri) == []
+    assert list(create(uri).committed()) == [0, 1] and verify(uri) == []
 
 
 def test_one_driver_at_a_time_by_heartbeats(uri, monkeypatch):
@@ -160,7 +162,7 @@ def test_drivers_at_the_same_time_mix_nothing(server, uri):
     contend([create(uri) for _ in range(3)])
     committed = create(uri).committed()
     assert list(committed) == [0, 1, 2, 3] and {seed.rows for seed in committed.values()} == {12}
-    assert reading.verify(uri) == []
+    assert verify(uri) == []
     experiment = reading.open(uri)
     for number, seed in enumerate(experiment.seeds):
         assert experiment.runs(seed)["attempt"].unique().to_pylist() == [committed[seed].attempt]
@@ -174,7 +176,7 @@ def test_clients_of_a_network_disk_that_see_each_other_late_mix_nothing(tmp_path
     clients = [nfs_storage(tmp_path / "set", NfsClient(random.Random(chance.random()))) for _ in range(2)]
     contend([again(lambda client=client: create(client)) for client in clients])
     committed = create(tmp_path / "set").committed()
-    assert list(committed) == [0, 1, 2, 3] and reading.verify(tmp_path / "set") == []
+    assert list(committed) == [0, 1, 2, 3] and verify(tmp_path / "set") == []
     for index, seed in enumerate(committed):
         assert np.array_equal(reading.open(tmp_path / "set").losses("c")[index], losses(seed)[:, 4:])
 
@@ -196,7 +198,7 @@ def test_a_move_that_is_no_rename_and_stops_half_way_leaves_no_seed(tmp_path):
         faults.at = None
         assert 2 + offset not in create(storage).committed()
         commit(create(storage), 2 + offset, "two")
-        assert reading.verify(storage) == []
+        assert verify(storage) == []
 
 
 def test_a_stale_handle_is_an_error_to_try_again(tmp_path):
@@ -219,7 +221,7 @@ def test_an_inline_run_to_a_bucket_and_no_secret_anywhere(server, uri, program):
     secrets = {"HF_TOKEN": "hf_ofATestOfNoAccount", "RAY_AUTH_TOKEN": "0f" * 32}
     run = program("-m", "discreteness", *arguments, "--output", uri, **secrets)
     assert run.wait() == 0, run.output
-    assert reading.open(uri).seeds == [0] and reading.verify(uri) == []
+    assert reading.open(uri).seeds == [0] and verify(uri) == []
     storage = open_storage(uri)
     texts = [run.output.encode()]
     for info in storage.list(recursive=True):

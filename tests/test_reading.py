@@ -17,7 +17,9 @@ from hypothesis.extra import numpy as hnp
 from discreteness import reading
 from discreteness.dataset import Dataset
 from discreteness.identity import identity_hash
+from discreteness.problems import verify
 from discreteness.seed_file import CommittedSeed, losses_file
+from discreteness.status import status as status_of
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_the_object_store_reads_the_same():
     experiment = reading.open(storage)
     assert np.array_equal(experiment.losses("a.txt")[0], losses(5)[:, :3])
     assert experiment.arrow().count_rows() == 12
-    assert reading.verify(storage) == []
+    assert verify(storage) == []
 
 
 @settings(max_examples=25, deadline=None)
@@ -142,11 +144,11 @@ def test_any_finite_float32_comes_back_bit_for_bit(data):
     dataset.commit(2**31 - 1, "a", np.array(steps), values, records())
     found = np.concatenate([reading.open(storage).losses(str(i))[0] for i in range(len(lengths))], axis=1)
     assert np.array_equal(found.view(np.uint32), values[np.argsort(steps)].view(np.uint32))
-    assert reading.verify(storage) == []
+    assert verify(storage) == []
 
 
 def test_status_sums_up(run):
-    status = reading.status(run)
+    status = status_of(run)
     assert (status.steps, status.documents, status.losses_per_step, status.rows) == (4, 3, 6, 24)
     assert [seed.seed for seed in status.committed] == [0, 3]
     assert status.num_bytes == sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
@@ -156,7 +158,7 @@ def test_status_sums_up(run):
     (run / "log" / "list.json").write_text("[]")
     (run / "_running").mkdir()
     (run / "_running" / "seed=00007.parquet").write_bytes(b"half")
-    assert reading.status(run).failed_attempts == reading.status(run).running == ()
+    assert status_of(run).failed_attempts == status_of(run).running == ()
 
 
 def rewrite(run, **columns):
@@ -194,10 +196,10 @@ def changed(index, value):
 )
 def test_verify_reads_every_row(run, changes, problem):
     rewrite(run)
-    assert reading.verify(run) == []
+    assert verify(run) == []
     rewrite(run, **changes)
     assert list(create(run).committed()) == [0, 3], "footers alone do not show it"
-    problems = reading.verify(run)
+    problems = verify(run)
     assert any(found.startswith("losses/seed=00003.parquet: ") and problem in found for found in problems)
 
 
@@ -214,7 +216,7 @@ def test_verify_sees_one_flipped_bit_of_a_loss(run):
     content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
     path.write_bytes(content)
     assert list(create(run).committed()) == [0, 3]
-    assert any("seed=00000.parquet: cannot be read" in problem for problem in reading.verify(run))
+    assert any("seed=00000.parquet: cannot be read" in problem for problem in verify(run))
     with pytest.raises(OSError, match="CRC"):
         reading.open(run).losses("a.txt")
 
@@ -222,13 +224,13 @@ def test_verify_sees_one_flipped_bit_of_a_loss(run):
 def test_verify_sees_runs_that_are_gone_or_changed(run):
     (run / "runs" / "seed=00000-one.parquet").unlink()
     (run / "runs" / "seed=00003-one.parquet").write_bytes(b"x")
-    assert reading.verify(run) == [
+    assert verify(run) == [
         "runs/seed=00000-one.parquet: is missing, losses/seed=00000.parquet names it",
         "runs/seed=00003-one.parquet: its hash is not the one in losses/seed=00003.parquet",
     ]
 
 
 def test_committed_seed_is_plain(run):
-    (first, _) = reading.status(run).committed
+    (first, _) = status_of(run).committed
     assert first == CommittedSeed(**dataclasses.asdict(first))
     assert isinstance(create(run), Dataset) and len(DOCUMENTS) == 3

@@ -9,8 +9,8 @@ from discreteness.cli import Rescore
 from discreteness.config import RunConfig
 from discreteness.documents import load
 from discreteness.inline import run_inline
+from discreteness.problems import verify
 from discreteness.reading import open as open_reader
-from discreteness.reading import verify
 
 TRACK = "tests.quick_track:quick"
 

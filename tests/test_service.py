@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from discreteness.cli import Status
+from discreteness.problems import verify
 from discreteness.reading import open as open_reader
-from discreteness.reading import status, verify
+from discreteness.status import status
 from tests.processes import descendants, gone, named
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from discreteness.manifest import DocumentInfo
-from discreteness.reading import Experiment, RunningSeed, running_seeds
+from discreteness.reading import Experiment
 from discreteness.seed_file import SEED_FILE
+from discreteness.status import RunningSeed, running_seeds
 from discreteness.storage import Storage
 
 KEPT_BYTES = 2**30
