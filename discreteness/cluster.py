@@ -81,18 +81,26 @@ def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
 def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
-    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver.
+    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. OSError: Ray
+    did not come up in the time that it gives itself.
     """
-    context = ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=cluster.nodes[0].object_store_bytes,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        job_config=JobConfig(metadata=metadata),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=cluster.nodes[0].object_store_bytes,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            job_config=JobConfig(metadata=metadata),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray has no class of its own for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise OSError(
+            "Ray did not start within its 30 s: this machine is busy; give the same command again when its load is less"
+        ) from error
     keep_token_private()
     return context.dashboard_url
 

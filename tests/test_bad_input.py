@@ -383,7 +383,7 @@ def test_descriptions_made_by_others(folder, whole, data):
             value["identity_hash"] = identity_hash(value["identity"])  # whoever edits can also hash
         content = json.dumps(value).encode()
     (root / "experiment.json").write_bytes(content)
-    for use in reading.status, reading.verify, create, lambda path: reading.open(path).losses("a.txt"):
+    for use in status_of, verify, create, lambda path: reading.open(path).losses("a.txt"):
         with named_errors():
             use(root)
 

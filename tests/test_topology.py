@@ -6,6 +6,7 @@ import pytest
 from speedrun.execution import PLAIN
 from speedrun.tracks import medium, small, tiny
 
+from discreteness import cluster as cluster_module
 from discreteness import documents
 from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
@@ -168,3 +169,19 @@ def test_evaluators_find_gpus_of_their_own_or_a_line_says_why_not():
         choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3, trainers=3), Cluster((P5,), local=True))
     with pytest.raises(ValueError, match="types A100, H100"):
         choose(experiment(small, 1), RunConfig(evaluator_gpus=1), Cluster((P5, A100), local=False))
+
+
+def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeypatch):
+    """What Ray raises on an overloaded machine, which a test cannot have on purpose; any other error stays as it is."""
+
+    def init(**options):
+        raise Exception(f"The current node {reason} during startup.")
+
+    monkeypatch.setattr(cluster_module.ray, "init", init)
+    here = Cluster((Node(2.0, 0.0, None, 10**9, "here"),), local=True)
+    reason = "timed out"
+    with pytest.raises(OSError, match="machine is busy; give the same command again"):
+        cluster_module.start_local(here, 2)
+    reason = "broke"
+    with pytest.raises(Exception, match="broke during startup"):
+        cluster_module.start_local(here, 2)
