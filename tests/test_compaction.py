@@ -458,15 +458,17 @@ def two_gigabytes():
     """Folder of a control group (Linux, version 1 or 2) that kills a process when all of its have more memory."""
     for folder, limit in ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"):
         group = Path(folder, f"discreteness-{os.getpid()}")
-        with suppress(OSError):
+        try:
             group.mkdir()
-            try:
-                (group / limit).write_text(str(2 * 10**9))
-                yield group
-                return
-            finally:
+            (group / limit).write_text(str(2 * 10**9))
+            break
+        except OSError:
+            with suppress(OSError):
                 group.rmdir()
-    pytest.skip("needs a control group with a limit of memory (Linux, root)")
+    else:
+        pytest.skip("needs a control group with a limit of memory (Linux, root)")
+    yield group
+    group.rmdir()
 
 
 def test_full_size_is_compacted_within_two_gigabytes(tmp_path, monkeypatch, two_gigabytes):
