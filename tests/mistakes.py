@@ -2,7 +2,7 @@
 
 python -m tests.mistakes                          all of them: about an hour on two cores
 python -m tests.mistakes discreteness/pool.py     those of one source file
-python -m tests.mistakes --table                  nothing is run; the table of docs/development.md, from the last results
+python -m tests.mistakes --table                  runs nothing: the table of docs/development.md, from past results
 
 A mistake counts as noticed when an assertion or an error of a test fails it within TIMEOUT_S. One that only hangs, or
 that only breaks an import, was not noticed.
@@ -20,7 +20,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).with_name("mistakes_noticed.json")
+RESULTS = ROOT / "runs/mistakes.json"
 TIMEOUT_S = 240
 """For all tests of one mistake. Whole, the slowest of these files takes a quarter of that."""
 
@@ -114,6 +114,7 @@ def main(arguments: list[str]) -> int:
         for mistake in chosen:
             results[key(mistake)] = found = noticed_by(mistake, Path(folder))
             print(f"{key(mistake)}\n    {found}", flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     missed = sum(results[key(mistake)].startswith("(") for mistake in chosen)
     print(f"{len(chosen) - missed} of {len(chosen)} planted mistakes are noticed")
