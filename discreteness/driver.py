@@ -20,7 +20,7 @@ from discreteness.dispatcher import Dispatcher, Progress
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.flops import peak_flop_s
 from discreteness.groups import start_groups
-from discreteness.lock import DatasetLock
+from discreteness.lock import DatasetLock, LockLost
 from discreteness.log import Log
 from discreteness.metrics import Exporter
 from discreteness.pool import EvaluatorPool, last_line
@@ -44,7 +44,7 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM; the main thread looks between two calls of Ray.
+    """Notes SIGINT and SIGTERM; the main thread looks between two calls of Ray, also at the dataset's lock.
 
     An exception raised by the handler itself may come up inside Ray's own code, which then ends the process with code 1
     and without a word.
@@ -53,6 +53,8 @@ class Signals:
     def __init__(self) -> None:
         self.arrived = threading.Event()
         self.signum = 0
+        self.lock: DatasetLock | None = None
+        """Of the dataset, once it is held."""
 
     def install(self) -> None:
         """Also again after ray.init, which replaces the handlers."""
@@ -60,9 +62,11 @@ class Signals:
             signal.signal(signum, self._note)
 
     def check(self, wait_s: float = 0) -> None:
-        """Raises Interrupted if a signal has come, or comes within `wait_s`."""
+        """Raises Interrupted if a signal has come, or comes within `wait_s`; LockLost if the dataset was taken over."""
         if self.arrived.wait(wait_s):
             raise Interrupted(self.signum)
+        if self.lock:
+            self.lock.check()
 
     def _note(self, signum: int, _frame: Any) -> None:
         self.signum = self.signum or signum
@@ -88,7 +92,7 @@ def _run(config: RunConfig, log: Log) -> int:
         return 0
     signals = Signals()
     signals.install()
-    with DatasetLock(config.output, take_over=config.take_over):
+    with DatasetLock(config.output, take_over=config.take_over) as signals.lock:
         dataset = open_dataset(experiment, config)
         committed = dataset.committed()
         todo = [seed for seed in experiment.seeds if seed not in committed]
@@ -105,6 +109,9 @@ def _run(config: RunConfig, log: Log) -> int:
             text = f"{interrupt}: stopped. Committed seeds are kept; the same command goes on from there."
             log.say(text, "interrupted", level="warning")
             return interrupt.exit_code
+        except LockLost as loss:
+            log.say(f"{loss}: stopped", "taken over", level="error")
+            return 1
 
 
 def job_metadata(config: RunConfig) -> dict[str, str]:

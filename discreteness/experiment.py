@@ -24,7 +24,21 @@ from discreteness.identity import data_identity, sources_hash
 from discreteness.plan import parse_plan, parse_seeds
 from discreteness.scoring import Packing
 
-SCORING_SOURCES = ("checkpoint.py", "loading.py", "scoring.py")
+BETWEEN_WEIGHTS_AND_LOSSES = (
+    "trainers",
+    "staging",
+    "checkpoint",
+    "publisher",
+    "loading",
+    "scoring",
+    "evaluators",
+    "inline",
+    "curve",
+    "dataset",
+    "seed_file",
+)
+"""Modules that a weight passes on its way to a stored loss, or that set how it is computed (threads, validation's
+state). Not the control path: it hands on references and rows by attempt and step, and never looks into one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +219,6 @@ def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:
 
 
 def identity_sources() -> list[Path]:
-    """Source files that decide losses."""
-    trainer = sorted(Path(speedrun.__file__).parent.glob("*.py"))
-    scoring = [Path(__file__).with_name(name) for name in SCORING_SOURCES]
-    return [*trainer, *scoring]
+    """Sources that decide losses: the whole trainer, and what lies between its weights and a stored loss."""
+    ours = [Path(__file__).with_name(f"{name}.py") for name in BETWEEN_WEIGHTS_AND_LOSSES]
+    return [Path(speedrun.__file__).parent, *ours]

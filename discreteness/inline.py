@@ -21,9 +21,10 @@ from discreteness.config import RunConfig
 from discreteness.curve import Curve
 from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
-from discreteness.lock import DatasetLock
+from discreteness.lock import DatasetLock, LockLost
 from discreteness.log import Log
 from discreteness.scoring import Scorer
+from discreteness.topology import inline_report
 from discreteness.weights import WeightsFormat
 
 
@@ -39,6 +40,11 @@ def _run(config: RunConfig, world_size: int, log: Log) -> int:
     if track_name == "auto":
         track_name = "small" if torch.cuda.is_available() else "tiny"
     experiment = prepare(config, track_name)
+    if config.dry_run:
+        if os.environ.get("RANK", "0") == "0":
+            for line in inline_report(experiment, config):
+                log.say(line, "plan")
+        return 0
     use_cuda = experiment.track.needs_gpu
     if use_cuda and not torch.cuda.is_available():
         raise ValueError(f"--track {track_name}: it needs a GPU and this machine has none")
@@ -53,16 +59,19 @@ def _run(config: RunConfig, world_size: int, log: Log) -> int:
             return _follow(experiment, trainer)
         if warning := shared_row_warning(experiment):
             log.say(f"warning: {warning}", "plan", level="warning")
-        with DatasetLock(config.output, take_over=config.take_over):
+        with DatasetLock(config.output, take_over=config.take_over) as lock:
             dataset = open_dataset(experiment, config)
             dataset.log_job(config.seeds, max_attempts=1)
-            return _lead(experiment, trainer, dataset, log)
+            return _lead(experiment, trainer, dataset, lock, log)
+    except LockLost as loss:
+        log.say(f"{loss}: stopped", "taken over", level="error")
+        return 1
     finally:
         if group:
             dist.destroy_process_group()
 
 
-def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, log: Log) -> int:
+def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, lock: DatasetLock, log: Log) -> int:
     committed = dataset.committed()
     failed = 0
     scorer = Scorer.of(experiment, trainer.model)
@@ -73,6 +82,7 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, log: Log) 
         rows = _Rows(experiment, trainer, scorer, dataset, seed)
         try:
             for checkpoint in trainer.train(seed, experiment.published_steps):
+                lock.check()
                 rows.add(checkpoint)
         except SeedFailed as failure:
             text = f"seed {seed} FAILED: {failure}"

@@ -1,8 +1,9 @@
 """dataset -> one driver at a time, best effort.
 
 Local and NFS: `_lock.json`, created exclusively; a holder that died on this host is replaced without asking.
-Object stores: the same object, refreshed while its holder lives. Safety does not rest on it (a seed is one
-whole file): two drivers would waste work, not mix rows.
+Object stores: the same object, refreshed while its holder lives. On both a holder looks every HEARTBEAT_S whether the
+lock is still its own, and says so when it is not. Safety does not rest on it (a seed is one whole file): two drivers
+would waste work, not mix rows.
 """
 
 import errno
@@ -16,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,20 @@ class LockHeld(OSError):
         return LockHeld, (self.root, self.holder)
 
 
+class LockLost(OSError):
+    """Another driver has taken the dataset over. `holder`: content of its lock file."""
+
+    def __init__(self, root: str, holder: dict[str, Any]):
+        self.root = root
+        self.holder = holder
+        super().__init__(f"{root} was taken over by {describe(holder)}; what is committed is kept")
+
+    def __reduce__(self):  # made from its parts again when it comes from another process
+        return LockLost, (self.root, self.holder)
+
+
 class DatasetLock:
-    """`with DatasetLock(uri):` holds the dataset for this process. `lost`: another driver has taken it over.
+    """`with DatasetLock(uri):` holds the dataset for this process; `check` says when another driver has taken it over.
 
     LockHeld: someone else holds it. PermissionError: the place cannot be written.
     """
@@ -54,7 +67,10 @@ class DatasetLock:
     def __init__(self, uri: str | os.PathLike[str] | Storage, *, job: str = "", take_over: bool = False):
         self.storage = open_storage(uri)
         self.take_over = take_over
-        self.lost = False
+        self._new_holder: dict[str, Any] = {}
+        """Who has taken the dataset over from this process; empty while nobody has."""
+        self._taken_from: set[str] = set()
+        """Tokens of holders whose place this process took: one of them may have had a beat on its way."""
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
         self._content: dict[str, Any] = {
@@ -85,14 +101,23 @@ class DatasetLock:
         self._released.set()
         if self._heart is not None:
             self._heart.join()
-        with suppress(OSError):
-            if self._holder().get("token") == self._content["token"]:
+        with suppress(OSError), self._alone():
+            if self._holder() and not self._other_holder():
                 self.storage.delete(LOCK_FILE)
+
+    def check(self) -> None:
+        """Raises LockLost once another driver has taken the dataset over, HEARTBEAT_S later at most."""
+        if self._new_holder:
+            raise LockLost(self.storage.uri, self._new_holder)
+
+    def _alone(self) -> AbstractContextManager:
+        """Where folders can be locked, nobody takes the lock over between a look at it and what follows."""
+        return _one_at_a_time(Path(self.storage.root)) if self.storage.renames else nullcontext()
 
     def _acquire_file(self) -> None:
         path = Path(self.storage.path(LOCK_FILE))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(path.parent):
+        with self._alone():
             if path.exists():
                 holder = self._holder()
                 if not (self.take_over or self._is_dead(path, holder)):
@@ -105,6 +130,7 @@ class DatasetLock:
                 raise LockHeld(self.storage.uri, self._holder()) from None
             with os.fdopen(descriptor, "w") as file:
                 json.dump(self._content, file)
+        self._start_heart()
 
     def _is_dead(self, path: Path, holder: dict[str, Any]) -> bool:
         if not holder:  # killed between creating the file and writing it; or about to write it
@@ -120,10 +146,13 @@ class DatasetLock:
             raise LockHeld(self.storage.uri, holder)
         if holder:
             logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
+            self._taken_from.add(holder["token"])
         self._beat()
-        holder = self._holder()
-        if holder.get("token") != self._content["token"]:
-            raise LockHeld(self.storage.uri, holder)
+        if other := self._other_holder():
+            raise LockHeld(self.storage.uri, other)
+        self._start_heart()
+
+    def _start_heart(self) -> None:
         self._heart = threading.Thread(target=self._keep_beating, name="dataset-lock", daemon=True)
         self._heart.start()
 
@@ -135,14 +164,23 @@ class DatasetLock:
     def _keep_beating(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
             try:
-                holder = self._holder()
-                if holder.get("token", self._content["token"]) != self._content["token"]:
-                    self.lost = True
-                    logger.error("%s was taken over by %s", self.storage.uri, describe(holder))
+                if other := self._other_holder():
+                    self._new_holder = other
+                    logger.error("%s was taken over by %s", self.storage.uri, describe(other))
                     return
-                self._beat()
+                if not self.storage.renames:  # a file stays as it is
+                    self._beat()
             except OSError as error:
                 logger.warning("the lock of %s could not be refreshed: %s", self.storage.uri, error)
+
+    def _other_holder(self) -> dict[str, Any]:
+        """Who holds the dataset instead of this process; empty where it does itself, or nobody.
+
+        An old holder looks before it beats, but its beat may arrive after the take-over. That does not make it the holder
+        again: this process's next beat tells it.
+        """
+        holder = self._holder()
+        return {} if holder.get("token") in {None, self._content["token"], *self._taken_from} else holder
 
     def _holder(self) -> dict[str, Any]:
         return read_holder(self.storage)

@@ -45,7 +45,7 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
     if partial := sorted(set(origin.seeds) - set(complete)):
         print(f"left out, as not all of steps {listed(steps)} are kept: seeds {listed(partial)}")
     experiment = _experiment(origin, recipe, documents, tuple(steps), tuple(complete))
-    with DatasetLock(output):
+    with DatasetLock(output) as lock:
         dataset = Dataset.create_or_open(
             output,
             experiment.identity,
@@ -61,6 +61,7 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
             if seed in committed:
                 continue
             losses = [evaluator.score(*weights.read(origin.storage.read(kept[seed][step]))) for step in steps]
+            lock.check()
             runs = origin.runs(seed)
             attempt = runs["attempt"][0].as_py()
             records = runs.drop_columns(["seed", "attempt"])

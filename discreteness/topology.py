@@ -75,7 +75,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
-    layout = CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+    layout = _layout(experiment)
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
@@ -91,20 +91,14 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
     seed_s, mean_gap_s, peak_gap_s = _seed_times(experiment, config, workers)
-    rows = len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
-    values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
     dataset_bytes = _dataset_bytes(experiment, layout)
     rounds = -(-len(experiment.seeds) // trainers)
     place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
         place = "a GPU of its own each"
-    hours = f"{len(experiment.seeds) * seed_s * workers / 3600:,.2f} {'GPU' if use_gpu else 'core'}-hours"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
-    updates = experiment.track.schedule.last_step
     report = (
-        f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
-        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
-        f"{experiment.num_losses} losses each time",
+        *_what_is_recorded(experiment),
         f"cluster: {cluster.describe()}",
         f"trainers: {trainers} groups of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each group on one "
         f"node ({fits} would fit now)",
@@ -112,9 +106,8 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
-        f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}",
-        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
-        f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours}",
+        _what_is_stored(experiment, config, dataset_bytes),
+        _what_it_takes(experiment, seed_s, rounds),
     )
     share = config.evaluator_gpus if use_gpu else 0.0
     return Topology(
@@ -125,10 +118,54 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         gpus_per_evaluator=share,
         declared_cpus=max(int(sum(node.cpus for node in cluster.nodes)), trainers * workers),
         checkpoint_bytes=checkpoint_bytes,
-        rows=rows,
+        rows=_num_rows(experiment),
         dataset_bytes=dataset_bytes,
         report=report,
     )
+
+
+def inline_report(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
+    """The plan of a run in one process per rank, which scores in its loop."""
+    ranks = experiment.world_size
+    seed_s, _, _ = _seed_times(experiment, config, ranks)
+    return (
+        *_what_is_recorded(experiment),
+        f"inline: {ranks} {'process' if ranks == 1 else 'processes'}, seed after seed; the first scores in its loop",
+        _what_is_stored(experiment, config, _dataset_bytes(experiment, _layout(experiment))),
+        _what_it_takes(experiment, seed_s, rounds=len(experiment.seeds)),
+    )
+
+
+def _layout(experiment: Experiment) -> CheckpointLayout:
+    return CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+
+
+def _what_is_recorded(experiment: Experiment) -> tuple[str, str]:
+    updates = experiment.track.schedule.last_step
+    return (
+        f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
+        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
+        f"{experiment.num_losses} losses each time",
+    )
+
+
+def _what_is_stored(experiment: Experiment, config: RunConfig, dataset_bytes: int) -> str:
+    values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
+    rows = _num_rows(experiment)
+    return f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}"
+
+
+def _what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
+    kind = "GPU" if experiment.track.needs_gpu else "core"
+    hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
+    return (
+        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
+        f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours:,.2f} {kind}-hours"
+    )
+
+
+def _num_rows(experiment: Experiment) -> int:
+    return len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
 
 
 def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | None) -> int:

@@ -14,7 +14,7 @@ from dataset_case import names
 from faulty_filesystem import object_storage
 
 from discreteness import lock as lock_module
-from discreteness.lock import LOCK_FILE, DatasetLock, LockHeld, process_start
+from discreteness.lock import LOCK_FILE, DatasetLock, LockHeld, LockLost, process_start
 from discreteness.storage import Storage
 
 HOLDER = """
@@ -188,16 +188,80 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
+def lost(lock):
+    try:
+        lock.check()
+    except LockLost as loss:
+        return str(loss)
+    return ""
+
+
 def test_the_heartbeat_beats_until_another_takes_over(monkeypatch):
     monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.01)
     storage = object_storage()
     with DatasetLock(storage) as held:
         first = json.loads(storage.read(LOCK_FILE))["beat_s"]
         wait_for(lambda: json.loads(storage.read(LOCK_FILE))["beat_s"] > first + 0.02)
+        assert lost(held) == ""
         monkeypatch.setattr(storage, "write", lambda *arguments: None)  # what was on its way is done with
         put_storage = Storage(storage.filesystem, storage.root, renames=False, uri=storage.uri)
-        wait_for(lambda: put(put_storage) or held.lost)
+        wait_for(lambda: put(put_storage, host="elsewhere") or lost(held))
+        assert "was taken over by" in lost(held) and "on host elsewhere" in lost(held)
     assert json.loads(storage.read(LOCK_FILE))["token"] == "theirs"
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_a_beat_on_its_way_does_not_undo_a_take_over(monkeypatch, late):
+    """The old holder has looked, then its storage is slow: its beat arrives over the new holder's, `late` times."""
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.01)
+    shared = object_storage()
+    old_storage, new_storage = (
+        Storage(shared.filesystem, shared.root, renames=False, uri=shared.uri) for _ in range(2)
+    )
+    beating, arrive = threading.Semaphore(0), threading.Semaphore(0)
+    write = old_storage.write
+
+    def slow(*arguments):
+        beating.release()
+        assert arrive.acquire(timeout=60)
+        write(*arguments)
+
+    with DatasetLock(old_storage) as old:
+        monkeypatch.setattr(old_storage, "write", slow)
+        for _ in range(late - 1):  # beats that arrive before the take-over are as ever
+            assert beating.acquire(timeout=60)
+            arrive.release()
+        assert beating.acquire(timeout=60)
+        with DatasetLock(new_storage, take_over=True) as new:
+            arrive.release(100)
+            wait_for(lambda: lost(old))
+            assert lost(new) == ""
+            assert json.loads(shared.read(LOCK_FILE))["token"] == new._content["token"]
+    assert not shared.exists(LOCK_FILE)
+
+
+def test_a_take_over_whose_place_was_overwritten_at_its_end_leaves_no_lock(monkeypatch):
+    storage = object_storage()
+    put(storage)
+    theirs = storage.read(LOCK_FILE)
+    with DatasetLock(storage, take_over=True):
+        storage.write(LOCK_FILE, theirs)  # a beat that comes last of all
+    assert not storage.exists(LOCK_FILE)
+
+
+def test_the_holder_of_a_file_hears_of_a_take_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.01)
+    with DatasetLock(tmp_path, job="first") as first:
+        time.sleep(0.05)
+        assert lost(first) == ""
+        with DatasetLock(tmp_path, job="second", take_over=True) as second:
+            wait_for(lambda: lost(first))
+            assert lost(first).startswith(f"{tmp_path} was taken over by pid {os.getpid()} on host")
+            assert "(job second)" in lost(first) and lost(second) == ""
+    assert names(tmp_path) == []
+    with pytest.raises(LockLost) as caught:
+        first.check()
+    assert str(pickle.loads(pickle.dumps(caught.value))) == lost(first)
 
 
 def test_a_heartbeat_outlives_a_storage_that_is_away_for_a_while(monkeypatch, caplog):
@@ -215,4 +279,4 @@ def test_a_heartbeat_outlives_a_storage_that_is_away_for_a_while(monkeypatch, ca
         monkeypatch.setattr(storage, "write", write)
         first = json.loads(storage.read(LOCK_FILE))["beat_s"]
         wait_for(lambda: json.loads(storage.read(LOCK_FILE))["beat_s"] > first)
-        assert not held.lost and "connection reset" in caplog.text
+        assert not lost(held) and "connection reset" in caplog.text

@@ -18,7 +18,7 @@ from s3_server import BUCKET, CREDENTIALS, S3Server
 from discreteness import lock as lock_module
 from discreteness import reading
 from discreteness.doctor import of_output
-from discreteness.lock import LOCK_FILE, DatasetLock, LockHeld
+from discreteness.lock import LOCK_FILE, DatasetLock, LockHeld, LockLost
 from discreteness.problems import verify
 from discreteness.status import status as status_of
 from discreteness.storage import open_storage
@@ -127,10 +127,11 @@ def test_one_driver_at_a_time_by_heartbeats(uri, monkeypatch):
         while json.loads(first.storage.read(LOCK_FILE))["beat_s"] == beat:
             assert time.monotonic() < deadline_s
         with DatasetLock(uri, job="second", take_over=True) as second:
-            # A beat that was on its way may still overwrite the taker's once: best effort, until one of them sees it.
-            while not (first.lost or second.lost):
-                assert time.monotonic() < deadline_s
-                time.sleep(0.01)
+            with pytest.raises(LockLost, match="job second"):
+                while time.monotonic() < deadline_s:
+                    first.check()
+                    time.sleep(0.01)
+            second.check()
     content = json.dumps({**first._content, "beat_s": time.time() - lock_module.FRESH_S - 1}).encode()
     first.storage.write(LOCK_FILE, content)  # a holder that stopped beating
     with DatasetLock(uri) as third:
