@@ -244,6 +244,9 @@ def _parse(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     texts = ("token", "host", "job", "since")
-    ours = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in texts)
+    # Printable: they end in messages, on terminals that obey escapes and in files that are UTF-8.
+    ours = isinstance(value, dict) and all(
+        isinstance(text := value.get(name), str) and text.isprintable() for name in texts
+    )
     ours = ours and type(value.get("pid")) is int and type(value.get("beat_s", 0.0)) is float
     return value if ours else {}

@@ -9,10 +9,14 @@ import sys
 import numpy as np
 import pytest
 
+from discreteness import lock
 from discreteness.cli import run_seeds
 from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
+from discreteness.curve import Curve
+from discreteness.driver import Signals
 from discreteness.experiment import prepare
+from discreteness.inline import run_inline
 from discreteness.reading import open as open_reader
 from discreteness.topology import choose
 from discreteness.watch import look
@@ -234,3 +238,48 @@ def test_a_failed_seed_of_an_inline_run_is_said(program, tmp_path):
     assert "seed 0 FAILED: the training loss is" in run.output
     seen = look(tmp_path / "set")
     assert seen.settled and seen.failed[0].startswith("the training loss is")
+
+
+def test_an_inline_dry_run_prints_the_plan_and_trains_nothing(program, tmp_path):
+    run = program("-m", "discreteness", "run", "--inline", *QUICK, "--dry-run", "--output", tmp_path / "set")
+    assert run.wait(120) == 0, run.output
+    for words in (
+        "track quick: 4 seeds of 20 updates",
+        "inline: 1 process,",
+        f"dataset: {4 * 3 * 27} rows",
+        "core-hours",
+    ):
+        assert words in run.output
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_inline_run_whose_dataset_is_taken_over_stops_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
+    other = lock.DatasetLock(tmp_path / "set", job="another", take_over=True)
+    came, add_losses = [], Curve.add_losses
+
+    def come(curve, step, losses):
+        add_losses(curve, step, losses)
+        if not came:
+            came.append(other.__enter__())
+
+    monkeypatch.setattr(Curve, "add_losses", come)
+    config = RunConfig(track=QUICK[1], checkpoints="every:1", seeds="0-29", output=str(tmp_path / "set"))
+    assert run_inline(config) == 1
+    assert f"{tmp_path / 'set'} was taken over by pid" in capsys.readouterr().out
+    assert json.loads((tmp_path / "set" / lock.LOCK_FILE).read_text())["job"] == "another"
+    assert len(look(tmp_path / "set").status.committed) < 30
+    other.__exit__()
+
+
+def test_signals_and_a_lost_dataset_end_a_driver_where_it_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
+    signals = Signals()
+    with lock.DatasetLock(tmp_path) as signals.lock:
+        signals.check()
+        with (
+            lock.DatasetLock(tmp_path, job="another", take_over=True),
+            pytest.raises(lock.LockLost, match="job another"),
+        ):
+            while True:
+                signals.check(wait_s=0.01)
