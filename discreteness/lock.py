@@ -176,8 +176,8 @@ class DatasetLock:
     def _other_holder(self) -> dict[str, Any]:
         """Who holds the dataset instead of this process; empty where it does itself, or nobody.
 
-        An old holder looks before it beats, but its beat may arrive after the take-over. That does not make it the holder
-        again: this process's next beat tells it.
+        An old holder looks before it beats, but its beat may arrive after the take-over. That does not make it the
+        holder again: this process's next beat tells it.
         """
         holder = self._holder()
         return {} if holder.get("token") in {None, self._content["token"], *self._taken_from} else holder
@@ -245,8 +245,10 @@ def _parse(content: bytes) -> dict[str, Any]:
         return {}
     texts = ("token", "host", "job", "since")
     # Printable: they end in messages, on terminals that obey escapes and in files that are UTF-8.
-    ours = isinstance(value, dict) and all(
-        isinstance(text := value.get(name), str) and text.isprintable() for name in texts
-    )
+    ours = isinstance(value, dict) and all(_is_printable(value.get(name)) for name in texts)
     ours = ours and type(value.get("pid")) is int and type(value.get("beat_s", 0.0)) is float
     return value if ours else {}
+
+
+def _is_printable(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()

@@ -95,6 +95,13 @@ def test_a_lock_that_was_taken_over_is_not_deleted_by_its_old_holder(tmp_path):
     assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == "theirs"
 
 
+def test_a_lock_that_would_spoil_a_terminal_or_a_log_is_not_ours(tmp_path):
+    for change in {"host": "\x1b]0;title\x07"}, {"job": "\ud800"}:
+        edit(tmp_path, **change)
+        with pytest.raises(LockHeld, match="has not said who it is"), DatasetLock(tmp_path):
+            pass
+
+
 @pytest.mark.parametrize("content", ["", '{"host": "a', "[]", "{}"])
 def test_a_half_written_lock_holds_for_a_minute(tmp_path, content):
     path = tmp_path / LOCK_FILE
