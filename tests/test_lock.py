@@ -163,9 +163,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 
 def test_process_start_tells_processes_apart():
-    assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(os.getppid())
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    """Of one pid: two processes may start in the same hundredth of a second, but not under one number."""
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(child.pid)
+    child.communicate()
     assert process_start(child.pid) is None
 
 
