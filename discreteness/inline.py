@@ -20,11 +20,11 @@ from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.curve import Curve
 from discreteness.dataset import ATTEMPT_LOST, Dataset
+from discreteness.estimate import inline_report
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.lock import DatasetLock, LockLost
 from discreteness.log import Log
 from discreteness.scoring import Scorer
-from discreteness.topology import inline_report
 from discreteness.weights import WeightsFormat
 
 

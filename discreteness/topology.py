@@ -2,30 +2,21 @@
 
 from dataclasses import dataclass
 
-import torch
-from speedrun.model import GPT
-from speedrun.schedules import forward_state, step_settings
-from speedrun.tracks import Track
-
-from discreteness.checkpoint import CheckpointLayout
 from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
+from discreteness.estimate import (
+    count_dataset_bytes,
+    layout_of,
+    num_rows,
+    seed_times,
+    what_is_recorded,
+    what_is_stored,
+    what_it_takes,
+)
 from discreteness.experiment import Experiment
 
 STORE_SHARE = 0.6
 """Most of an object store that checkpoints in flight may fill: Ray begins to spill at 0.8."""
-SETUP_S = 40
-"""From the command to the first step of a warm machine, measured on 2 cores."""
-LOSS_BYTES = 3.05
-"""Of a loss in its file, which is 4 in memory: 3.02 on four seeds of tiny at 48 checkpoints, 3.05 to 3.09 on short runs
-of it at 3 and 11, 3.0 on curves of small."""
-SEED_BYTES, UPDATE_BYTES = 6_000, 25
-"""A seed's two files with nothing in them, and what each of its updates adds to the one in runs/."""
-EXPERIMENT_BYTES, TOKEN_BYTES = 10_000, 6
-"""experiment.json and log/, and what each token of the documents adds to documents.parquet."""
-NOMINAL_WORKER_S = {"medium": 8 * 0.25 / 524_288, "small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
-"""Seconds of one worker a token of the batch, for estimates only. medium, small: an H100 (SPEEDRUN 13, last batch
-stage); tiny: a core of a 2-core machine. A track of one's own counts as small or tiny, by its kind of hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +66,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
-    layout = _layout(experiment)
+    layout = layout_of(experiment)
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
@@ -90,15 +81,15 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
             f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
-    seed_s, mean_gap_s, peak_gap_s = _seed_times(experiment, config, workers)
-    dataset_bytes = _dataset_bytes(experiment, layout)
+    seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, config, workers)
+    dataset_bytes = count_dataset_bytes(experiment, layout)
     rounds = -(-len(experiment.seeds) // trainers)
     place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
         place = "a GPU of its own each"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     report = (
-        *_what_is_recorded(experiment),
+        *what_is_recorded(experiment),
         f"cluster: {cluster.describe()}",
         f"trainers: {trainers} groups of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each group on one "
         f"node ({fits} would fit now)",
@@ -106,8 +97,8 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
-        _what_is_stored(experiment, config, dataset_bytes),
-        _what_it_takes(experiment, seed_s, rounds),
+        what_is_stored(experiment, config, dataset_bytes),
+        what_it_takes(experiment, seed_s, rounds),
     )
     share = config.evaluator_gpus if use_gpu else 0.0
     return Topology(
@@ -118,54 +109,10 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         gpus_per_evaluator=share,
         declared_cpus=max(int(sum(node.cpus for node in cluster.nodes)), trainers * workers),
         checkpoint_bytes=checkpoint_bytes,
-        rows=_num_rows(experiment),
+        rows=num_rows(experiment),
         dataset_bytes=dataset_bytes,
         report=report,
     )
-
-
-def inline_report(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
-    """The plan of a run in one process per rank, which scores in its loop."""
-    ranks = experiment.world_size
-    seed_s, _, _ = _seed_times(experiment, config, ranks)
-    return (
-        *_what_is_recorded(experiment),
-        f"inline: {ranks} {'process' if ranks == 1 else 'processes'}, seed after seed; the first scores in its loop",
-        _what_is_stored(experiment, config, _dataset_bytes(experiment, _layout(experiment))),
-        _what_it_takes(experiment, seed_s, rounds=len(experiment.seeds)),
-    )
-
-
-def _layout(experiment: Experiment) -> CheckpointLayout:
-    return CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
-
-
-def _what_is_recorded(experiment: Experiment) -> tuple[str, str]:
-    updates = experiment.track.schedule.last_step
-    return (
-        f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
-        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
-        f"{experiment.num_losses} losses each time",
-    )
-
-
-def _what_is_stored(experiment: Experiment, config: RunConfig, dataset_bytes: int) -> str:
-    values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
-    rows = _num_rows(experiment)
-    return f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}"
-
-
-def _what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
-    kind = "GPU" if experiment.track.needs_gpu else "core"
-    hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
-    return (
-        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
-        f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours:,.2f} {kind}-hours"
-    )
-
-
-def _num_rows(experiment: Experiment) -> int:
-    return len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
 
 
 def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | None) -> int:
@@ -192,27 +139,3 @@ def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: C
             "of this machine; use fewer, or let evaluators share the trainers' GPUs, with less than 1"
         )
     return (gpus - evaluators) // workers
-
-
-def _dataset_bytes(experiment: Experiment, layout: CheckpointLayout) -> int:
-    """Kept weights take most where there are any: 7 MB a step of tiny, half a gigabyte of small."""
-    kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
-    losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses
-    seed = SEED_BYTES + UPDATE_BYTES * experiment.track.schedule.last_step + losses + kept
-    tokens = experiment.num_losses + len(experiment.documents)
-    return round(EXPERIMENT_BYTES + TOKEN_BYTES * tokens + len(experiment.seeds) * seed)
-
-
-def _seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple[float, float, float]:
-    """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
-    the in-flight bound (the mean says nothing of a plan that begins with every step)."""
-    track: Track = experiment.track
-    worker_s = NOMINAL_WORKER_S.get(track.name, NOMINAL_WORKER_S["small" if track.needs_gpu else "tiny"])
-    times_s = [0.0]
-    for step in range(track.schedule.last_step):
-        batch_tokens = step_settings(track.schedule, step).batch_tokens
-        times_s.append(times_s[-1] + worker_s * batch_tokens / workers)
-    at = [times_s[step] for step in sorted(experiment.published_steps)]
-    span = min(config.max_in_flight, len(at) - 1)
-    peak = min((at[i + span] - at[i]) / span for i in range(len(at) - span))
-    return times_s[-1], times_s[-1] / (len(at) - 1), peak
