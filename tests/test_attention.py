@@ -14,6 +14,8 @@ from speedrun.attention import attention, banded_attention, check_backend, refer
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 
+from tests import skips
+
 
 def dense_attention(q, k, v, cu_seqlens, window, scale):
     """Every pair of positions, one explicit mask: the definition."""
@@ -298,7 +300,7 @@ def test_no_package_names_the_ways_on(monkeypatch, unloaded):
         flash.flash3()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the flash kernels run on a GPU only")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 @pytest.mark.parametrize("window", [5, 24, 200])
 def test_the_kernel_equals_the_reference(window):
     lengths = [37, 0, 70, 21, 0]
