@@ -19,8 +19,10 @@ run: install
 	$(VENV)/bin/discreteness analyze $(OUTPUT)
 	@echo 'look at every token: $(VENV)/bin/discreteness view $(OUTPUT), then open http://127.0.0.1:8321/'
 
+# The last line says what was skipped and what brings it; above it pytest's own, and above that the ten slowest.
 test: install
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory tools
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 check: install
 	$(VENV)/bin/ruff check .
@@ -34,14 +36,20 @@ chaos: install
 	$(VENV)/bin/python -m tests.chaos.scheduling
 	$(VENV)/bin/python -m tests.chaos.autoscaled
 
-# What some tests need; without it they skip themselves. Debian, as root.
+# Programs that some tests need. Installed on Debian as root; elsewhere, or without network, a line says what is missing.
 tools: browser prometheus
 
+MAY_INSTALL = test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -qq
+
 browser:
-	command -v chromium || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; }
+	@command -v chromium || command -v chromium-headless-shell || command -v chromium-browser \
+	    || { $(MAY_INSTALL) && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core; } \
+	    || echo 'no Chromium: install the package `chromium`, or the tests that draw pages are skipped'
 
 # Only the programs of the package: installed, it would start a service that listens on all interfaces.
 prometheus: install
-	test -x $(VENV)/bin/prometheus || command -v prometheus || { apt-get update -qq && cd $(VENV)/bin && apt-get download -qq prometheus \
-	    && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool \
-	    && rm prometheus_*.deb; }
+	@test -x $(VENV)/bin/prometheus || command -v prometheus \
+	    || { $(MAY_INSTALL) && cd $(VENV)/bin && apt-get download -qq prometheus \
+	        && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool \
+	        && rm prometheus_*.deb; } \
+	    || echo 'no Prometheus: put `prometheus` and `promtool` on PATH, or the tests of alerts are skipped'

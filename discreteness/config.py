@@ -29,7 +29,8 @@ class RunConfig:
     workers_per_trainer: int = 1
     """8, 4, 2 or 1 processes (one GPU each; one CPU each on tiny) that train one seed together."""
     attention: Literal["auto", "flash3", "varlen", "reference"] = "auto"
-    """auto: varlen on GPUs, reference on CPUs. flash3: FlashAttention-3, on Hopper GPUs where its library is."""
+    """auto: varlen on GPUs, reference on CPUs. flash3: FlashAttention-3, on Hopper GPUs, from the folder in
+    FLASH_ATTENTION_3 or from the hub at the commit in FLASH_ATTENTION_3_REVISION (docs/security.md)."""
     fp8: bool = True
     """8-bit products in the training head, on GPUs; scoring never uses them."""
     deterministic: bool = True

@@ -1,5 +1,6 @@
 """losses and records of one attempt, in any order -> a committed seed."""
 
+import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,6 +25,26 @@ RUNS = pa.schema(
 """One row a step; null is "not measured". train_loss: the objective of the update to `step`, in nats a token, which
 includes the further targets of multi-token prediction. step_ms: the mean since the last checkpoint."""
 
+LIBRARIES = b"libraries"
+"""Key of the records' metadata under which the programs of others that computed a seed are kept, as JSON."""
+
+Library = dict[str, str] | None
+"""A FlashAttention-3, as `flash_attention.loaded_library` tells it."""
+
+
+def with_libraries(records: pa.Table, trainer: Library, evaluators: list[Library]) -> pa.Table:
+    """Records of a seed with the FlashAttention-3 of those who trained and scored it; as they are if there was none."""
+    if not trainer and not evaluators:
+        return records
+    text = json.dumps({"flash_attention_3": {"trainer": trainer, "evaluators": evaluators}})
+    return records.replace_schema_metadata({**(records.schema.metadata or {}), LIBRARIES: text})
+
+
+def trainers_library(records: pa.Table) -> Library:
+    """The FlashAttention-3 with which the seed of these records was trained."""
+    text = (records.schema.metadata or {}).get(LIBRARIES, b"{}")
+    return json.loads(text).get("flash_attention_3", {}).get("trainer")
+
 
 class Curve:
     """What one attempt has produced so far."""
@@ -31,6 +52,8 @@ class Curve:
     def __init__(self) -> None:
         self.losses: dict[int, np.ndarray] = {}
         self.records: dict[int, dict] = {}
+        self.trained_with: Library = None
+        self.scored_with: list[Library] = []
 
     def add_losses(self, step: int, losses: np.ndarray) -> None:
         """float32 losses of all documents after `step` updates."""
@@ -64,5 +87,7 @@ class Curve:
         Errors as Dataset.commit."""
         steps, losses = self.arrays()
         rows = [self.records[step] for step in sorted(self.records)]
-        committed = dataset.commit(seed, attempt, steps, losses, pa.Table.from_pylist(rows, schema=RUNS))
+        records = pa.Table.from_pylist(rows, schema=RUNS)
+        records = with_libraries(records, self.trained_with, self.scored_with)
+        committed = dataset.commit(seed, attempt, steps, losses, records)
         return sum(dataset.storage.size(path) for path in (committed.path, committed.runs_path))

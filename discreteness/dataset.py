@@ -1,6 +1,6 @@
 """losses of a finished attempt -> a committed seed: one file that appears whole.
 
-The layout is one directory (or prefix): experiment.json, documents.parquet, losses/, runs/, log/, _running/.
+The layout is one directory or prefix (docs/dataset.md has all its names).
 A seed is done when its file in losses/ has a valid footer; nothing else decides.
 """
 

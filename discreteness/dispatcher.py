@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from discreteness.checkpoint import CheckpointHeader
-from discreteness.curve import Curve
+from discreteness.curve import Curve, Library
 from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.experiment import Experiment
 from discreteness.log import Event, Level
@@ -280,8 +280,11 @@ class Dispatcher:
             attempt.newest_step = max(attempt.newest_step, step)
             self._add_records(attempt, records)
 
-    async def finish(self, attempt_id: str, records: list[dict], stall_s: float) -> str | None:
-        """Every checkpoint is published and accepted: commits the seed. None, or why it was not."""
+    async def finish(self, attempt_id: str, records: list[dict], stall_s: float, library: Library = None) -> str | None:
+        """Every checkpoint is published and accepted: commits the seed. None, or why it was not.
+
+        `library`: the FlashAttention-3 that the group has loaded, kept with the seed's records.
+        """
         attempt = self.attempts.get(attempt_id)
         if attempt is None:
             return f"attempt {attempt_id} is over"
@@ -295,6 +298,7 @@ class Dispatcher:
             self._end(attempt, f"its validation losses did not come within {TAIL_PATIENCE_S} s ({waiting})")
         if attempt.id not in self.attempts:
             return f"attempt {attempt_id} is over"
+        attempt.curve.trained_with, attempt.curve.scored_with = library, list(self.pool.libraries)
         return await self._outcome(attempt, self._task(attempt, self._commit(attempt)))
 
     async def fail(self, attempt_id: str, error: str) -> None:

@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from speedrun.flash_attention import loaded_library
 from speedrun.schedules import final_validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 from speedrun.validation import Validator
@@ -91,6 +92,8 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, lock: Data
             dataset.log(event | {"train_s": rows.curve.train_s()})
             failed += 1
             continue
+        if library := loaded_library():  # of this process, which trains and scores
+            rows.curve.trained_with, rows.curve.scored_with = library, [library]
         rows.curve.commit(dataset, seed, rows.attempt)
         text = f"seed {seed} committed: {len(rows.curve.losses)} checkpoints"
         log.say(text, "seed committed", seed=seed, attempt=rows.attempt)

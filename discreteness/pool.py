@@ -13,8 +13,10 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from speedrun.flash_attention import loaded_library
 
 from discreteness.checkpoint import CheckpointHeader
+from discreteness.curve import Library
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment
 from discreteness.log import Event
@@ -89,6 +91,8 @@ class EvaluatorPool:
         self.given_up = ""
         """Why no evaluator will ever score again; empty while there is hope."""
         self.nodes: dict[str, str] = {}
+        self.libraries: list[Library] = []
+        """Every FlashAttention-3 that an evaluator of this job has loaded: one, unless its source has moved."""
         self._failed_starts = 0
         self._busy_s = 0.0
         self._waiting: defaultdict[str, list[tuple[int, int, bool, asyncio.Future]]] = defaultdict(list)
@@ -242,7 +246,8 @@ class EvaluatorPool:
     async def _greet(self, member: _Member) -> None:
         try:
             pid = await asyncio.wait_for(member.actor.ready.remote(), START_TIMEOUT_S)
-            member.node = await asyncio.wait_for(member.actor.__ray_call__.remote(_node), START_TIMEOUT_S)
+            told = await asyncio.wait_for(member.actor.__ray_call__.remote(_node_and_library), START_TIMEOUT_S)
+            member.node, library = told
         except (RayError, TimeoutError) as error:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS * self.created and not self.ready():
@@ -252,6 +257,8 @@ class EvaluatorPool:
             await asyncio.sleep(min(RESTART_S * 2**rounds, LONGEST_RESTART_S))
             self._replace(member, error, [])
             return
+        if library and library not in self.libraries:
+            self.libraries.append(library)
         member.alive = True
         self._failed_starts = 0
         self.on_event(Event(event="evaluator ready", message=f"evaluator {member.number} ready (pid {pid})"))
@@ -288,9 +295,9 @@ class EvaluatorPool:
         self._create(member.number, member.group)
 
 
-def _node(_: Any) -> str:
+def _node_and_library(_: Any) -> tuple[str, Library]:
     """Of the actor in which it is called."""
-    return ray.get_runtime_context().get_node_id()
+    return ray.get_runtime_context().get_node_id(), loaded_library()
 
 
 def last_line(error: BaseException) -> str:

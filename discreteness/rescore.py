@@ -11,10 +11,12 @@ from dataclasses import asdict
 import numpy as np
 from speedrun import tokenizer
 from speedrun.execution import Execution
+from speedrun.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
+from discreteness.curve import trainers_library, with_libraries
 from discreteness.dataset import Dataset
 from discreteness.documents import documents_hash
 from discreteness.evaluators import Evaluator
@@ -64,7 +66,9 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
             lock.check()
             runs = origin.runs(seed)
             attempt = runs["attempt"][0].as_py()
+            library = loaded_library()
             records = runs.drop_columns(["seed", "attempt"])
+            records = with_libraries(records, trainers_library(runs), [library] if library else [])
             dataset.commit(seed, attempt, np.array(steps, np.int32), np.stack(losses), records)
             print(f"seed {seed} committed: {len(steps)} checkpoints")
     print(f"dataset: {output}")

@@ -13,6 +13,7 @@ import ray
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from speedrun.flash_attention import loaded_library
 from speedrun.tiny_corpus import ensure_tiny_corpus
 from speedrun.training import SeedFailed, Trainer
 
@@ -114,9 +115,8 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Stagin
         return  # the dispatcher said no and has ended the attempt
     # The commit comes before the next seed's first checkpoint.
     rank, group = trainer.rank, trainer.group
-    _wait_together(
-        spec.dispatcher.finish.remote(lease.attempt, records, publisher.stall_s) if rank == 0 else None, group
-    )
+    finish = partial(spec.dispatcher.finish.remote, lease.attempt, records, publisher.stall_s, loaded_library())
+    _wait_together(finish() if rank == 0 else None, group)
 
 
 def _next_lease(spec: GroupSpec, rank: int, group: dist.ProcessGroup | None) -> Lease | None:

@@ -17,11 +17,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from speedrun.execution import Execution
+from speedrun.flash_attention import loaded_library
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
 
 LOG_EVERY = 10  # steps between two lines' worth of values fetched from the device
+ATTENTION = """see speedrun/attention.py; flash3 is a program of others, from the folder in FLASH_ATTENTION_3, or from
+the hub at the commit in FLASH_ATTENTION_3_REVISION"""
 
 
 def main(track_name: str = "small") -> int:
@@ -33,7 +36,7 @@ def main(track_name: str = "small") -> int:
     )
     parser.add_argument("--save-checkpoint", action="store_true", help="keep the last weights under logs/")
     backends = ("auto", "flash3", "varlen", "reference")
-    parser.add_argument("--attention", choices=backends, default="auto", help="see speedrun/attention.py")
+    parser.add_argument("--attention", choices=backends, default="auto", help=ATTENTION)
     parser.add_argument("--no-compile", action="store_true", help="run the graph as written: slow, starts at once")
     parser.add_argument("--any-order", action="store_true", help="2 to 6 %% faster on a GPU, and no two runs alike")
     parser.add_argument("--micro-batch-tokens", type=int, default=65536, help="fewer take less memory")
@@ -68,6 +71,8 @@ def train(recipe: Track, seed: int | None, root: Path, execution: Execution, sav
     began_s = time.perf_counter()
     trainer = Trainer(recipe, root, device, group, execution)
     log.write(f"{trainer.execution}")
+    if library := loaded_library():
+        log.write(f"FlashAttention-3 from {library['source']}, SHA-256 {library['sha256']}")
     log.write(f"built, compiled and warmed up in {time.perf_counter() - began_s:.1f} s")
     number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
     if group:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.skips"]
+
 settings.register_profile("long", max_examples=2000)  # pytest --hypothesis-profile=long tests/test_bad_input.py
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,8 @@
-"""A Hugging Face hub on loopback, in threads of this process: files whole, by ranges, cut short, stalled."""
+"""A Hugging Face hub on loopback, in threads of this process: files whole, by ranges, cut short, stalled; listings."""
 
 import hashlib
+import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +13,8 @@ class HubServer:
     """`files`: "owner/name/file" -> bytes. `requests`: (method, file, Range header) of each, in order.
 
     `send`: of each GET's body so many bytes are sent, then the connection is closed or, with `stall`, kept waiting.
-    `etags`: file -> ETag, where it is not the SHA-256.
+    `etags`: file -> ETag, where it is not the SHA-256. `branches`: name -> the commit where it stands; every commit has
+    the same files.
     """
 
     files: dict[str, bytes]
@@ -19,6 +22,7 @@ class HubServer:
     send: int | None = None
     stall: bool = False
     etags: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
     elsewhere: bool = False
     """Contents lie at another host name, to which requests are sent on, as the real hub does with large files."""
 
@@ -32,6 +36,17 @@ class HubServer:
     def fetched(self):
         """Files whose content was asked for, in order. (The client also asks what else a hub has.)"""
         return [name for method, name, _ in self.requests if method == "GET" and name in self.files]
+
+    def listing(self, repository, what, revision, folder):
+        """The commit of a revision, or the files of a repository; of a folder in it, the folders there."""
+        if what == "revision":
+            return {"id": repository, "sha": self.branches.get(revision, revision)}
+        paths = [name.removeprefix(f"{repository}/") for name in self.files if name.startswith(f"{repository}/")]
+        if folder:
+            inside = {path.removeprefix(f"{folder}/").partition("/")[0] for path in paths if path.startswith(folder)}
+            return [{"type": "directory", "path": f"{folder}/{name}", "oid": "0" * 40} for name in sorted(inside)]
+        sizes = {path: len(self.files[f"{repository}/{path}"]) for path in paths}
+        return [{"type": "file", "path": path, "size": size, "oid": "0" * 40} for path, size in sizes.items()]
 
     def __enter__(self):
         hub = self
@@ -49,7 +64,12 @@ class HubServer:
                 self.answer(with_body=True)
 
             def answer(self, with_body):
-                name = self.path.removeprefix("/datasets/").removeprefix("/cdn/").replace("/resolve/main/", "/")
+                if listing := re.match(r"/api/kernels/([^/]+/[^/]+)/(tree|revision)/([^/?]+)(?:/([^?]+))?", self.path):
+                    self.answer_json(hub.listing(*listing.groups()))
+                    return
+                path = re.sub(r"^/(datasets|kernels|cdn)/", "", self.path)
+                revision = found[1] if (found := re.search(r"/resolve/([^/]+)/", path)) else "main"
+                name = path.replace(f"/resolve/{revision}/", "/")
                 hub.requests.append((self.command, name, self.headers.get("Range")))
                 if name not in hub.files:
                     self.send_response(404)
@@ -64,7 +84,7 @@ class HubServer:
                     self.send_header("Location", f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{name}")
                     self.send_header("X-Linked-ETag", etag)
                     self.send_header("X-Linked-Size", str(len(content)))
-                    self.send_header("X-Repo-Commit", "0" * 40)
+                    self.send_header("X-Repo-Commit", hub.branches.get(revision, revision))
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
@@ -72,7 +92,7 @@ class HubServer:
                 body = content[start:]
                 self.send_response(206 if start else 200)
                 self.send_header("ETag", etag)
-                self.send_header("X-Repo-Commit", "0" * 40)
+                self.send_header("X-Repo-Commit", hub.branches.get(revision, revision))
                 self.send_header("Content-Length", str(len(body)))
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -86,6 +106,14 @@ class HubServer:
                     if hub.stall:
                         hub.over.wait(60)
                     self.close_connection = True
+
+            def answer_json(self, value):
+                body = json.dumps(value).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

@@ -1,6 +1,8 @@
 """The reference against a dense masked softmax; the operators under torch.compile; choosing and loading backends."""
 
+import hashlib
 import inspect
+import json
 import lzma
 import sys
 import types
@@ -13,6 +15,13 @@ from speedrun import flash_attention as flash
 from speedrun.attention import attention, banded_attention, check_backend, reference_attention, resolve_backend
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+
+from discreteness.curve import LIBRARIES
+from discreteness.reading import open as open_reader
+from tests import skips
+from tests.conftest import ROOT
+from tests.flash3_on_cpu import BUILT, kernel
+from tests.hub_server import HubServer
 
 
 def dense_attention(q, k, v, cu_seqlens, window, scale):
@@ -220,10 +229,12 @@ def test_the_machine_is_asked(monkeypatch):
 
 
 @pytest.fixture
-def unloaded():
-    flash.flash3.cache_clear()
+def unloaded(monkeypatch):
+    for variable in (flash.FOLDER_VARIABLE, flash.REVISION_VARIABLE, flash.MOVING_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    flash.library.cache_clear()
     yield
-    flash.flash3.cache_clear()
+    flash.library.cache_clear()
 
 
 @pytest.fixture
@@ -245,9 +256,14 @@ def test_a_folder_is_loaded_without_the_hub(monkeypatch, tmp_path, unloaded, ope
     loaded = []
     monkeypatch.setattr(torch.ops, "load_library", loaded.append)
     monkeypatch.setenv(flash.FOLDER_VARIABLE, str(tmp_path / "folder"))
+    assert flash.loaded_library() is None
     assert flash.flash3() is operators
     assert flash.flash3() is operators
     assert loaded == [str(tmp_path / "folder" / "build" / "torch-cuda" / "_C.so")]
+    assert flash.loaded_library() == {
+        "source": str(tmp_path / "folder"),
+        "sha256": hashlib.sha256(b"library").hexdigest(),
+    }
 
 
 def test_a_folder_without_one_library_is_refused(monkeypatch, tmp_path, unloaded):
@@ -268,6 +284,9 @@ def test_a_library_that_is_none_is_refused(monkeypatch, tmp_path, unloaded):
         flash.flash3()
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 def old_get_kernel(repo_id, revision=None, version=None):
     return {"repo_id": repo_id, "revision": revision}
 
@@ -276,29 +295,118 @@ def new_get_kernel(repo_id, *, revision=None, version=None, trust_remote_code=Fa
     return {"repo_id": repo_id, "revision": revision, "trust_remote_code": trust_remote_code}
 
 
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """In place of `kernels`, of either version: notes what it is asked and says that this commit lies in the cache."""
+
+    def install(get_kernel, commit=COMMIT):
+        asked = []
+        folder = tmp_path / "kernels--owner--name" / "snapshots" / commit / "build" / "torch-cuda"
+        folder.mkdir(parents=True)
+        (folder / "_C.so").write_bytes(b"library")
+
+        def record(*args, **kwargs):
+            asked.append(get_kernel(*args, **kwargs))
+            return types.SimpleNamespace(__file__=str(folder / "__init__.py"))
+
+        record.__signature__ = inspect.signature(get_kernel)
+        monkeypatch.setitem(sys.modules, "kernels", types.SimpleNamespace(get_kernel=record))
+        return asked
+
+    return install
+
+
 @pytest.mark.parametrize("get_kernel", [old_get_kernel, new_get_kernel])
-def test_the_hub_is_asked_as_each_version_wants(monkeypatch, unloaded, operators, get_kernel):
-    asked = []
-
-    def record(*args, **kwargs):
-        asked.append(get_kernel(*args, **kwargs))
-
-    record.__signature__ = inspect.signature(get_kernel)
-    monkeypatch.delenv(flash.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setitem(sys.modules, "kernels", types.SimpleNamespace(get_kernel=record))
+def test_the_hub_is_asked_as_each_version_wants(monkeypatch, unloaded, operators, package, get_kernel):
+    asked = package(get_kernel)
+    monkeypatch.setenv(flash.REVISION_VARIABLE, COMMIT)
     assert flash.flash3() is operators
     trust = {"trust_remote_code": True} if get_kernel is new_get_kernel else {}
-    assert asked == [{"repo_id": "varunneal/flash-attention-3", "revision": "main", **trust}]
+    assert asked == [{"repo_id": flash.HUB_REPOSITORY, "revision": COMMIT, **trust}]
+    digest = hashlib.sha256(b"library").hexdigest()
+    assert flash.loaded_library() == {"source": f"{flash.HUB_REPOSITORY}@{COMMIT}", "sha256": digest}
+
+
+@pytest.mark.parametrize(
+    ("revision", "words"),
+    [
+        (None, r"FLASH_ATTENTION_3_REVISION does not name a commit"),
+        ("main", r"REVISION=main is not a commit \(40 hex digits\).*FLASH_ATTENTION_3_ALLOW_MOVING=1"),
+        ("v1", r"REVISION=v1 is not a commit"),
+        (COMMIT[:12], rf"REVISION={COMMIT[:12]} is not a commit"),
+        (f"{COMMIT}0", r"is not a commit"),
+    ],
+)
+def test_what_may_move_is_refused_before_anything_is_asked(monkeypatch, unloaded, package, revision, words):
+    asked = package(new_get_kernel)
+    if revision:
+        monkeypatch.setenv(flash.REVISION_VARIABLE, revision)
+    with pytest.raises(ValueError, match=rf"{words}.*Either set FLASH_ATTENTION_3 .*'varlen'"):
+        flash.flash3()
+    monkeypatch.setenv(flash.MOVING_VARIABLE, "0")
+    with pytest.raises(ValueError, match=words):
+        flash.flash3()
+    assert asked == [] and flash.loaded_library() is None
+
+
+def test_a_moving_revision_is_loaded_where_that_is_allowed_and_its_commit_is_known(
+    monkeypatch, unloaded, operators, package
+):
+    asked = package(new_get_kernel)
+    monkeypatch.setenv(flash.REVISION_VARIABLE, "main")
+    monkeypatch.setenv(flash.MOVING_VARIABLE, "1")
+    assert flash.flash3() is operators
+    assert asked[0]["revision"] == "main"
+    assert flash.loaded_library()["source"] == f"{flash.HUB_REPOSITORY}@{COMMIT}"
+
+
+def test_another_commit_than_the_one_that_was_asked_for_is_refused(monkeypatch, unloaded, operators, package):
+    package(new_get_kernel, commit="f" * 40)
+    monkeypatch.setenv(flash.REVISION_VARIABLE, COMMIT)
+    with pytest.raises(ValueError, match=f"commit {COMMIT} was asked for and {'f' * 40} came"):
+        flash.flash3()
+    assert flash.loaded_library() is None
 
 
 def test_no_package_names_the_ways_on(monkeypatch, unloaded):
-    monkeypatch.delenv(flash.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv(flash.REVISION_VARIABLE, COMMIT)
     monkeypatch.setitem(sys.modules, "kernels", None)
     with pytest.raises(ValueError, match=r"hub repository .* FLASH_ATTENTION_3 .*pip install kernels.*'varlen'"):
         flash.flash3()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the flash kernels run on a GPU only")
+@pytest.fixture
+def hub():
+    """A hub that has a build for the torch here; its branch main stands at COMMIT."""
+    files = {f"{flash.HUB_REPOSITORY}/{path}": content for path, content in kernel().items()}
+    with HubServer(files, branches={"main": COMMIT}) as server:
+        yield server
+
+
+def test_a_run_keeps_the_commit_that_was_loaded(program, hub, tmp_path):
+    """The real `kernels` package against a hub on this machine; a named commit, and a branch that may move."""
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": tmp_path / "hub"}
+    library = {"source": f"{flash.HUB_REPOSITORY}@{COMMIT}", "sha256": hashlib.sha256(BUILT).hexdigest()}
+    quick = ["--track", "tests.quick_track:quick", "--attention", "flash3"]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("one two three")
+    inline = ["discreteness", "run", "--inline", *quick, "--seeds", 0, "--checkpoints", "0,20", "--val-tokens", 0]
+    inline += ["--documents", tmp_path / "texts", "--output", tmp_path / "set"]
+    script = ROOT / "tests" / "flash3_on_cpu.py"
+    run = program(script, *inline, PYTHONPATH=ROOT, FLASH_ATTENTION_3_REVISION=COMMIT, **environment)
+    assert run.wait(timeout_s=480) == 0, run.output
+    metadata = open_reader(tmp_path / "set").runs(0).schema.metadata
+    assert json.loads(metadata[LIBRARIES]) == {"flash_attention_3": {"trainer": library, "evaluators": [library]}}
+    assert sorted(set(hub.fetched())) == sorted(hub.files)
+
+    environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'modded-nanogpt'}", "FLASH_ATTENTION_3_REVISION": "main"}
+    alone = program(script, "train_gpt", *quick, cwd=tmp_path, FLASH_ATTENTION_3_ALLOW_MOVING=1, **environment)
+    alone.wait_for(f"FlashAttention-3 from {library['source']}, SHA-256 {library['sha256']}\n", timeout_s=480)
+    (log,) = (tmp_path / "logs").iterdir()
+    assert library["source"] in log.read_text().partition("=" * 100)[2], "the program's own text comes first"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 @pytest.mark.parametrize("window", [5, 24, 200])
 def test_the_kernel_equals_the_reference(window):
     lengths = [37, 0, 70, 21, 0]

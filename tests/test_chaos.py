@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests import skips
 from tests.chaos.checker import check
 from tests.chaos.machines import possible
 from tests.dataset_case import STEPS, commit, create
@@ -81,8 +82,8 @@ def test_the_checker_sees_missing_and_foreign_seeds(pair):
 @pytest.mark.slow
 def test_an_experiment_survives_a_lost_machine_and_a_dead_evaluator(program):
     """Loses no row where namespaces can be made; elsewhere test_service.py has the faults that need none."""
-    if reason := possible():
-        pytest.skip(reason)
+    if possible():
+        pytest.skip(skips.NAMESPACES)
     arguments = ["--seed", 3, "--num-seeds", 40, "--workers", 1]
     arguments += ["--faults", "evaluator killed,machine of a group without power"]
     chaos = program("-m", "tests.chaos.campaign", *arguments, XDG_CACHE_HOME="")

@@ -20,6 +20,7 @@ from discreteness.inline import run_inline
 from discreteness.reading import open as open_reader
 from discreteness.topology import choose
 from discreteness.watch import look
+from tests import skips
 
 QUICK = ["--track", "tests.quick_track:quick", "--checkpoints", "every:10"]
 
@@ -147,7 +148,7 @@ def test_a_locked_dataset_is_refused_and_taken_over_on_request(program, dataset)
     assert not (dataset / "_lock.json").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason=skips.NOT_ROOT)
 def test_an_unwritable_output_is_refused(program, tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     run = program("jobs/run_seeds.py", *QUICK, "--output", tmp_path / "set")

@@ -9,6 +9,7 @@ import pytest
 
 from discreteness.problems import verify
 from discreteness.reading import open as open_dataset
+from tests import skips
 from tests.chaos.machines import RAY, Machines, possible
 from tests.conftest import ROOT
 from tests.ray_commands import unknown_to_ray
@@ -57,8 +58,8 @@ class Dashboard:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_machines_train_a_submitted_job_and_the_dashboard_names_its_parts(tmp_path, upload):
-    if reason := possible():
-        pytest.skip(reason)
+    if possible():
+        pytest.skip(skips.NAMESPACES)
     start, join, submit = map(documented, ("ray start --head", "ray start --address", "ray job submit"))
     job = ["python", "jobs/run_seeds.py", "--track", "tests.quick_track:quick", "--checkpoints", "every:10"]
     job += ["--seeds", "0-1", "--workers-per-trainer", "2", "--output", str(tmp_path / "set")]

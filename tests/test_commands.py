@@ -190,7 +190,8 @@ def test_scripts_understand_the_arguments_they_are_printed_with(monkeypatch):
 
     real = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks"), str(ROOT / "modded-nanogpt" / "data")])
+    folders = (ROOT / name for name in ("benchmarks", "modded-nanogpt", "modded-nanogpt/data"))
+    monkeypatch.setattr(sys, "path", [*sys.path, *map(str, folders)])
     found = list(scripts())
     assert len({path for path, _ in found}) > 5
     for path, arguments in found:

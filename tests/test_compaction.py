@@ -25,6 +25,7 @@ from discreteness.compaction import compact, merge
 from discreteness.parts import Part, read_parts
 from discreteness.problems import verify
 from discreteness.seed_file import CommittedSeed
+from tests import skips
 from tests.conftest import ROOT
 
 SEEDS = (4, 0, 7)
@@ -422,7 +423,7 @@ print(1024 * (peak_kb() - before))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason=skips.PROC)
 def test_memory_is_bounded_by_the_files_size_not_by_the_datasets(tmp_path, monkeypatch):
     """At full size the bound is 2 GB, four times FILE_LOSSES: 16 MB here, and 16 MB for what has a fixed size; of
     48 MB of losses: all of them at once took 72 MB.
@@ -466,7 +467,7 @@ def two_gigabytes():
             with suppress(OSError):
                 group.rmdir()
     else:
-        pytest.skip("needs a control group with a limit of memory (Linux, root)")
+        pytest.skip(skips.MEMORY_LIMIT)
     yield group
     group.rmdir()
 

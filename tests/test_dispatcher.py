@@ -17,6 +17,7 @@ from speedrun.training import Trainer
 
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.config import RunConfig
+from discreteness.curve import LIBRARIES, trainers_library, with_libraries
 from discreteness.dispatcher import LEASE_DEADLINE_S, Dispatcher
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import open_dataset, prepare
@@ -39,6 +40,7 @@ class LocalPool:
         self.given_up = ""
         self.on_event = print
         self.nodes = {}
+        self.libraries = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -235,6 +237,33 @@ def test_waits_and_losses_are_known_while_a_seed_trains_and_waits_outlive_its_at
         assert (progress.stall_s, progress.updates, progress.train_loss) == (3.5, 30, {})
 
     asyncio.run(scenario())
+
+
+def test_a_seed_keeps_the_libraries_with_which_it_was_trained_and_scored(job):
+    dispatcher, publish, checkpoints, dataset = job
+    library, moved = ({"source": f"owner/name@{digit * 40}", "sha256": digit * 64} for digit in "01")
+
+    async def scenario():
+        await dispatcher.enter("g", "node")
+        for given, scorers in ((None, []), (library, [library, moved])):
+            dispatcher.pool.libraries = scorers
+            lease = await dispatcher.lease("g")
+            for number in range(len(checkpoints)):
+                assert await publish(lease, number) is None
+            assert await dispatcher.finish(lease.attempt, [], 0.0, given) is None
+
+    asyncio.run(scenario())
+    reader = open_reader(dataset.storage)
+    without, with_both = (reader.runs(seed) for seed in (5, 6))
+    assert without.schema.metadata is None and trainers_library(without) is None
+    kept = json.loads(with_both.schema.metadata[LIBRARIES])
+    assert kept == {"flash_attention_3": {"trainer": library, "evaluators": [library, moved]}}
+    again = with_libraries(with_both, trainers_library(with_both), [moved])  # as a rescoring does
+    assert json.loads(again.schema.metadata[LIBRARIES])["flash_attention_3"] == {
+        "trainer": library,
+        "evaluators": [moved],
+    }
+    assert verify(dataset.storage) == []
 
 
 def test_an_attempt_with_a_missing_row_is_not_committed(job):

@@ -14,7 +14,9 @@ from speedrun import head
 from speedrun.head import SOFTCAP, SoftcapLoss, head_loss, head_loss_and_gradients, token_losses
 from torch._dynamo.testing import CompileCounterWithBackend
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels run on a GPU only")
+from tests import skips
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 
 
 def cross_entropies(z, targets):
@@ -207,7 +209,7 @@ def interpreted():
 
 
 def test_the_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason=skips.TRITON)
     folders = Path(__file__).parent, *sys.path
     environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"}
     subprocess.run(

@@ -18,6 +18,7 @@ from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.evaluators import Evaluator
 from discreteness.loading import Incoming, Loader, pieces
 from discreteness.scoring import Scorer, first_difference
+from tests import skips
 from tests.golden_case import init_weights
 
 DOCUMENTS = documents_module.built_in()[:2]
@@ -30,7 +31,7 @@ EXPERIMENT = SimpleNamespace(
     execution=Execution().on("cpu", torch.float32),
     val_tokens=0,
 )
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory and streams need a GPU")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 
 
 def checkpoint(model, layout, seed, step):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from speedrun.lookup import lookup, lookup_gradient
 
+from tests import skips
+
 KERNELS = """
 import torch
 from speedrun.lookup_kernels import BLOCK, sum_by_id
@@ -74,7 +76,7 @@ def test_one_graph_with_other_ids():
 
 
 def test_kernels_under_the_interpreter():
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", reason=skips.TRITON)
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr

@@ -25,6 +25,7 @@ from discreteness.dispatcher import AGE_BOUNDS_S, Progress, Running
 from discreteness.experiment import prepare
 from discreteness.flops import flop_per_token
 from discreteness.metrics import METRICS, Exporter
+from tests import skips
 from tests.conftest import ROOT
 from tests.test_jobs import free_port
 
@@ -291,7 +292,7 @@ def rule_test(alert, changes):
     }
 
 
-@pytest.mark.skipif(not PROMTOOL, reason="needs promtool (make tools)")
+@pytest.mark.skipif(not PROMTOOL, reason=skips.PROMETHEUS)
 def test_every_alert_fires_in_its_case_and_in_no_other(tmp_path):
     assert list(CASES)[:-1] == [rule["alert"] for rule in RULES]
     tests = [rule_test(alert, changes) for alert, changes in CASES.items()] + [rule_test("", {})]
@@ -354,7 +355,7 @@ def scraped(tmp_path_factory, private_home):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.skipif(not PROMETHEUS, reason="needs prometheus (make tools)")
+@pytest.mark.skipif(not PROMETHEUS, reason=skips.PROMETHEUS)
 def test_a_real_prometheus_has_an_answer_to_every_query(scraped):
     assert (Path.home() / ".ray/auth_token").is_file()  # Ray asks for a token, but not at these ports
     span = {"start": scraped.began_s, "end": scraped.ended_s, "step": "1s"}

@@ -1,8 +1,9 @@
-"""README.md and docs/: links lead somewhere; commands, options, targets, scripts, messages named there exist."""
+"""The pages: links lead somewhere; commands, options, variables, messages named there exist; nothing is said twice."""
 
 import io
 import re
 import shlex
+from collections import Counter
 from contextlib import redirect_stdout
 from functools import cache
 
@@ -10,11 +11,12 @@ import pytest
 import tyro
 from speedrun.tracks import Track, tiny
 
+from discreteness import dispatcher, driver, pool, publisher, trained, trainers
 from discreteness.cli import COMMANDS
 from discreteness.config import RunConfig
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "modded-nanogpt" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 PROGRAMS = {"python", "torchrun", "ray", "make", "discreteness"}
 
@@ -92,12 +94,12 @@ def wrong(words):
     return []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_its_heading(page):
     assert list(broken_links(page)) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_that_a_page_names_exists_with_its_options(page):
     assert {shlex.join(words): what for words in commands(page.read_text()) if (what := wrong(words))} == {}
 
@@ -116,15 +118,79 @@ def test_the_track_of_the_how_to_page_is_one():
     assert isinstance(names["slow"], Track) and names["slow"].optimizer.normuon_lr == tiny.optimizer.normuon_lr / 2
 
 
+def said_twice(page):
+    """What two bullets of one list begin with, and rows that stand in a table twice."""
+    for block in FENCE.sub("", page.read_text()).split("\n\n"):
+        items = re.findall(r"^[-*] (\*\*.+?\*\*|`.+?`)|^(\|.+\|)$", block, re.M)
+        yield from (text for text, count in Counter(map("".join, items)).items() if count > 1)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_list_or_table_says_a_thing_twice(page):
+    assert list(said_twice(page)) == []
+
+
+OTHERS_VARIABLES = re.compile(r"(RAY|AWS|HF)_\w+|(TORCHINDUCTOR|TRITON)_CACHE_DIR")
+"""Read by Ray, by libraries of object stores and of the hub, by torch's compiler."""
+
+
+def unread_variables(page):
+    """Environment variables that a page names and nobody reads."""
+    named = set(re.findall(r"(?<![\w{.])[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b(?!\.)", page.read_text()))
+    folders = ("discreteness", "modded-nanogpt", "benchmarks", "tests/chaos")
+    files = [path for at in folders for path in (ROOT / at).rglob("*") if path.suffix in (".py", ".sh")]
+    code = "".join(path.read_text() for path in [*files, ROOT / "Makefile"])
+    return {name for name in named if name not in code and not OTHERS_VARIABLES.fullmatch(name)}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ("log.md", "SPEEDRUN.md")], ids=str)
+def test_every_variable_that_a_page_names_is_read_by_somebody(page):
+    assert unread_variables(page) == set()
+
+
+def test_the_bounds_of_the_faults_page_are_those_of_the_code():
+    table = (ROOT / "docs/faults.md").read_text().partition("## Every wait and its end")[2]
+    page = {
+        who: re.findall(r"(\d+) s\b", bound) for who, bound in re.findall(r"^\| (.+?) \| .+? \| (.+?) \|", table, re.M)
+    }
+    code = {
+        "evaluator's answer": [pool.CALL_TIMEOUT_S, pool.IN_FLIGHT_EACH * pool.CALL_TIMEOUT_S],
+        "evaluator's start": [pool.START_TIMEOUT_S],
+        "bytes of a checkpoint to keep": [pool.IN_FLIGHT_EACH * pool.CALL_TIMEOUT_S],
+        "credit or staging buffer": [publisher.WAIT_TIMEOUT_S],
+        "drain at the end of a seed": [publisher.WAIT_TIMEOUT_S],
+        "collective of a group": [trainers.PROCESS_GROUP_TIMEOUT_S],
+        "finish: validation of a trained seed": [dispatcher.TAIL_PATIENCE_S],
+        "finish: the commit": [dispatcher.COMMIT_PATIENCE_S],
+        "other ranks for rank 0's lease or finish": [dispatcher.LEASE_POLL_S],
+        "silence of an attempt, or of a group that builds its trainer": [dispatcher.LEASE_DEADLINE_S],
+        "a group's place": [RunConfig.start_timeout_s],
+        "groups leaving when all is done": [driver.LEAVE_S],
+    }
+    assert {who: page[who] for who in code} == {who: [str(s) for s in bounds] for who, bounds in code.items()}
+    assert page["dispatcher's answer to the driver"][0] == str(driver.ANSWER_S)
+
+
+def test_the_default_track_of_weights_is_that_of_the_code():
+    text = " ".join((ROOT / "docs/models.md").read_text().split())
+    assert f"its track is `{trained.DEFAULT_TRACK}` unless `--track` says otherwise" in text
+    assert "neither is guessed" not in text
+
+
 def test_a_page_that_is_wrong_is_noticed(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# One heading\n[a](none.md) [b](#one-heading) [c](#two) `make tee` `discreteness stat`\n"
+        "# One heading\nNO_SUCH_THING=1 HF_TOKEN=x\n"
+        "[a](none.md) [b](#one-heading) [c](#two) `make tee` `discreteness stat`\n"
         "```\npython jobs/run_seeds.py --seed 3 \\\n    --dry-run  # --nothing\nX=1 python -m tests.none\n"
         "ray job submit --working-dir . -- python jobs/run_seed.py\n"
         "discreteness data make --globs x\ndiscreteness status runs/first --json --yaml\n```\n"
     )
-    assert list(broken_links(page)) == ["none.md", "#two"]
+    assert list(broken_links(page)) == ["none.md", "#two"] and list(said_twice(page)) == []
+    assert unread_variables(page) == {"NO_SUCH_THING"}
+    twice = tmp_path / "twice.md"
+    twice.write_text("- **Data**: here\n- **Output**: there\n- **Data**: here\n\n| a | 1 |\n| b | 1 |\n| a | 1 |\n")
+    assert list(said_twice(twice)) == ["**Data**", "| a | 1 |"]
     found = [what for words in commands(page.read_text()) for what in wrong(words)]
     assert sorted(found) == ["--globs", "--seed", "--yaml", "jobs/run_seed.py", "stat", "tee", "tests.none"]
     assert {"--seeds", "--no-fp8"} < options() and "--json" in options("status")

@@ -1,6 +1,7 @@
 """Evaluators that die, hang or cannot start: who is blamed, who is scored again, and when it ends. Real actors."""
 
 import asyncio
+import hashlib
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +14,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from discreteness import pool as pool_module
 from discreteness.pool import CheckpointRejected, EvaluatorPool
-from tests.flaky_evaluator import POISON, Flaky
+from tests.flaky_evaluator import POISON, Flaky, WithLibrary
+from tests.flash3_on_cpu import BUILT, kernel
 
 pytestmark = pytest.mark.ray
 
@@ -27,8 +29,8 @@ def small_ray(tmp_path_factory, private_home):
 
 
 @asynccontextmanager
-async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, groups=("g",)):
-    pool = EvaluatorPool(experiment, num_evaluators, len(groups), num_gpus_each, evaluator=Flaky)
+async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, groups=("g",), evaluator=Flaky):
+    pool = EvaluatorPool(experiment, num_evaluators, len(groups), num_gpus_each, evaluator=evaluator)
     for group in groups:
         pool.place(group, ray.get_runtime_context().get_node_id())
     try:
@@ -193,3 +195,19 @@ def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_
     finally:
         for group in groups:
             remove_placement_group(group)
+
+
+@pytest.mark.parametrize("evaluator", [Flaky, WithLibrary])
+def test_the_pool_knows_with_which_library_its_evaluators_score(small_ray, tmp_path, evaluator):
+    for name, content in kernel().items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+
+    async def scenario():
+        async with a_pool(str(tmp_path), num_evaluators=2, evaluator=evaluator) as pool:
+            await asyncio.gather(*(score(pool, step) for step in range(8)))
+            return pool.libraries
+
+    (folder,) = (tmp_path / "build").iterdir()
+    library = {"source": str(folder), "sha256": hashlib.sha256(BUILT).hexdigest()}
+    assert asyncio.run(scenario()) == ([] if evaluator is Flaky else [library])

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from playwright import sync_api as playwright
 from speedrun.data import BOS
 from speedrun.model import PackedTokens
 from speedrun.tokenizer import encode
@@ -16,6 +17,7 @@ from discreteness.model_commands import Score, Weights
 from discreteness.score import as_json, as_table, documents_of, score
 from discreteness.score_page import DEEPEST_NATS, page, visible
 from discreteness.trained import load_trained
+from tests import skips
 from tests.chromium import CHROMIUM
 from tests.trained_case import TRACK, state_dict
 
@@ -171,7 +173,6 @@ def test_what_is_invisible_or_cut_is_written_out(content, shown):
 
 
 def test_the_command_writes_a_page_that_a_browser_shows(weights, trained, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "hostile.txt").write_text(HOSTILE)
     which = Weights(checkpoint=str(weights), track=TRACK)
     command = Score(str(tmp_path / "hostile.txt"), which, format="html", output=str(tmp_path / "page.html"))
@@ -179,7 +180,7 @@ def test_the_command_writes_a_page_that_a_browser_shows(weights, trained, tmp_pa
     with pytest.raises(FileExistsError, match=r"page\.html"):
         command()
     if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; make browser installs it")
+        pytest.skip(skips.CHROMIUM)
     (scored,) = score(trained, documents_of(str(tmp_path / "hostile.txt")))
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -15,6 +15,7 @@ from discreteness import documents as documents_module
 from discreteness import scoring
 from discreteness.documents import Document
 from discreteness.scoring import Scorer, first_difference, pack_documents
+from tests import skips
 from tests.golden_case import golden, golden_config, golden_track, golden_weights, init_weights
 
 DOCUMENTS = documents_module.built_in()[:5]
@@ -110,7 +111,7 @@ def test_recording_is_asked_for_in_vain_on_a_cpu(model):
     assert all(first_difference(one, losses(model, DOCUMENTS), DOCUMENTS) is None for one in ours)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="launches are recorded on a GPU only")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 def test_recorded_launches_give_the_same_bits_for_other_weights_and_states(monkeypatch):
     monkeypatch.setattr(scoring, "MAX_RECORDINGS", 2)  # the third state replaces the first
     model = GPT(tiny.model, torch.bfloat16, "cuda")

@@ -4,6 +4,7 @@ import ast
 import re
 
 import pytest
+from speedrun import flash_attention
 
 from discreteness.cluster import keep_token_private
 from discreteness.config import RunConfig
@@ -74,6 +75,23 @@ def test_code_comes_from_outside_in_the_two_documented_places_only():
     assert loading == {"modded-nanogpt/speedrun/tracks.py", "modded-nanogpt/speedrun/flash_attention.py"}
     text = (ROOT / "docs/security.md").read_text()
     assert "package.module:name" in text and "FLASH_ATTENTION_3" in text
+
+
+def test_the_pages_name_the_publisher_that_the_code_loads_from_and_what_chooses_it():
+    text = (ROOT / "docs/security.md").read_text()
+    assert f"`{flash_attention.HUB_REPOSITORY}`" in text
+    for variable in ("FOLDER", "REVISION", "MOVING"):
+        assert getattr(flash_attention, f"{variable}_VARIABLE") in text
+    pages = [path for path in tracked() if path.suffix in (".md", ".yaml", ".toml")]
+    named = {name for page in pages for name in re.findall(r"[\w-]+/flash-att[\w-]*", (ROOT / page).read_text())}
+    assert named == {flash_attention.HUB_REPOSITORY}
+
+
+def test_what_is_fetched_from_the_hub_is_code_at_a_commit_or_data_as_documented():
+    asking = r"get_kernel|snapshot_download|hf_hub_(url|download)|load_state_dict_from_url|torch\.hub|urlopen"
+    fetching = {str(path) for path in SOURCES if re.search(asking, (ROOT / path).read_text())}
+    assert fetching == {"modded-nanogpt/speedrun/flash_attention.py", "modded-nanogpt/data/fetch.py"}
+    assert "Shards come from the hub's branch `main`, unpinned on purpose" in (ROOT / "docs/security.md").read_text()
 
 
 def test_heads_that_we_start_keep_their_dashboard_on_loopback_and_ask_for_the_token():

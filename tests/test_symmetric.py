@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-pytest.importorskip("triton")
+from tests import skips
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason=skips.TRITON)
 CASES = [(2, 48, 32), (3, 32, 64), (1, 16, 16)]
 
 
@@ -39,13 +42,14 @@ def main() -> None:
 
 
 def test_products_in_the_interpreter():
-    paths = [str(Path(__file__).parents[1] / "modded-nanogpt"), os.environ.get("PYTHONPATH", "")]
+    root = Path(__file__).parents[1]
+    paths = [str(root), str(root / "modded-nanogpt"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=240)
     assert run.stdout.strip() == "equal", run.stderr
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 @pytest.mark.parametrize("shape", [(3, 768, 768), (2, 3072, 768), (2, 768, 3072)])
 def test_products_on_a_gpu(shape):
     from speedrun.polar_express import polar_express

@@ -15,6 +15,7 @@ from discreteness.reading import open as open_reader
 from discreteness.score import documents_of, score
 from discreteness.trained import load_trained
 from discreteness.validate import shards_of, validate
+from tests import skips
 from tests.golden_case import golden, golden_tokens, golden_weights
 from tests.quick_track import quick
 from tests.trained_case import LAST, TRACK, golden_small, perturbed_model, state_dict
@@ -158,7 +159,7 @@ def without(name):
 )
 def test_what_cannot_be_loaded_is_named(tmp_path, write, options, words):
     if options.get("device") and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+        pytest.skip(skips.NO_GPU)
     write(tmp_path / "w.pt")
     with pytest.raises(ValueError, match=words):
         load_trained(tmp_path / "w.pt", **({"track_name": TRACK} | options))

@@ -15,9 +15,10 @@ from discreteness.sampling import Sampling
 from discreteness.score import score
 from discreteness.trained import load_trained
 from discreteness.validate import shards_of, validate
+from tests import skips
 from tests.trained_case import perturbed_model
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import small
 from speedrun.training import SeedFailed, Trainer
 
-from tests import gloo
+from tests import gloo, skips
 from tests.conftest import ROOT
 from tests.golden_case import init_weights
 from tests.quick_track import poisoned, quick
@@ -177,10 +177,7 @@ def test_wrong_plans_and_data_are_refused_at_once(root, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-    reason="takes half an hour on a processor without products of bfloat16",
-)
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason=skips.BFLOAT16)
 def test_the_small_track_takes_a_step_on_a_few_tokens(tmp_path):
     """The specification's sizes and dtypes (268,665,983 parameters, bfloat16, 16-bit tails), on very few tokens."""
     folder = tmp_path / "data" / "fineweb10B"

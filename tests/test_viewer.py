@@ -13,15 +13,16 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
+from playwright import sync_api as playwright
 
 import discreteness
 from discreteness.viewer.server import application
+from tests import skips
 from tests.chromium import CHROMIUM, until
 from tests.conftest import ROOT
 from tests.planted_dataset import commit_planted, create_planted, log_plan, show_running, text_documents
 
-playwright = pytest.importorskip("playwright.sync_api")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; make browser installs it")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=skips.CHROMIUM)
 
 PLAN = log_plan(40, 300)
 NUM_SEEDS = 300

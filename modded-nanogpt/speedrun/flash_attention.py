@@ -1,9 +1,12 @@
 """queries, keys, values of packed documents -> attention by the flash kernels of torch or of FlashAttention-3.
 
 Opaque operators around each library's own forward and backward. Torch's kernels come with torch. FlashAttention-3
-(Hopper only) is loaded from the folder that FLASH_ATTENTION_3 names: any that holds one built library, however deep,
-as one build of the hub's repository does; no network and no `kernels` package is needed, and `unpack` makes one. Where
-the variable is not set, `kernels` fetches it from the hub.
+(Hopper only) is a program of others, and comes from one of two places, which the environment names:
+
+- FLASH_ATTENTION_3=DIR: a folder that holds one built library, however deep, as one build of the hub's repository does.
+  No network and no `kernels` package is needed, and `unpack` makes such a folder.
+- FLASH_ATTENTION_3_REVISION=COMMIT: that commit of the hub's repository, fetched by `kernels`. A branch or tag, which
+  its owner can move to other code, is loaded only with FLASH_ATTENTION_3_ALLOW_MOVING=1.
 
 Both backward kernels add up the gradient of q in no fixed order unless told to: `deterministic`.
 """
@@ -11,11 +14,14 @@ Both backward kernels add up the gradient of q in no fixed order unless told to:
 import contextlib
 import ctypes
 import functools
+import hashlib
 import inspect
 import lzma
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,10 @@ import torch.utils.deterministic
 from torch import Tensor
 
 FOLDER_VARIABLE = "FLASH_ATTENTION_3"
+REVISION_VARIABLE = "FLASH_ATTENTION_3_REVISION"
+MOVING_VARIABLE = "FLASH_ATTENTION_3_ALLOW_MOVING"
 HUB_REPOSITORY = "varunneal/flash-attention-3"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @torch.library.custom_op("speedrun::flash_attention", mutates_args=())
@@ -179,29 +188,54 @@ def flash3_options(cu_seqlens: Tensor, longest: int, window: int, scale: float) 
     }
 
 
-@functools.cache
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """FlashAttention-3 as this process has loaded it."""
+
+    operators: Any
+    """Its own: `fwd`, `bwd`."""
+    source: str
+    """The hub's repository and commit as `owner/name@commit`, or the folder that it was loaded from."""
+    sha256: str
+    """Of the built library, in hex."""
+
+
 def flash3() -> Any:
-    """FlashAttention-3's own operators, `fwd` and `bwd`, loaded once a process."""
+    """FlashAttention-3's own operators, `fwd` and `bwd`."""
+    return library().operators
+
+
+def loaded_library() -> dict[str, str] | None:
+    """Source and SHA-256 of the FlashAttention-3 that this process computes with; None if it has loaded none."""
+    if not library.cache_info().currsize:
+        return None
+    return {"source": library().source, "sha256": library().sha256}
+
+
+@functools.cache
+def library() -> Library:
+    """FlashAttention-3, loaded once a process. Raises ValueError if it cannot be, with the ways on."""
     folder = os.environ.get(FOLDER_VARIABLE)
     try:
-        if folder:
-            load_from_folder(Path(folder))
-        else:
-            load_from_hub()
-        return loaded_operators()
+        source, files = load_from_folder(Path(folder)) if folder else load_from_hub()
+        return Library(operators=loaded_operators(), source=source, sha256=sha256_of(files))
     # Anything may come from a linker, a package of many versions or a network; the ways on are always these.
     except Exception as error:
-        source = f"folder {folder!r} ({FOLDER_VARIABLE})" if folder else f"hub repository {HUB_REPOSITORY!r}"
+        place = f"folder {folder!r} ({FOLDER_VARIABLE})" if folder else f"hub repository {HUB_REPOSITORY!r}"
         reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         raise ValueError(
-            f"FlashAttention-3 cannot be loaded from {source}: {reason}. Either set {FOLDER_VARIABLE} to a folder that "
-            "holds the built library, or, with a network, unset it and `pip install kernels`, or ask for attention "
-            "backend 'varlen', torch's own. Without a network HF_HUB_OFFLINE=1 spares the hub's retries."
+            f"FlashAttention-3 cannot be loaded from {place}: {reason}. Either set {FOLDER_VARIABLE} to a folder that "
+            f"holds the built library, or, with a network, unset it, `pip install kernels` and set {REVISION_VARIABLE} "
+            "to a commit of that repository, or ask for attention backend 'varlen', torch's own. Without a network "
+            "HF_HUB_OFFLINE=1 spares the hub's retries."
         ) from error
 
 
-def load_from_folder(folder: Path) -> None:
-    """Load the one library below it, and before that a CUDA runtime that lies there too: torch may bring another."""
+def load_from_folder(folder: Path) -> tuple[str, list[Path]]:
+    """Loads the one library below it, and before that a CUDA runtime that lies there too: torch may bring another.
+
+    Returns the folder and the library's file.
+    """
     libraries = sorted(folder.rglob("*.so"))
     if len(libraries) != 1:
         found = ", ".join(str(path.relative_to(folder)) for path in libraries) or "no *.so"
@@ -209,14 +243,54 @@ def load_from_folder(folder: Path) -> None:
     for runtime in sorted(folder.rglob("libcudart.so.*")):
         ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
     torch.ops.load_library(str(libraries[0]))
+    return str(folder.absolute()), libraries
 
 
-def load_from_hub() -> None:
+def load_from_hub() -> tuple[str, list[Path]]:
+    """Loads the build for this machine of the revision that the environment names.
+
+    Returns the repository with the commit that was loaded, and the library's files. Raises ValueError if no revision is
+    named, if it may move and that is not allowed, or if another commit came than the one that is named.
+    """
+    revision = hub_revision()
     from kernels import get_kernel  # an optional package
 
-    # Up to 0.11 version and revision could be left out; from 0.14 a publisher who is a person must be trusted.
+    # From 0.14 on a publisher who is a person must be trusted: a commit that the user names is.
     trust = {"trust_remote_code": True} if "trust_remote_code" in inspect.signature(get_kernel).parameters else {}
-    get_kernel(HUB_REPOSITORY, revision="main", **trust)
+    folder = Path(str(get_kernel(HUB_REPOSITORY, revision=revision, **trust).__file__)).parent
+    commit = hub_commit(folder)
+    if COMMIT.fullmatch(revision) and commit not in (revision, None):
+        raise ValueError(f"commit {revision} was asked for and {commit} came")
+    return f"{HUB_REPOSITORY}@{commit}" if commit else str(folder), sorted(folder.rglob("*.so"))
+
+
+def hub_revision() -> str:
+    """The revision that the environment names. Raises ValueError if there is none, or it may move without leave."""
+    revision = os.environ.get(REVISION_VARIABLE, "")
+    if not revision:
+        raise ValueError(f"{REVISION_VARIABLE} does not name a commit")
+    if not COMMIT.fullmatch(revision) and os.environ.get(MOVING_VARIABLE) != "1":
+        raise ValueError(
+            f"{REVISION_VARIABLE}={revision} is not a commit (40 hex digits), so other code may come under that name "
+            f"tomorrow: name the commit, or allow it with {MOVING_VARIABLE}=1"
+        )
+    return revision
+
+
+def hub_commit(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache, where it is below snapshots/; None if LOCAL_KERNELS named another."""
+    commit = folder.as_posix().rpartition("/snapshots/")[2].partition("/")[0]
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """Of one file, or of several one after another."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def loaded_operators() -> Any:
