@@ -137,6 +137,7 @@ async def _state(request: web.Request) -> web.Response:
         "running": [{"seed": one.seed, "steps": one.steps} for one in snapshot.running.values()],
         "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.experiment.invalid.items()],
         "to_fit": request.app[STEPWISE].num_waiting,
+        "fitted": request.app[STEPWISE].num_made,
         "fit_error": request.app[STEPWISE].error,
         "reading": {str(doc_id): progress for doc_id, progress in growing.reading.copy().items()},
     }

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from discreteness.across_seeds import across_seeds
+from discreteness.across_seeds import across_seeds, medians
 from discreteness.analysis import FOLDER, SHARPEST_OCTAVES, Analysis, load
 from discreteness.fits import fit, octaves
 from discreteness.manifest import DocumentInfo
@@ -47,11 +47,13 @@ class Steps:
 
 
 class Stepwise:
-    """What is known of every document, made in the background. `error`: why the last document could not be fitted."""
+    """What is known of every document, made in the background. `error`: why the last document could not be fitted.
+    `num_made`: results so far; whoever was told None asks again when it has grown."""
 
     def __init__(self, growing: Growing):
         self.growing = growing
         self.error: str | None = None
+        self.num_made = 0
         self._steps: dict[int, tuple[Any, Steps | None]] = {}
         self._means: dict[int, tuple[Any, np.ndarray | None]] = {}
         self._wanted: list[tuple[str, DocumentInfo]] = []
@@ -115,6 +117,7 @@ class Stepwise:
                 (self._means if what == "mean" else self._steps)[document.doc_id] = (sample, None)
             with self._asked:
                 self._wanted.remove((what, document))
+                self.num_made += 1
 
     def _sample(self, snapshot: Snapshot) -> Any:
         """What results depend on: the analysis' table, or the stamps of the first seeds."""
@@ -166,16 +169,13 @@ def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:
     def by_seed(values: np.ndarray) -> np.ndarray:
         return np.where(fits.is_step, values, np.nan).reshape(num_tokens, num_seeds)
 
-    def median(values: np.ndarray) -> np.ndarray:
-        return np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in values])
-
     shared = across_seeds(losses[:, :, -1], by_seed(octaves(fits.time)))
     per_token = {
         "step_share": shared.step_share,
         "time": shared.time,
         "time_spread": shared.time_spread,
-        "width": median(by_seed(fits.width)),
-        "fall": median(by_seed(fits.high - fits.low)),
+        "width": medians(by_seed(fits.width)),
+        "fall": medians(by_seed(fits.high - fits.low)),
     }
     found = spectrum(curves, steps, fits)
     return Steps(
