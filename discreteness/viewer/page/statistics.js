@@ -9,7 +9,8 @@ export function median(values) {
 // Counts in `bins` equal bins, of which the last one holds its upper edge too.
 export function histogram(values, bins, low, high) {
   const counts = new Array(bins).fill(0);
-  const edges = Array.from({ length: bins + 1 }, (_, bin) => low + ((high - low) * bin) / bins);
+  const width = (high - low) / bins;
+  const edges = Array.from({ length: bins + 1 }, (_, bin) => (bin < bins ? low + bin * width : high));
   for (const value of values) {
     let bin = Math.min(bins - 1, Math.floor(((value - low) / (high - low)) * bins));
     // The division may round across an edge.
