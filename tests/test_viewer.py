@@ -16,7 +16,7 @@ import pytest
 
 import discreteness
 from discreteness.cli import main
-from discreteness.viewer.server import application
+from discreteness.viewer.server import PAGE, application
 from tests.chromium import until
 from tests.conftest import ROOT
 from tests.planted_dataset import commit_planted, create_planted, log_plan, show_running, text_documents
@@ -314,6 +314,82 @@ def test_keys_play_training_and_walk_through_tokens_and_documents(new_page, addr
     until(page, "!document.querySelector('#overview').hidden")
 
 
+def test_slider_play_and_keys_are_off_where_a_color_is_of_all_steps(new_page, address):
+    page = new_page(f"{address}?document=first.txt&step=20")
+    colored(page)
+    look = """['#play', '#step'].map((id) => {
+        const { opacity, cursor } = getComputedStyle(document.querySelector(id));
+        return [document.querySelector(id).disabled, opacity, cursor]; })"""
+    on = page.evaluate(look)
+    assert [disabled for disabled, *_ in on] == [False, False]
+    for color in "time", "sharpness", "time-spread":
+        page.select_option("#color", "loss")
+        page.focus("#text")
+        page.keyboard.press("Space")
+        until(page, "document.querySelector('#play').textContent === '❚❚'")
+        page.select_option("#color", color)
+        off = page.evaluate(look)
+        assert [disabled for disabled, *_ in off] == [True, True]
+        assert all(was != now for one, other in zip(on, off, strict=True) for was, now in zip(one, other, strict=True))
+        assert page.inner_text("#step-label") == "all steps"
+        before = page.input_value("#step")
+        for key in "[", "]", "Space":
+            page.keyboard.press(key)
+        assert (page.inner_text("#play"), page.input_value("#step")) == ("▶", before), "it has stopped, and stays so"
+    page.select_option("#color", "deviation")
+    assert page.evaluate(look) == on
+    page.keyboard.press("[")
+    assert int(page.input_value("#step")) == int(before) - 1
+
+
+def test_going_back_brings_back_the_colors_too(new_page, address):
+    page = new_page(f"{address}?document=first.txt&token=2")
+    drawn(page, NUM_SEEDS)
+    colored(page)
+    by_loss = colors(page)
+    page.keyboard.press("ArrowRight")
+    page.select_option("#color", "time")
+    until(page, "document.querySelector('#legend').textContent.includes('learned at step')")
+    assert colors(page) != by_loss
+    page.go_back()
+    until(page, "document.querySelector('#legend').textContent.includes('loss (nats)')")
+    assert colors(page) == by_loss and page.input_value("#color") == "loss" and not page.is_disabled("#step")
+
+
+def test_an_answer_that_comes_late_does_not_color_the_text(new_page, address):
+    page = new_page(f"{address}?document=first.txt")
+    colored(page)
+    held = []
+    page.route("**/seeds/1", lambda route: held.append(route))
+    with page.expect_request("**/seeds/1"):
+        page.select_option("#seed", "1")
+    page.select_option("#seed", "2")
+    until(page, "document.querySelector('#legend').textContent.endsWith('seed 2')")
+    of_second = colors(page)
+    with page.expect_response("**/seeds/1") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("fetch('/api/state').then((answer) => answer.text())")
+    assert colors(page) == of_second
+
+
+def test_fits_that_are_done_between_two_looks_are_shown(new_page, serve_here, tmp_path):
+    documents, token_bytes = text_documents(TEXTS)
+    create_planted(tmp_path / "d", documents, token_bytes, PLAN, range(2))
+    address = serve_here(tmp_path / "d")
+    page = new_page(f"{address}?document=second.txt")
+    colored(page)
+    page.route("**/api/state", lambda route: None)  # held until it is routed no more
+    page.select_option("#color", "time")
+    until(page, "document.querySelector('#legend').textContent === 'fitting…'")
+    deadline_s = time.monotonic() + 90
+    while b'"num_seeds": 2' not in ask(address, "/api/documents/1/steps")[1]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    page.unroute("**/api/state")
+    until(page, "document.querySelector('#legend').textContent.endsWith('2 seeds')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_small_screen_shows_everything_below_each_other(new_page, address, scheme):
     page = new_page(
@@ -390,6 +466,21 @@ def test_damage_is_said_on_the_page(new_page, serve_here, tmp_path):
     commit_planted(dataset, 7)
     (tmp_path / "d/experiment.json").unlink()
     until(page, "document.querySelector('#notice').textContent.includes('is not a dataset')")
+
+
+def test_every_class_has_a_style_and_every_id_an_element():
+    """What the scripts and styles of the page name exists; classes of uPlot are its own."""
+    scripts = "\n".join(path.read_text() for path in PAGE.glob("*.js"))
+    html, styles = (PAGE / "index.html").read_text(), (PAGE / "style.css").read_text()
+    given = re.findall(r'class(?:Name =|:|=) ?(\[.*?\]|"[^"]*")', html + scripts)
+    given += re.findall(r"classList\.\w+\((.*?)\)", scripts)
+    classes = {name for one in given for words in re.findall(r'"([^"]*)"', one) for name in words.split()}
+    ids = set(re.findall(r'\bid="([^"]*)"', html))
+    selectors = re.sub(r"\{[^{}]*\}", "{}", styles)
+    styled = {name for name in re.findall(r"\.([a-z][\w-]*)", selectors) if not name.startswith("u-")}
+    assert classes == styled and {"token", "unknown", "chosen", "tick", "front", "tools"} <= classes
+    assert set(re.findall(r'byId\("([^"]*)"\)', scripts)) <= ids
+    assert set(re.findall(r"#([a-z][\w-]*)", selectors)) <= ids
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no dataset", "experiment.json", "documents.parquet"])
