@@ -380,8 +380,8 @@ def test_fits_that_are_done_between_two_looks_are_shown(new_page, serve_here, tm
     page = new_page(f"{address}?document=second.txt")
     colored(page)
     page.route("**/api/state", lambda route: None)  # held until it is routed no more
-    page.select_option("#color", "time")
-    until(page, "document.querySelector('#legend').textContent === 'fitting…'")
+    with page.expect_response("**/steps"):
+        page.select_option("#color", "time")
     deadline_s = time.monotonic() + 90
     while b'"num_seeds": 2' not in ask(address, "/api/documents/1/steps")[1]:
         assert time.monotonic() < deadline_s
