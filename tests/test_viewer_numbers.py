@@ -304,6 +304,7 @@ def test_learning_times_and_the_overview(new_page, shown):
         check_steps(page, truth.steps(0), f"{first}{seeds(some)}")
     page.click("#view-overview")
     check_heat(page, truth)
+    says(page.inner_text("#heat-hint"), min(FIRST_SEEDS, len(truth.committed) or len(truth.running)))
     if truth.committed:
         check_overview(page, truth, FIRST_SEEDS)
     else:

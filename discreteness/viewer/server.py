@@ -228,6 +228,7 @@ def _overview_frame(growing: Growing, stepwise: Stepwise) -> bytes:
     found = {d.doc_id: steps for d in experiment.documents if (steps := stepwise.steps(d)) is not None}
     meta = {
         "num_fitted": len(found),
+        "num_mean_seeds": len(stepwise.mean_seeds()),
         "num_seeds": max((one.num_seeds for one in found.values()), default=0),
         "analyzed": any(one.analyzed for one in found.values()),
         "tokens": _most_step_like(growing, found),

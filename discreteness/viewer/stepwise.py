@@ -76,6 +76,10 @@ class Stepwise:
             self._want("mean", document, now=False)
         return known and known[1]
 
+    def mean_seeds(self) -> list[int]:
+        """Those that mean losses are of: the first SAMPLE committed ones, or running ones as long as none is."""
+        return _sample_seeds(self.growing.snapshot)
+
     @property
     def num_waiting(self) -> int:
         return len(self._wanted)
@@ -121,14 +125,12 @@ class Stepwise:
 
     def _sample(self, snapshot: Snapshot) -> Any:
         """What results depend on: the analysis' table, or the stamps of the first seeds."""
-        seeds = snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
-        return tuple(snapshot.stamps[seed] for seed in seeds), self._analysis_stamp()
+        return tuple(snapshot.stamps[seed] for seed in _sample_seeds(snapshot)), self._analysis_stamp()
 
     def _mean(self, snapshot: Snapshot, document: DocumentInfo) -> np.ndarray:
-        seeds = snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
         total = np.zeros(len(snapshot.experiment.steps))
         count = np.zeros(len(snapshot.experiment.steps))
-        for seed in seeds:
+        for seed in _sample_seeds(snapshot):
             mean = self.growing.losses_of(snapshot, document, seed).mean(axis=0, dtype=np.float64)
             total += np.nan_to_num(mean)
             count += np.isfinite(mean)
@@ -158,6 +160,10 @@ class Stepwise:
 
     def _analysis_stamp(self) -> tuple:
         return tuple((info.path, info.size, info.mtime_ns) for info in self.growing.storage.list(FOLDER))
+
+
+def _sample_seeds(snapshot: Snapshot) -> list[int]:
+    return snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
 
 
 def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:
