@@ -379,7 +379,10 @@ def test_fits_that_are_done_between_two_looks_are_shown(new_page, serve_here, tm
     address = serve_here(tmp_path / "d")
     page = new_page(f"{address}?document=second.txt")
     colored(page)
-    page.route("**/api/state", lambda route: None)  # held until it is routed no more
+    held = []  # until they are routed no more
+    page.route("**/api/state", lambda route: held.append(route))
+    while not held:
+        page.evaluate("0")
     with page.expect_response("**/steps"):
         page.select_option("#color", "time")
     deadline_s = time.monotonic() + 90

@@ -58,8 +58,7 @@ function drawState() {
 
 // ---- following
 
-async function poll() {
-  const before = page.state;
+async function look() {
   try {
     page.state = await getJson("/api/state");
     notice("state", "");
@@ -68,10 +67,15 @@ async function poll() {
     notice("state", error.message);
   }
   drawState();
+}
+
+async function poll() {
+  const before = page.state;
+  await look();
   const grown = page.state.version !== before.version;
   const fitted = page.state.fitted !== before.fitted;
   if (shown.view === "overview" && (grown || fitted)) await drawOverview();
-  if (shown.view === "document" && before.version) {
+  if (shown.view === "document") {
     if (grown) await Promise.all([loadValues(), loadPanel(true)]);
     else if (fitted && !colorMoves()) await loadValues();
   }
@@ -435,7 +439,7 @@ async function start() {
   );
   startPanel({ keepSeed, unpin });
   control();
-  await poll();
+  await look();
   document.documentElement.dataset.ready = "yes";
   await followAddress();
   follow();
