@@ -59,21 +59,26 @@ def across_seeds(final_losses: np.ndarray, times: np.ndarray) -> AcrossSeeds:
     dip_q = np.full(len(dip_p), np.nan)
     if measured.any():
         dip_q[measured] = false_discovery_control(dip_p[measured])
-    medians = np.array(
-        [np.median(row[there]) if there.any() else np.nan for row, there in zip(times, stepped, strict=True)]
-    )
     return AcrossSeeds(
         final_loss=final_losses.mean(axis=1),
         final_spread=final_losses.std(axis=1, ddof=1) if num_seeds > 1 else np.full(len(final_losses), np.nan),
         learned_share=(final_losses < LEARNED_LOSS).mean(axis=1),
         step_share=stepped.mean(axis=1),
-        time=2**medians - 1,
+        time=medians(2**times - 1),
         time_spread=np.where(counts > 1, np.sqrt(variances), np.nan),
         dip=dip,
         dip_p=dip_p,
         dip_q=dip_q,
         cluster=learned_together(times),
     )
+
+
+def medians(values: np.ndarray) -> np.ndarray:
+    """numpy.median over the seeds of each token that have a value: [tokens, seeds], nan where one has none ->
+    [tokens], nan where all have none.
+    """
+    finite = [row[np.isfinite(row)] for row in values]
+    return np.array([np.median(row) if len(row) else np.nan for row in finite])
 
 
 def dips(final_losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

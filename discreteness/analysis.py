@@ -26,6 +26,7 @@ from discreteness.across_seeds import (
     TOGETHER_OCTAVES,
     across_seeds,
     learned_together,
+    medians,
     shuffled,
 )
 from discreteness.fits import MIN_POINTS, Fits, fit, octaves
@@ -337,11 +338,9 @@ def _tokens_table(fits: pa.Table, num_seeds: int) -> pa.Table:
 
     times = _main_step_times(fits, num_seeds)
     shared = across_seeds(by_seed("final_loss"), times)
-    stepped = np.isfinite(times)
 
     def median(values: np.ndarray) -> np.ndarray:
-        rows = zip(values, stepped, strict=True)
-        return np.array([np.median(row[there]) if there.any() else np.nan for row, there in rows])
+        return medians(np.where(np.isfinite(times), values, np.nan))
 
     columns = {
         "doc_id": by_seed("doc_id")[:, 0],

@@ -4,10 +4,14 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from benchmarks.planted import noise, sigmoid
-from discreteness.across_seeds import across_seeds, learned_together, shuffled
+from discreteness.across_seeds import across_seeds, learned_together, medians, shuffled
 from discreteness.analysis import ALL_DOCUMENTS, analyze, load, rebuilt_shares, summary
 from discreteness.fits import fit, octaves
 from discreteness.plan import parse_plan
@@ -157,9 +161,31 @@ def test_values_across_seeds_by_hand():
     shared = across_seeds(final, times)
     assert shared.learned_share == pytest.approx([2 / 3, 0])
     assert shared.step_share == pytest.approx([2 / 3, 0])
-    assert shared.time[0] == 2**4 - 1
+    assert shared.time[0] == ((2**3 - 1) + (2**5 - 1)) / 2, "an even number: the middle of the two in the middle"
     assert shared.time_spread[0] == pytest.approx(np.sqrt(2))
     assert shared.final_spread == pytest.approx([np.std([0.5, 0.7, 0.1], ddof=1), 0])
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(0, 3), st.integers(1, 8)), elements=st.floats(0, 1e4) | st.just(np.nan))
+)
+def test_medians_over_seeds_are_numpys(values):
+    expected = [np.median(there) if len(there := row[~np.isnan(row)]) else np.nan for row in values]
+    np.testing.assert_array_equal(medians(values), expected)
+
+
+def test_medians_in_the_table_of_tokens_are_of_its_own_fits(dataset):
+    """Token 2 steps early in odd seeds and late in even ones, so its times have no middle one."""
+    found = analyze(dataset)
+    fits = found.fits.filter((pc.field("doc_id") == 0) & (pc.field("token_index") == 2)).to_pylist()
+    assert len(fits) == 4 and all(row["is_step"] for row in fits)
+    token = found.tokens.to_pylist()[1]
+    for name, values in {
+        "time": [row["time"] for row in fits],
+        "width": [row["width"] for row in fits],
+        "fall": [row["high"] - row["low"] for row in fits],
+    }.items():
+        assert token[name] == pytest.approx(np.median(values), rel=1e-9), name
 
 
 def test_rebuilt_shares_of_all_documents_come_from_the_table(dataset):

@@ -13,16 +13,15 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
-from playwright import sync_api as playwright
 
 import discreteness
-from discreteness.viewer.server import application
-from tests import skips
-from tests.chromium import CHROMIUM, until
+from discreteness.cli import main
+from discreteness.viewer.server import PAGE, application
+from tests.chromium import until
 from tests.conftest import ROOT
 from tests.planted_dataset import commit_planted, create_planted, log_plan, show_running, text_documents
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=skips.CHROMIUM)
+pytest_plugins = ["tests.browsing"]
 
 PLAN = log_plan(40, 300)
 NUM_SEEDS = 300
@@ -32,21 +31,6 @@ HOSTILE = {
     HOSTILE_NAME: "<script>document.title='owned'</script>\u202etxet\u202c\x00\u200b${7*7}{{7*7}}",
     "../../etc/passwd?#&=%00": "javascript:alert(1)",
 }
-NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
-STROKES = """
-window.strokes = 0;  // of the chart's own paths with some transparency: the thin lines. uPlot strokes Path2D objects
-window.points = 0;
-const { stroke, lineTo } = CanvasRenderingContext2D.prototype;
-const ofChart = (context) => context.canvas.parentElement?.classList.contains("u-wrap");
-CanvasRenderingContext2D.prototype.stroke = function (...path) {
-  if (ofChart(this) && !path.length && this.globalAlpha < 1) window.strokes++;
-  return stroke.apply(this, path);
-};
-CanvasRenderingContext2D.prototype.lineTo = function (...at) {
-  if (ofChart(this)) window.points++;
-  return lineTo.apply(this, at);
-};
-"""
 
 
 @contextmanager
@@ -61,14 +45,14 @@ def viewer(path, log):
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 240
         while " on this machine only" not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.05)
         yield next(word for word in log.read_text().split() if word.startswith("http://127.0.0.1:"))
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(120)
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
@@ -87,52 +71,6 @@ def address(planted, tmp_path_factory):
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def new_page(browser):
-    """Opens pages. At the end: no request left 127.0.0.1, no page reported an error, no dialog came.
-
-    `expected`: part of what the console may say; that pixels are read back is these tests' own doing. A page whose
-    files did not come because this machine's network changed (other tests make networks) is loaded again."""
-    contexts, requests, complaints, changes = [], [], [], []
-
-    def open_page(address, expected="willReadFrequently", **options):
-        def heard(said):
-            if NETWORK_CHANGED in said.text:
-                changes.append(said.text)
-            elif said.type in ("error", "warning") and expected not in said.text:
-                complaints.append(said.text)
-
-        context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.add_init_script(STROKES)
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.on("console", heard)
-        page.goto(address)
-        if changes:
-            page.goto(address)
-        until(page, "document.documentElement.dataset.ready === 'yes'")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert requests and {urlsplit(url).hostname for url in requests if not url.startswith(("data:", "blob:"))} == {
-        "127.0.0.1"
-    }
-
-
 def colored(page):
     until(page, "document.querySelector('[data-token=\"1\"]')?.style.backgroundColor > ''")
 
@@ -149,7 +87,6 @@ def chart_box(page):
     return page.locator("#chart .u-over").bounding_box()
 
 
-@needs_chromium
 def test_the_overview_shows_every_document_and_opens_one(new_page, address):
     page = new_page(address)
     until(page, "document.querySelectorAll('#heatmap .names button').length === 2")
@@ -170,7 +107,6 @@ def test_the_overview_shows_every_document_and_opens_one(new_page, address):
     drawn(page, NUM_SEEDS)
 
 
-@needs_chromium
 def test_the_text_is_shown_whole_colored_by_its_losses_and_with_its_answers(new_page, address, planted):
     page = new_page(f"{address}?document=first.txt")
     colored(page)
@@ -194,7 +130,6 @@ def test_the_text_is_shown_whole_colored_by_its_losses_and_with_its_answers(new_
     colored(page)
 
 
-@needs_chromium
 def test_a_click_draws_every_seed_the_mean_and_the_histogram(new_page, address, planted):
     page = new_page(f"{address}?document=first.txt")
     colored(page)
@@ -213,7 +148,6 @@ def test_a_click_draws_every_seed_the_mean_and_the_histogram(new_page, address, 
     assert page.evaluate("performance.getEntriesByName('click-to-drawn').length") == 1
 
 
-@needs_chromium
 def test_zoom_pan_and_linear_steps_draw_what_is_in_view(new_page, address):
     page = new_page(f"{address}?document=first.txt&token=7")
     drawn(page, NUM_SEEDS)
@@ -247,7 +181,6 @@ def test_zoom_pan_and_linear_steps_draw_what_is_in_view(new_page, address):
     drawn(page, NUM_SEEDS)
 
 
-@needs_chromium
 def test_columns_of_pixels_keep_their_minimum_and_maximum(new_page, address):
     page = new_page(address)
     points = page.evaluate(
@@ -266,7 +199,6 @@ def test_columns_of_pixels_keep_their_minimum_and_maximum(new_page, address):
     assert points == [["move", 10, 50], ["line", 20.1, 30], ["line", 20.1, 90], ["move", 30, 70], ["line", 40, 60]]
 
 
-@needs_chromium
 def test_a_line_under_the_mouse_comes_forward_and_a_click_keeps_its_seed(new_page, address, planted):
     page = new_page(f"{address}?document=first.txt&token=7")
     drawn(page, NUM_SEEDS)
@@ -292,7 +224,6 @@ def test_a_line_under_the_mouse_comes_forward_and_a_click_keeps_its_seed(new_pag
     assert not page.evaluate(inked)
 
 
-@needs_chromium
 def test_tokens_are_compared_over_documents(new_page, address):
     page = new_page(f"{address}?document=first.txt&token=7")
     drawn(page, NUM_SEEDS)
@@ -308,7 +239,6 @@ def test_tokens_are_compared_over_documents(new_page, address):
     drawn(page, 2 * NUM_SEEDS)
 
 
-@needs_chromium
 def test_fits_are_laid_over_the_curves(new_page, address):
     page = new_page(f"{address}?document=first.txt&token=2")
     drawn(page, NUM_SEEDS)
@@ -318,7 +248,6 @@ def test_fits_are_laid_over_the_curves(new_page, address):
     assert f"by {NUM_SEEDS} of {NUM_SEEDS} seeds" in page.inner_text("#numbers"), "token 2 is planted as a sharp step"
 
 
-@needs_chromium
 def test_an_address_leads_back_to_what_was_seen(new_page, address):
     link = f"{address}?document=second.txt&token=3&step=20&color=deviation&seed=5&steps=linear&compare=0.2&zoom=10-100"
     page = new_page(link)
@@ -335,7 +264,6 @@ def test_an_address_leads_back_to_what_was_seen(new_page, address):
     assert page.evaluate("new URLSearchParams(location.search).get('zoom')") == "10-100"
 
 
-@needs_chromium
 @pytest.mark.parametrize(
     "query",
     [
@@ -350,7 +278,6 @@ def test_an_address_that_asks_for_what_is_not_there_says_so(new_page, address, q
     assert page.locator("img").count() == 0
 
 
-@needs_chromium
 def test_curves_are_saved_as_a_table_and_as_a_picture(new_page, address, planted):
     page = new_page(f"{address}?document=first.txt&token=7")
     drawn(page, NUM_SEEDS)
@@ -366,7 +293,6 @@ def test_curves_are_saved_as_a_table_and_as_a_picture(new_page, address, planted
     assert saved.value.path().read_bytes().startswith(b"\x89PNG") and saved.value.suggested_filename.endswith(".png")
 
 
-@needs_chromium
 def test_keys_play_training_and_walk_through_tokens_and_documents(new_page, address):
     page = new_page(f"{address}?document=first.txt")
     colored(page)
@@ -388,7 +314,85 @@ def test_keys_play_training_and_walk_through_tokens_and_documents(new_page, addr
     until(page, "!document.querySelector('#overview').hidden")
 
 
-@needs_chromium
+def test_slider_play_and_keys_are_off_where_a_color_is_of_all_steps(new_page, address):
+    page = new_page(f"{address}?document=first.txt&step=20")
+    colored(page)
+    look = """['#play', '#step'].map((id) => {
+        const { opacity, cursor } = getComputedStyle(document.querySelector(id));
+        return [document.querySelector(id).disabled, opacity, cursor]; })"""
+    on = page.evaluate(look)
+    assert [disabled for disabled, *_ in on] == [False, False]
+    for color in "time", "sharpness", "time-spread":
+        page.select_option("#color", "loss")
+        page.focus("#text")
+        page.keyboard.press("Space")
+        until(page, "document.querySelector('#play').textContent === '❚❚'")
+        page.select_option("#color", color)
+        off = page.evaluate(look)
+        assert [disabled for disabled, *_ in off] == [True, True]
+        assert all(was != now for one, other in zip(on, off, strict=True) for was, now in zip(one, other, strict=True))
+        assert page.inner_text("#step-label") == "all steps"
+        before = page.input_value("#step")
+        for key in "[", "]", "Space":
+            page.keyboard.press(key)
+        assert (page.inner_text("#play"), page.input_value("#step")) == ("▶", before), "it has stopped, and stays so"
+    page.select_option("#color", "deviation")
+    assert page.evaluate(look) == on
+    page.keyboard.press("[")
+    assert int(page.input_value("#step")) == int(before) - 1
+
+
+def test_going_back_brings_back_the_colors_too(new_page, address):
+    page = new_page(f"{address}?document=first.txt&token=2")
+    drawn(page, NUM_SEEDS)
+    colored(page)
+    by_loss = colors(page)
+    page.keyboard.press("ArrowRight")
+    page.select_option("#color", "time")
+    until(page, "document.querySelector('#legend').textContent.includes('learned at step')")
+    assert colors(page) != by_loss
+    page.go_back()
+    until(page, "document.querySelector('#legend').textContent.includes('loss (nats)')")
+    assert colors(page) == by_loss and page.input_value("#color") == "loss" and not page.is_disabled("#step")
+
+
+def test_an_answer_that_comes_late_does_not_color_the_text(new_page, address):
+    page = new_page(f"{address}?document=first.txt")
+    colored(page)
+    held = []
+    page.route("**/seeds/1", lambda route: held.append(route))
+    with page.expect_request("**/seeds/1"):
+        page.select_option("#seed", "1")
+    page.select_option("#seed", "2")
+    until(page, "document.querySelector('#legend').textContent.endsWith('seed 2')")
+    of_second = colors(page)
+    with page.expect_response("**/seeds/1") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("fetch('/api/state').then((answer) => answer.text())")
+    assert colors(page) == of_second
+
+
+def test_fits_that_are_done_between_two_looks_are_shown(new_page, serve_here, tmp_path):
+    documents, token_bytes = text_documents(TEXTS)
+    create_planted(tmp_path / "d", documents, token_bytes, PLAN, range(2))
+    address = serve_here(tmp_path / "d")
+    page = new_page(f"{address}?document=second.txt")
+    colored(page)
+    held = []  # until they are routed no more
+    page.route("**/api/state", lambda route: held.append(route))
+    while not held:
+        page.evaluate("0")
+    with page.expect_response("**/steps"):
+        page.select_option("#color", "time")
+    deadline_s = time.monotonic() + 90
+    while b'"num_seeds": 2' not in ask(address, "/api/documents/1/steps")[1]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    page.unroute("**/api/state")
+    until(page, "document.querySelector('#legend').textContent.endsWith('2 seeds')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_small_screen_shows_everything_below_each_other(new_page, address, scheme):
     page = new_page(
@@ -404,75 +408,82 @@ def test_a_small_screen_shows_everything_below_each_other(new_page, address, sch
     assert (sum(changed) < 200) == (scheme == "light")
 
 
-@needs_chromium
-def test_a_running_experiment_is_followed_without_a_reload(new_page, tmp_path):
+def test_a_running_experiment_is_followed_without_a_reload(new_page, serve_here, tmp_path):
     documents, token_bytes = text_documents(TEXTS)
     dataset = create_planted(tmp_path / "d", documents, token_bytes, PLAN, [])
-    with viewer(tmp_path / "d", tmp_path / "log") as address:
-        page = new_page(f"{address}?document=first.txt&token=1")
-        until(page, "document.querySelector('#seeds').textContent.startsWith('0 seeds')")
-        show_running(dataset, 4, 10)
-        until(page, "document.querySelector('#seeds').textContent.includes('in training: seed 4: 10 of 40')")
-        drawn(page, 1)
-        page.evaluate("window.points = 0")
-        show_running(dataset, 4, 25)
-        until(page, "document.querySelector('#seeds').textContent.includes('25 of 40')")
-        until(page, "window.points >= 20")
-        commit_planted(dataset, 4)
-        show_running(dataset, 5, 3)
-        until(page, "document.querySelector('#numbers').textContent.includes('1 committed, 1 in training')")
-        drawn(page, 2)
-        colored(page)
-        page.close()
+    address = serve_here(tmp_path / "d")
+    page = new_page(f"{address}?document=first.txt&token=1")
+    until(page, "document.querySelector('#seeds').textContent.startsWith('0 seeds')")
+    show_running(dataset, 4, 10)
+    until(page, "document.querySelector('#seeds').textContent.includes('in training: seed 4: 10 of 40')")
+    drawn(page, 1)
+    page.evaluate("window.points = 0")
+    show_running(dataset, 4, 25)
+    until(page, "document.querySelector('#seeds').textContent.includes('25 of 40')")
+    until(page, "window.points >= 20")
+    commit_planted(dataset, 4)
+    show_running(dataset, 5, 3)
+    until(page, "document.querySelector('#numbers').textContent.includes('1 committed, 1 in training')")
+    drawn(page, 2)
+    colored(page)
 
 
-@needs_chromium
-def test_hostile_names_and_tokens_are_only_text(new_page, tmp_path):
+def test_hostile_names_and_tokens_are_only_text(new_page, serve_here, tmp_path):
     documents, token_bytes = text_documents(HOSTILE)
     create_planted(tmp_path / "d", documents, token_bytes, PLAN, range(2))
-    with viewer(tmp_path / "d", tmp_path / "log") as address:
-        page = new_page(address)
-        until(page, "document.querySelectorAll('#table tbody tr').length > 5")
-        page.click("#heatmap .names button:nth-child(1)")
-        colored(page)
-        shown = page.inner_text("#text")
-        assert shown == (
-            "⟨bos⟩<script>document.title='owned'</script>⟨U+202E⟩txet⟨U+202C⟩⟨U+0000⟩⟨U+200B⟩${7*7}{{7*7}}"
-        )
-        page.click('[data-token="4"]')
-        drawn(page, 2)
-        page.keyboard.press("c")
-        page.keyboard.press("f")
-        with page.expect_download() as saved:
-            page.click("#csv")
-        assert "/" not in saved.value.suggested_filename and "<" not in saved.value.suggested_filename
-        page.keyboard.press("ArrowDown")
-        until(page, "document.querySelector('#text').textContent.includes('javascript:alert(1)')")
-        page.reload()
-        until(page, "document.querySelector('#text').textContent.includes('javascript:alert(1)')")
-        assert page.locator("img, #text script, iframe").count() == 0
-        page.close()
+    address = serve_here(tmp_path / "d")
+    page = new_page(address)
+    until(page, "document.querySelectorAll('#table tbody tr').length > 5")
+    page.click("#heatmap .names button:nth-child(1)")
+    colored(page)
+    shown = page.inner_text("#text")
+    assert shown == ("⟨bos⟩<script>document.title='owned'</script>⟨U+202E⟩txet⟨U+202C⟩⟨U+0000⟩⟨U+200B⟩${7*7}{{7*7}}")
+    page.click('[data-token="4"]')
+    drawn(page, 2)
+    page.keyboard.press("c")
+    page.keyboard.press("f")
+    with page.expect_download() as saved:
+        page.click("#csv")
+    assert "/" not in saved.value.suggested_filename and "<" not in saved.value.suggested_filename
+    page.keyboard.press("ArrowDown")
+    until(page, "document.querySelector('#text').textContent.includes('javascript:alert(1)')")
+    page.reload()
+    until(page, "document.querySelector('#text').textContent.includes('javascript:alert(1)')")
+    assert page.locator("img, #text script, iframe").count() == 0
 
 
-@needs_chromium
-def test_damage_is_said_on_the_page(new_page, tmp_path):
+def test_damage_is_said_on_the_page(new_page, serve_here, tmp_path):
     documents, token_bytes = text_documents(TEXTS)
     dataset = create_planted(tmp_path / "d", documents, token_bytes, PLAN, range(3))
     (tmp_path / "d/losses/seed=00001.parquet").write_bytes(b"PAR1 not really")
-    with viewer(tmp_path / "d", tmp_path / "log") as address:
-        page = new_page(f"{address}?document=first.txt&token=2", expected="status of 500")
-        until(page, "document.querySelector('#notice').textContent.includes('seed=00001.parquet: truncated')")
-        drawn(page, 2)
-        whole = (tmp_path / "d/losses/seed=00002.parquet").read_bytes()
-        broken = bytearray(whole)
-        broken[8:2000] = bytes(1992)
-        (tmp_path / "d/losses/seed=00002.parquet").write_bytes(broken)
-        page.goto(f"{address}?document=second.txt&token=2")
-        until(page, "document.querySelector('#notice').textContent.length > 80")
-        commit_planted(dataset, 7)
-        (tmp_path / "d/experiment.json").unlink()
-        until(page, "document.querySelector('#notice').textContent.includes('is not a dataset')")
-        page.close()
+    address = serve_here(tmp_path / "d")
+    page = new_page(f"{address}?document=first.txt&token=2", expected="status of 500")
+    until(page, "document.querySelector('#notice').textContent.includes('seed=00001.parquet: truncated')")
+    drawn(page, 2)
+    whole = (tmp_path / "d/losses/seed=00002.parquet").read_bytes()
+    broken = bytearray(whole)
+    broken[8:2000] = bytes(1992)
+    (tmp_path / "d/losses/seed=00002.parquet").write_bytes(broken)
+    page.goto(f"{address}?document=second.txt&token=2")
+    until(page, "document.querySelector('#notice').textContent.length > 80")
+    commit_planted(dataset, 7)
+    (tmp_path / "d/experiment.json").unlink()
+    until(page, "document.querySelector('#notice').textContent.includes('is not a dataset')")
+
+
+def test_every_class_has_a_style_and_every_id_an_element():
+    """What the scripts and styles of the page name exists; classes of uPlot are its own."""
+    scripts = "\n".join(path.read_text() for path in PAGE.glob("*.js"))
+    html, styles = (PAGE / "index.html").read_text(), (PAGE / "style.css").read_text()
+    given = re.findall(r'class(?:Name =|:|=) ?(\[.*?\]|"[^"]*")', html + scripts)
+    given += re.findall(r"classList\.\w+\((.*?)\)", scripts)
+    classes = {name for one in given for words in re.findall(r'"([^"]*)"', one) for name in words.split()}
+    ids = set(re.findall(r'\bid="([^"]*)"', html))
+    selectors = re.sub(r"\{[^{}]*\}", "{}", styles)
+    styled = {name for name in re.findall(r"\.([a-z][\w-]*)", selectors) if not name.startswith("u-")}
+    assert classes == styled and {"token", "unknown", "chosen", "tick", "front", "tools"} <= classes
+    assert set(re.findall(r'byId\("([^"]*)"\)', scripts)) <= ids
+    assert set(re.findall(r"#([a-z][\w-]*)", selectors)) <= ids
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no dataset", "experiment.json", "documents.parquet"])
@@ -490,17 +501,14 @@ def test_what_is_no_dataset_is_refused_at_the_start(tmp_path, damage):
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["PLANTED", "--port", "TAKEN"]])
-def test_what_cannot_be_shown_is_one_line_and_exit_code_2(planted, address, arguments):
+def test_what_cannot_be_shown_is_one_line_and_exit_code_2(planted, address, arguments, monkeypatch, capsys):
     meant = {"PLANTED": str(planted), "TAKEN": str(urlsplit(address).port)}
-    done = subprocess.run(
-        [sys.executable, "-m", "discreteness", "view", *(meant.get(one, one) for one in arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
-    assert done.stdout == ""
+    monkeypatch.setattr(sys, "argv", ["discreteness", "view", *(meant.get(one, one) for one in arguments)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr()
+    assert left.value.code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+    assert said.out == ""
 
 
 def ask(address, path, method="GET", **headers):

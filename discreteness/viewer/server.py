@@ -137,6 +137,7 @@ async def _state(request: web.Request) -> web.Response:
         "running": [{"seed": one.seed, "steps": one.steps} for one in snapshot.running.values()],
         "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.experiment.invalid.items()],
         "to_fit": request.app[STEPWISE].num_waiting,
+        "fitted": request.app[STEPWISE].num_made,
         "fit_error": request.app[STEPWISE].error,
         "reading": {str(doc_id): progress for doc_id, progress in growing.reading.copy().items()},
     }
@@ -227,6 +228,7 @@ def _overview_frame(growing: Growing, stepwise: Stepwise) -> bytes:
     found = {d.doc_id: steps for d in experiment.documents if (steps := stepwise.steps(d)) is not None}
     meta = {
         "num_fitted": len(found),
+        "num_mean_seeds": len(stepwise.mean_seeds()),
         "num_seeds": max((one.num_seeds for one in found.values()), default=0),
         "analyzed": any(one.analyzed for one in found.values()),
         "tokens": _most_step_like(growing, found),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from discreteness.across_seeds import across_seeds
+from discreteness.across_seeds import across_seeds, medians
 from discreteness.analysis import FOLDER, SHARPEST_OCTAVES, Analysis, load
 from discreteness.fits import fit, octaves
 from discreteness.manifest import DocumentInfo
@@ -47,11 +47,13 @@ class Steps:
 
 
 class Stepwise:
-    """What is known of every document, made in the background. `error`: why the last document could not be fitted."""
+    """What is known of every document, made in the background. `error`: why the last document could not be fitted.
+    `num_made`: results so far; whoever was told None asks again when it has grown."""
 
     def __init__(self, growing: Growing):
         self.growing = growing
         self.error: str | None = None
+        self.num_made = 0
         self._steps: dict[int, tuple[Any, Steps | None]] = {}
         self._means: dict[int, tuple[Any, np.ndarray | None]] = {}
         self._wanted: list[tuple[str, DocumentInfo]] = []
@@ -73,6 +75,10 @@ class Stepwise:
         if known is None or known[0] != self._sample(self.growing.snapshot):
             self._want("mean", document, now=False)
         return known and known[1]
+
+    def mean_seeds(self) -> list[int]:
+        """Those that mean losses are of: the first SAMPLE committed ones, or running ones as long as none is."""
+        return _sample_seeds(self.growing.snapshot)
 
     @property
     def num_waiting(self) -> int:
@@ -115,17 +121,16 @@ class Stepwise:
                 (self._means if what == "mean" else self._steps)[document.doc_id] = (sample, None)
             with self._asked:
                 self._wanted.remove((what, document))
+                self.num_made += 1
 
     def _sample(self, snapshot: Snapshot) -> Any:
         """What results depend on: the analysis' table, or the stamps of the first seeds."""
-        seeds = snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
-        return tuple(snapshot.stamps[seed] for seed in seeds), self._analysis_stamp()
+        return tuple(snapshot.stamps[seed] for seed in _sample_seeds(snapshot)), self._analysis_stamp()
 
     def _mean(self, snapshot: Snapshot, document: DocumentInfo) -> np.ndarray:
-        seeds = snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
         total = np.zeros(len(snapshot.experiment.steps))
         count = np.zeros(len(snapshot.experiment.steps))
-        for seed in seeds:
+        for seed in _sample_seeds(snapshot):
             mean = self.growing.losses_of(snapshot, document, seed).mean(axis=0, dtype=np.float64)
             total += np.nan_to_num(mean)
             count += np.isfinite(mean)
@@ -157,6 +162,10 @@ class Stepwise:
         return tuple((info.path, info.size, info.mtime_ns) for info in self.growing.storage.list(FOLDER))
 
 
+def _sample_seeds(snapshot: Snapshot) -> list[int]:
+    return snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
+
+
 def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:
     """float32 [tokens, seeds, steps] -> what its fits say. ValueError: too few steps to fit."""
     num_tokens, num_seeds = losses.shape[:2]
@@ -166,16 +175,13 @@ def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:
     def by_seed(values: np.ndarray) -> np.ndarray:
         return np.where(fits.is_step, values, np.nan).reshape(num_tokens, num_seeds)
 
-    def median(values: np.ndarray) -> np.ndarray:
-        return np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in values])
-
     shared = across_seeds(losses[:, :, -1], by_seed(octaves(fits.time)))
     per_token = {
         "step_share": shared.step_share,
         "time": shared.time,
         "time_spread": shared.time_spread,
-        "width": median(by_seed(fits.width)),
-        "fall": median(by_seed(fits.high - fits.low)),
+        "width": medians(by_seed(fits.width)),
+        "fall": medians(by_seed(fits.high - fits.low)),
     }
     found = spectrum(curves, steps, fits)
     return Steps(

@@ -43,14 +43,6 @@ export function drawBars(root, { edges, counts, ticks, title, axis, line, most =
   );
 }
 
-// finite values -> counts in `bins` equal bins
-export function histogram(values, bins, low, high) {
-  const counts = new Array(bins).fill(0);
-  const edges = Array.from({ length: bins + 1 }, (_, bin) => low + ((high - low) * bin) / bins);
-  for (const value of values) counts[Math.min(bins - 1, Math.floor(((value - low) / (high - low)) * bins))]++;
-  return { counts, edges };
-}
-
 // Round values from 0 to `top`, about five of them.
 export function roundTicks(top) {
   const rough = top / 5;

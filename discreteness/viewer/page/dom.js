@@ -18,16 +18,17 @@ export function element(name, attributes = {}, ...children) {
 
 export const cssColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-export function number(value, digits = 3) {
-  return Number.isFinite(value)
-    ? value
-        .toPrecision(digits)
-        .replace(/(\.\d*?)0+$/, "$1")
-        .replace(/\.$/, "")
-    : "–";
-}
-
 export const count = (value) => value.toLocaleString("en");
+
+// Rounded to this many digits, large ones to a whole number: never with a positive exponent.
+export function number(value, digits = 3) {
+  if (!Number.isFinite(value)) return "–";
+  if (Math.abs(value) >= 10 ** digits - 0.5) return count(Math.round(value));
+  return value
+    .toPrecision(digits)
+    .replace(/(\.\d*?)0+$/, "$1")
+    .replace(/\.$/, "");
+}
 
 export function download(name, content) {
   const url = URL.createObjectURL(content);

@@ -14,7 +14,7 @@ const POLL_BUSY_MS = 400;
 const PLAY_MS = 60;
 const PLAY_FRAMES = 240;
 
-let values = null; // {doc_id, ...} numbers that color the text: losses, deviation, time, ...
+let values = null; // {color, seed, numbers, num_seeds}: what colors the text; no numbers as long as they are being made
 let scale = null;
 let playing = null;
 let overview;
@@ -58,8 +58,7 @@ function drawState() {
 
 // ---- following
 
-async function poll() {
-  const before = page.state;
+async function look() {
   try {
     page.state = await getJson("/api/state");
     notice("state", "");
@@ -68,12 +67,17 @@ async function poll() {
     notice("state", error.message);
   }
   drawState();
+}
+
+async function poll() {
+  const before = page.state;
+  await look();
   const grown = page.state.version !== before.version;
-  const fitted = page.state.to_fit !== before.to_fit;
+  const fitted = page.state.fitted !== before.fitted;
   if (shown.view === "overview" && (grown || fitted)) await drawOverview();
-  if (shown.view === "document" && before.version) {
+  if (shown.view === "document") {
     if (grown) await Promise.all([loadValues(), loadPanel(true)]);
-    else if (fitted && needsSteps() && !values?.time) await loadValues();
+    else if (fitted && !colorMoves()) await loadValues();
   }
 }
 
@@ -133,80 +137,91 @@ async function openDocument(chosen, { token = null, index = null, link = true } 
     text.setTokens(page.tokens);
   }
   mark();
-  const work = [values ? null : loadValues()];
+  const work = [loadValues()];
   if (token !== null) work.push(loadPanel());
   await Promise.all(work);
 }
 
 // ---- the text
 
-const needsSteps = () => ["time", "sharpness", "time-spread"].includes(shown.color);
+// Whether the color depends on the step: learning times and what belongs to them are of all steps together.
+const colorMoves = () => ["loss", "deviation"].includes(shown.color);
 
+async function fetchValues() {
+  const { document, color } = shown;
+  const seed = color === "loss" ? shown.seed : null;
+  const path = `/api/documents/${document.doc_id}`;
+  if (!colorMoves()) {
+    const { time, width, time_spread, num_seeds } = await getFrame(`${path}/steps`);
+    return { color, seed, numbers: { time, sharpness: width, "time-spread": time_spread }[color], num_seeds };
+  }
+  if (seed !== null) return { color, seed, numbers: (await getFrame(`${path}/seeds/${seed}`)).losses, num_seeds: 1 };
+  const { mean, deviation, num_seeds } = await getFrame(`${path}/summary`);
+  return { color, seed, numbers: color === "loss" ? mean : deviation, num_seeds };
+}
+
+let asked = 0;
 async function loadValues() {
-  const { document, seed, color } = shown;
+  const { document } = shown;
+  const mine = ++asked;
+  drawPlayer();
   if (!page.state.committed.length && !page.state.running.length) {
     paint();
     return;
   }
-  const path = `/api/documents/${document.doc_id}`;
-  const loaded = await ask("document", async () => {
-    const found = { doc_id: document.doc_id };
-    if (seed !== null && color === "loss") found.losses = (await getFrame(`${path}/seeds/${seed}`)).losses;
-    else if (needsSteps()) {
-      const { time, width, time_spread, num_seeds } = await getFrame(`${path}/steps`);
-      Object.assign(found, { time, sharpness: width, "time-spread": time_spread, num_seeds });
-    } else {
-      const { mean, deviation, num_seeds } = await getFrame(`${path}/summary`);
-      Object.assign(found, { losses: mean, deviation, num_seeds });
-    }
-    return found;
-  });
-  if (!loaded || loaded.doc_id !== shown.document.doc_id) return;
-  values = { ...(values?.doc_id === loaded.doc_id ? values : {}), ...loaded };
+  const loaded = await ask("document", fetchValues);
+  // Answers may overtake each other: only the last one asked for is what the reader chose.
+  if (!loaded || mine !== asked || shown.document !== document) return;
+  values = loaded;
   paint(true);
 }
 
+// Slider, button and keys are off where the color does not depend on the step.
+function drawPlayer() {
+  const moves = colorMoves();
+  if (!moves) play(false);
+  byId("play").disabled = byId("step").disabled = !moves;
+  byId("player").title = moves ? "" : "this color is of all steps together; loss and its spread can be played";
+  byId("step-label").textContent = moves ? `step ${count(page.experiment.steps[shown.index])}` : "all steps";
+}
+
 function paint(rescale = false) {
-  const numbers = shown.color === "loss" ? values?.losses : values?.[shown.color];
-  const timed = numbers && numbers.length > page.tokens.length - 1;
-  byId("player").classList.toggle("still", !timed);
-  byId("step-label").textContent = `step ${count(page.experiment.steps[shown.index])}`;
+  drawPlayer();
+  const numbers = values?.color === shown.color && values.numbers;
   if (!numbers) {
     text.paint(null);
-    byId("legend").replaceChildren(
-      needsSteps() && page.state.committed.length && !page.state.fit_error ? "fitting…" : "",
-    );
+    const fitting = !colorMoves() && page.state.committed.length && !page.state.fit_error;
+    byId("legend").replaceChildren(fitting ? "fitting…" : "");
     return;
   }
-  if (rescale || !scale || scale.kind !== shown.color) {
-    let [low, high] = [Infinity, -Infinity];
-    for (const one of numbers) {
-      if (one < low) low = one;
-      if (one > high) high = one;
-    }
-    if (shown.color !== "time") low = 0;
-    if (shown.color === "time") [low, high] = [0, page.experiment.steps.at(-1)];
-    scale = { ...scaleOf(shown.color, low, high > low ? high : low + 1), kind: shown.color };
+  if (rescale) {
+    scale = scaleTo(numbers);
     drawLegend();
   }
-  const steps = page.experiment.steps.length;
-  if (timed) text.paint(scale, numbers, shown.index, steps);
+  if (colorMoves()) text.paint(scale, numbers, shown.index, page.experiment.steps.length);
   else text.paint(scale, numbers);
 }
 
+// From 0 to the last step, or to the largest number; null where there is none.
+function scaleTo(numbers) {
+  let high = -Infinity;
+  for (const one of numbers) if (one > high) high = one;
+  if (high === -Infinity) return null;
+  if (shown.color === "time") high = page.experiment.steps.at(-1);
+  return scaleOf(shown.color, 0, high > 0 ? high : 1);
+}
+
 function drawLegend() {
+  const { seed, num_seeds } = values;
+  const some = !colorMoves() && num_seeds < page.state.committed.length ? "first " : "";
+  const source = seed !== null ? `seed ${seed}` : `${some}${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}`;
+  if (!scale) return byId("legend").replaceChildren(`nothing measured · ${source}`);
   const canvas = element("canvas", { width: scale.shades.length, height: 1 });
   const context = canvas.getContext("2d");
   scale.shades.forEach((shade, x) => {
     context.fillStyle = shade.css;
     context.fillRect(x, 0, 1, 1);
   });
-  const { num_seeds } = values;
-  const some = needsSteps() && num_seeds < page.state.committed.length ? "first " : "";
-  const source =
-    shown.color === "loss" && shown.seed !== null
-      ? `seed ${shown.seed}`
-      : `${some}${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}`;
   byId("legend").replaceChildren(number(scale.low), canvas, `${number(scale.high)} ${scale.label} · ${source}`);
 }
 
@@ -318,9 +333,11 @@ function onKey(event) {
         ArrowLeft: () => nextToken(-1),
         ArrowDown: () => nextDocument(1),
         ArrowUp: () => nextDocument(-1),
-        " ": () => play(playing === null),
-        "[": () => setStep(shown.index - 1),
-        "]": () => setStep(shown.index + 1),
+        ...(colorMoves() && {
+          " ": () => play(playing === null),
+          "[": () => setStep(shown.index - 1),
+          "]": () => setStep(shown.index + 1),
+        }),
         "+": () => byId("zoom-in").click(),
         "-": () => byId("zoom-out").click(),
         0: () => byId("zoom-all").click(),
@@ -422,7 +439,7 @@ async function start() {
   );
   startPanel({ keepSeed, unpin });
   control();
-  await poll();
+  await look();
   document.documentElement.dataset.ready = "yes";
   await followAddress();
   follow();

@@ -18,14 +18,17 @@ export class Overview {
 
   draw(found) {
     this.found = found;
-    this.drawHeat(found.heat);
+    this.drawHeat(found);
     this.drawSpectrum(found);
     this.drawTable(found);
   }
 
   // Columns are equal parts of log(step + 1), each shows the last checkpoint before it.
-  drawHeat(heat) {
+  drawHeat({ heat, num_mean_seeds }) {
     const { documents, steps } = this.experiment;
+    const first = num_mean_seeds < page.state.committed.length ? "the first " : "";
+    byId("heat-hint").textContent =
+      `Mean loss of ${first}${count(num_mean_seeds)} seed${num_mean_seeds === 1 ? "" : "s"}; a click opens the document at that step.`;
     const finite = heat.filter(Number.isFinite);
     const scale = scaleOf("loss", 0, finite.length ? finite.reduce((a, b) => Math.max(a, b)) : 1);
     const canvas = element("canvas", {

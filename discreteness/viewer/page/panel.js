@@ -1,12 +1,13 @@
 // the chosen token and those it is compared with -> their chart, histogram, numbers, and files to keep.
 
 import { getFrame, getJson } from "./api.js";
-import { drawBars, histogram, roundTicks } from "./bars.js";
+import { drawBars, roundTicks } from "./bars.js";
 import { CURVE_COLORS } from "./colors.js";
 import { CurvesChart } from "./curves.js";
 import { byId, count, download, element, number } from "./dom.js";
 import { ask } from "./notices.js";
 import { page, remember, shown } from "./shown.js";
+import { histogram, median } from "./statistics.js";
 import { tokenContent, visibleText } from "./text.js";
 
 const HISTOGRAM_BINS = 30;
@@ -169,7 +170,7 @@ function drawHistogram(entry) {
 }
 
 function drawNumbers(entry) {
-  const ends = finals(entry).sort((a, b) => a - b);
+  const ends = finals(entry);
   const rows = [
     [
       "seeds",
@@ -179,16 +180,13 @@ function drawNumbers(entry) {
   if (ends.length) {
     rows.push([
       "final loss",
-      `median ${number(ends[ends.length >> 1])}, ${number(ends[0])} to ${number(ends.at(-1))} nats`,
+      `median ${number(median(ends))}, ${number(Math.min(...ends))} to ${number(Math.max(...ends))} nats`,
     ]);
-    rows.push(["final probability", `median ${number(100 * Math.exp(-ends[ends.length >> 1]))} %`]);
+    const percents = ends.map((loss) => 100 * Math.exp(-loss));
+    rows.push(["final probability", `median ${number(median(percents))} %`]);
   }
   if (shown.fits && entry.fits) {
     const { time, width, is_step, delta_bic } = entry.fits;
-    const median = (list) => {
-      const sorted = Array.from(list).sort((a, b) => a - b);
-      return sorted[sorted.length >> 1];
-    };
     const stepping = (list) => list.filter((_, row) => is_step[row]);
     rows.push(["learned in a step", `by ${count(stepping(time).length)} of ${count(time.length)} seeds`]);
     if (stepping(time).length)

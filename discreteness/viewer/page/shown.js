@@ -7,7 +7,7 @@ export const MAX_COMPARED = CURVE_COLORS.length - 1;
 // What the server said: the experiment, its seeds (`state`), the tokens of the document that is shown, BOS first.
 export const page = {
   experiment: null,
-  state: { version: 0, committed: [], running: [], invalid: [], reading: {}, to_fit: 0, fit_error: null },
+  state: { version: 0, committed: [], running: [], invalid: [], reading: {}, to_fit: 0, fitted: 0, fit_error: null },
   tokens: [],
 };
 
