@@ -152,7 +152,7 @@ def experiment(plan=FAR, world_size=1):
 
 
 @contextmanager
-def worker(clock, training, ray=None):
+def worker(clock, training, ray=None, build=None):
     """train_group with plain objects where Ray, the shards and the trainer would be."""
     with pytest.MonkeyPatch.context() as patch:
         ray = ray or WorkerRay(clock, training.rank)
@@ -161,20 +161,25 @@ def worker(clock, training, ray=None):
         patch.setattr(publisher, "time", clock)
         patch.setattr(trainers, "ensure_tiny_corpus", lambda root: None)
         patch.setattr(trainers, "check_shards", lambda experiment, *globs: None)
-        patch.setattr(trainers, "Trainer", lambda *arguments: training)
+        patch.setattr(trainers, "Trainer", lambda *arguments: build() if build else training)
         patch.setattr(trainers, "Staging", lambda model, layout: AtOnce(model, clock))
         yield
 
 
-def run(dispatcher, training, plan=FAR, ray=None, **changes):
-    spec = GroupSpec(
+def spec_of(dispatcher, experiment, verify_every=0):
+    return GroupSpec(
         name="trainer-0",
         dispatcher=Actor(dispatcher),
-        experiment=experiment(plan, training.world_size),
-        **{"max_in_flight": 8, "verify_every": 0, "use_gpu": False} | changes,
+        experiment=experiment,
+        max_in_flight=8,
+        verify_every=verify_every,
+        use_gpu=False,
     )
-    with worker(dispatcher.clock, training, ray):
-        train_group({"spec": spec})
+
+
+def run(dispatcher, training, plan=FAR, ray=None, build=None):
+    with worker(dispatcher.clock, training, ray, build):
+        train_group({"spec": spec_of(dispatcher, experiment(plan, training.world_size))})
 
 
 # ---- one rank ----
@@ -208,7 +213,7 @@ def test_the_call_that_ends_a_silent_group_kills_its_rank_0():
     assert ray.killed == ["worker 0"]
 
 
-def test_a_group_that_is_not_let_in_builds_and_asks_nothing(monkeypatch):
+def test_a_group_that_is_not_let_in_builds_and_asks_nothing():
     dispatcher = Dispatcher(Clock(), [lease(5)], lets_in=False)
     training = Training()
     run(dispatcher, training)
@@ -251,6 +256,14 @@ def test_any_other_error_is_told_with_its_rank_and_then_ends_the_group():
     ]
 
 
+def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_group():
+    dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
+    dispatcher.finish = lambda attempt, records, stall_s: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(dispatcher, Training())
+    assert len(dispatcher.of("lease")) == 1
+
+
 def test_a_dispatcher_that_is_silent_holds_no_error_back():
     clock = Clock()
     dispatcher = Dispatcher(clock, [lease(5)])
@@ -260,21 +273,10 @@ def test_a_dispatcher_that_is_silent_holds_no_error_back():
     assert clock.now_s <= 60
 
 
-def test_what_keeps_a_group_from_its_first_lease_is_told_and_ends_it(monkeypatch):
+def test_what_keeps_a_group_from_its_first_lease_is_told_and_ends_it():
     dispatcher = Dispatcher(Clock(), [lease(5)])
-    training = Training()
-    with worker(dispatcher.clock, training):
-        monkeypatch.setattr(trainers, "Trainer", lambda *arguments: 1 / 0)
-        spec = GroupSpec(
-            name="trainer-0",
-            dispatcher=Actor(dispatcher),
-            experiment=experiment(),
-            max_in_flight=8,
-            verify_every=0,
-            use_gpu=False,
-        )
-        with pytest.raises(ZeroDivisionError):
-            train_group({"spec": spec})
+    with pytest.raises(ZeroDivisionError):
+        run(dispatcher, Training(), build=lambda: 1 / 0)
     assert dispatcher.told[1:] == [("trouble", "trainer-0", "rank 0: ZeroDivisionError: division by zero")]
 
 
@@ -315,15 +317,15 @@ def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, privat
     config = RunConfig(
         track="tests.brief_track:brief", data=str(write_shards(tmp_path)), checkpoints="every:1", val_tokens=0
     )
-    config_experiment = replace(prepare(config, config.track), documents=tuple(documents.built_in()[:3]))
-    evaluator = Evaluator(config_experiment, "cpu")
+    brief_experiment = replace(prepare(config, config.track), documents=tuple(documents.built_in()[:3]))
+    evaluator = Evaluator(brief_experiment, "cpu")
     different, verified, clock = [], [], Clock()
 
     class Verifying(Dispatcher):
         def publish(self, header, references, records, expected, stall_s):
             if expected is not None:
                 losses = evaluator.score(references[0].data, header)
-                different.append(first_difference(losses, expected, config_experiment.documents))
+                different.append(first_difference(losses, expected, brief_experiment.documents))
                 verified.append((header.step, expected.tobytes()))
             return super().publish(header, references, records, expected, stall_s)
 
@@ -332,19 +334,11 @@ def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, privat
         for module in (publisher, trainers):
             patch.setattr(module, "ray", WorkerRay(clock))
         torch.set_num_threads(3)
-        spec = GroupSpec(
-            name="trainer-0",
-            dispatcher=Actor(dispatcher),
-            experiment=config_experiment,
-            max_in_flight=8,
-            verify_every=2,
-            use_gpu=False,
-        )
-        train_group({"spec": spec})
+        train_group({"spec": spec_of(dispatcher, brief_experiment, verify_every=2)})
     assert torch.get_num_threads() == 1  # else sums are taken in another order on each machine
     assert different == [None] * 6
     assert [step for step, _ in verified] == [0, 2, 4, 0, 2, 4]
-    assert len({losses for _, losses in verified}) == 6 - 1  # at initialisation both seeds say the same
+    assert len({losses for _, losses in verified}) == 6  # each of its own weights
     assert dispatcher.of("finish") == [("finish", lease(5).attempt, 0), ("finish", lease(6).attempt, 0)]
     records = [record["step"] for record in dispatcher.records if "train_loss" in record]
     assert records == [1, 2, 3, 4, 5] * 2
@@ -378,7 +372,7 @@ def leases_of_two(group, result):
     rank, clock = dist.get_rank(group), Clock()
     dispatcher = Dispatcher(clock, given if rank == 0 else [])
     with worker(clock, Training(group)):
-        spec = SimpleNamespace(name="trainer-0", dispatcher=Actor(dispatcher))
+        spec = spec_of(dispatcher, experiment())
         got = []
         while (one := trainers._next_lease(spec, rank, group)) is not None:
             got.append([one.order, one.seed, one.attempt, one.next_seed])
