@@ -11,6 +11,7 @@ from tests.quick_track import quick
 brief = replace(
     quick,
     name="brief",
+    model=replace(quick.model, window_block=2),  # windows of 6 to 40 tokens, in documents of 41
     schedule=replace(
         quick.schedule,
         scheduled_steps=4,

@@ -105,40 +105,6 @@ def drain(publishers):
     return [record for publisher in publishers for record in publisher.drain()]
 
 
-@settings(deadline=None)  # on a busy machine
-@given(
-    world_size=st.sampled_from([1, 2, 3, 4, 8]),
-    published=st.sets(st.integers(0, LAST), min_size=1).map(sorted),
-    others=st.sets(st.integers(0, LAST)),
-    verify_every=st.integers(0, 4),
-)
-def test_rank_n_mod_w_publishes_the_nth_planned_checkpoint_once_and_verifies_every_kth(
-    world_size, published, others, verify_every
-):
-    """And every record of every step arrives once, whatever lies between."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        dispatcher = Dispatcher(set_clock(monkeypatch))
-        each = ranks(dispatcher, world_size=world_size, published=published, verify_every=verify_every)
-        asked = sorted(others | set(published))
-        for step in asked:
-            for publisher in each:
-                before = len(dispatcher.published)
-                offer([publisher], [step])
-                turn = step in published and published.index(step) % world_size == publisher.rank
-                assert len(dispatcher.published) - before == turn
-        left = drain(each)
-        assert dispatcher.steps == published
-        assert dispatcher.heard == [("a", step) for step in asked if step not in published]
-        assert sorted(record["step"] for record in dispatcher.records + left) == asked
-        assert {record["rank"] for record in dispatcher.records + left} == {0}  # they are the same on every rank
-        verified = [number for number, one in enumerate(dispatcher.published) if one.expected is not None]
-        assert verified == (list(range(0, len(published), verify_every)) if verify_every else [])
-        for number in verified:
-            one = dispatcher.published[number]
-            assert one.expected.dtype == np.float32
-            assert one.expected[0] == forward_state(quick, one.header.step).long_window
-
-
 def test_what_is_published_is_whole_and_says_what_it_is(clock):
     dispatcher = Dispatcher(clock)
     offer(ranks(dispatcher))
@@ -315,3 +281,37 @@ def test_all_answers_that_are_there_are_taken_at_one_look(clock):
     offer(publishers, [5])
     assert [step for step, _ in publisher.leaving] == [5]
     assert publisher.pending == {}
+
+
+@settings(deadline=None)  # on a busy machine
+@given(
+    world_size=st.sampled_from([1, 2, 3, 4, 8]),
+    published=st.sets(st.integers(0, LAST), min_size=1).map(sorted),
+    others=st.sets(st.integers(0, LAST)),
+    verify_every=st.integers(0, 4),
+)
+def test_rank_n_mod_w_publishes_the_nth_planned_checkpoint_once_and_verifies_every_kth(
+    world_size, published, others, verify_every
+):
+    """And every record of every step arrives once, whatever lies between."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        dispatcher = Dispatcher(set_clock(monkeypatch))
+        each = ranks(dispatcher, world_size=world_size, published=published, verify_every=verify_every)
+        asked = sorted(others | set(published))
+        for step in asked:
+            for publisher in each:
+                before = len(dispatcher.published)
+                offer([publisher], [step])
+                turn = step in published and published.index(step) % world_size == publisher.rank
+                assert len(dispatcher.published) - before == turn
+        left = drain(each)
+        assert dispatcher.steps == published
+        assert dispatcher.heard == [("a", step) for step in asked if step not in published]
+        assert sorted(record["step"] for record in dispatcher.records + left) == asked
+        assert {record["rank"] for record in dispatcher.records + left} == {0}  # they are the same on every rank
+        verified = [number for number, one in enumerate(dispatcher.published) if one.expected is not None]
+        assert verified == (list(range(0, len(published), verify_every)) if verify_every else [])
+        for number in verified:
+            one = dispatcher.published[number]
+            assert one.expected.dtype == np.float32
+            assert one.expected[0] == forward_state(quick, one.header.step).long_window
