@@ -83,14 +83,14 @@ class Publisher:
                 self.dispatcher.hear.remote(self.attempt, checkpoint.step, self._take_records())
             return
         number, self._number = self._number, self._number + 1
-        if number % self.world_size != self.rank or self.rejection:
+        if number % self.world_size != self.rank:
+            return
+        self.credit_stall_s += self._wait_until(partial(self._below, self.credits))
+        if self.rejection:  # perhaps just now, as the answer that gave the credit back
             return
         expected = None
         if self.verifier and self.verify_every and number % self.verify_every == 0:
             expected = self.verifier.score(checkpoint.state)
-        self.credit_stall_s += self._wait_until(partial(self._below, self.credits))
-        if self.rejection:  # it came as the answer that gave the credit back
-            return
         self.staging_stall_s += self._wait_until(partial(self.staging.ready, timeout_s=1))
         header = CheckpointHeader(
             seed=self.seed,

@@ -205,13 +205,14 @@ def test_the_drain_waits_for_all_and_as_long_as_one_is_accepted_within_the_bound
 
 def test_a_rank_that_is_told_no_publishes_no_more_and_does_not_wait_either(clock):
     dispatcher = Dispatcher(clock, no=lambda step: f"over at {step}" if step >= 4 else None)
-    (publisher,) = publishers = ranks(dispatcher, max_in_flight=2)
+    (publisher,) = publishers = ranks(dispatcher, max_in_flight=2, verify_every=1)
     offer(publishers, range(5))
+    assert publisher.rejection == ""  # of steps 0 to 3
     dispatcher.takes_s = lambda step: 1e9
     offer(publishers)
     assert dispatcher.steps == [*range(5)]
     assert publisher.rejection == "over at 4"
-    assert clock.now_s == 0
+    assert (clock.now_s, publisher.verifier.calls) == (0, 5)
     drain(publishers)
 
 

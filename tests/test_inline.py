@@ -14,6 +14,7 @@ from discreteness.checkpoint import CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import open_dataset, prepare
+from discreteness.lock import DatasetLock, LockHeld
 from discreteness.log import Log
 from discreteness.problems import verify
 from discreteness.reading import open as open_reader
@@ -57,11 +58,13 @@ def config(tmp_path_factory, private_home):
 def two_jobs(config):
     """(code, events, attempts committed by then) of a job whose seed 1 fails, and of the same command again."""
     jobs = []
+    torch.set_num_threads(3)
     for trainer in (Unlucky, Trainer):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inline, "Trainer", trainer)
             code = inline.run_inline(config)
         jobs.append((code, {seed.seed: seed.attempt for seed in status(config.output).committed}))
+    assert torch.get_num_threads() == 1  # sums in one order, whatever the machine
     return jobs
 
 
@@ -120,6 +123,12 @@ def test_weights_are_kept_at_the_steps_asked_for_with_their_attempt(config, two_
         assert sorted(path.name for path in folder.iterdir()) == ["step=000000.safetensors", "step=000005.safetensors"]
         _, header = WeightsFormat(brief).read((folder / "step=000005.safetensors").read_bytes())
         assert (header.seed, header.attempt, header.step, header.state.tied) == (seed, attempt, LAST, False)
+
+
+def test_a_dataset_that_another_driver_holds_is_not_touched(config, two_jobs):
+    with DatasetLock(config.output), pytest.raises(LockHeld):
+        inline.run_inline(replace(config, seeds="0-7"))
+    assert len(status(config.output).committed) == 3
 
 
 class Announced:

@@ -15,7 +15,7 @@ from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 from speedrun.training import Checkpoint, SeedFailed
 
-from discreteness import documents, publisher, trainers
+from discreteness import documents, inline, publisher, trainers
 from discreteness.config import RunConfig
 from discreteness.dispatcher import LEASE_POLL_S, Lease
 from discreteness.evaluators import Evaluator
@@ -398,6 +398,13 @@ def votes_of_two(group, result):
         result[name] = [stopped, votes.now(mine == 6)]
 
 
+def announcements_of_two(group, result):
+    """What rank 0 of an inline run says; rank 1's own number is not heard."""
+    trainer = SimpleNamespace(group=group, device="cpu")
+    mine = (3, 2**31, -1) if dist.get_rank(group) == 0 else (0, 0, 0)
+    result["seeds"] = [inline._announce(trainer, seed) for seed in mine]
+
+
 def seeds_of_two(group, result, *, refuses=None, no_from=None, notice=None, fails=None, broken=None, lets_in=True):
     """The whole loop on two ranks, each with a dispatcher of its own; that of rank `refuses` says no."""
     rank, clock = dist.get_rank(group), Clock()
@@ -430,7 +437,8 @@ def two_ranks(group):
         "the machine goes": {"notice": 3},
         "not let in": {"lets_in": False},
     }
-    results = {name: together(group, scenario) for name, scenario in (("leases", leases_of_two), ("votes", votes_of_two))}
+    parts = {"leases": leases_of_two, "votes": votes_of_two, "announcements": announcements_of_two}
+    results = {name: together(group, scenario) for name, scenario in parts.items()}
     for name, changes in settings.items():
         results[name] = together(group, lambda small, result, changes=changes: seeds_of_two(small, result, **changes))
     return results
@@ -449,7 +457,7 @@ def told(result, *kinds):
 
 @pytest.mark.parametrize(
     "scenario",
-    ["leases", "votes", "seeds", "rank 0 is refused", "rank 1 is refused", "rank 1 is refused at the end"]
+    ["leases", "votes", "announcements", "seeds", "rank 0 is refused", "rank 1 is refused", "rank 1 is refused at the end"]
     + ["a seed fails", "the machine goes", "not let in"],
 )
 def test_no_rank_waits_for_another_in_vain(both, scenario):
@@ -465,6 +473,10 @@ def test_rank_0_asks_for_leases_and_both_ranks_get_the_same(both):
         ["train", 2**31, "ffffffffffff", -1],
     ]
     assert (first["asked"], second["asked"]) == (5, 0)
+
+
+def test_ranks_of_an_inline_run_hear_of_rank_0s_seed(both):
+    assert both["announcements"][0]["seeds"] == both["announcements"][1]["seeds"] == [3, 2**31, -1]
 
 
 def test_a_yes_of_any_rank_stops_both_at_the_next_checkpoint_and_no_vote_is_lost(both):
