@@ -70,6 +70,13 @@ def test_a_batch_takes_documents_while_they_fit_and_one_that_never_fits_stands_a
         assert [batch.num_losses for batch in batches] == expected
 
 
+def test_the_longest_sequence_of_a_batch_may_be_any_of_its_documents_or_its_padding():
+    for lengths, longest in (([9, 7], 9), ([7, 9], 9), ([2, 5], 9)):
+        documents = [dataclasses.replace(DOCUMENTS[0], token_ids=tuple(range(length + 1))) for length in lengths]
+        (batch,) = pack_documents(documents, vocabulary_of(tiny), "isolated", 100)
+        assert batch.packed.max_seqlen == longest
+
+
 def test_an_experiments_scorer_packs_as_the_experiment_says(model):
     experiment = SimpleNamespace(track=tiny, documents=DOCUMENTS, packing="reference", score_tokens=16)
     assert len(Scorer.of(experiment, model).batches) == 1

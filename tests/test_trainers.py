@@ -457,8 +457,10 @@ def told(result, *kinds):
 
 @pytest.mark.parametrize(
     "scenario",
-    ["leases", "votes", "announcements", "seeds", "rank 0 is refused", "rank 1 is refused", "rank 1 is refused at the end"]
-    + ["a seed fails", "the machine goes", "not let in"],
+    [
+        *("leases", "votes", "announcements", "seeds", "a seed fails", "the machine goes", "not let in"),
+        *("rank 0 is refused", "rank 1 is refused", "rank 1 is refused at the end"),
+    ],
 )
 def test_no_rank_waits_for_another_in_vain(both, scenario):
     first, second = both[scenario]
@@ -468,10 +470,14 @@ def test_no_rank_waits_for_another_in_vain(both, scenario):
 
 def test_rank_0_asks_for_leases_and_both_ranks_get_the_same(both):
     first, second = both["leases"]
-    assert first["leases"] == second["leases"] == [
-        ["train", 3, "00000000000a", 8],
-        ["train", 2**31, "ffffffffffff", -1],
-    ]
+    assert (
+        first["leases"]
+        == second["leases"]
+        == [
+            ["train", 3, "00000000000a", 8],
+            ["train", 2**31, "ffffffffffff", -1],
+        ]
+    )
     assert (first["asked"], second["asked"]) == (5, 0)
 
 
@@ -507,7 +513,7 @@ def test_ranks_share_the_checkpoints_and_rank_0_alone_tells_the_rest(both):
 
 def test_the_others_hear_of_rank_0_while_it_waits_for_a_commit(both):
     """A commit of 2.5 times LEASE_POLL_S: two looks in vain and one that has it; then the next lease."""
-    first, second = both["seeds"]
+    _, second = both["seeds"]
     checkpoints = len({*FAR, *range(0, LAST, HEARTBEAT_STEPS)})
     seed = ["broadcast", *["all_reduce"] * (checkpoints + 1), *["broadcast"] * 3]
     assert second["entered"] == ["broadcast", *seed, *seed, "broadcast", "the end"]
