@@ -79,14 +79,16 @@ def test_the_next_checkpoint_comes_in_while_one_is_scored_and_nobody_overtakes(e
 
     evaluator.scorer.score = slowly
     with ThreadPoolExecutor(3) as threads:
-        calls = [threads.submit(evaluator.score, *checkpoint(0))]
-        assert scoring.wait(60)
-        calls.append(threads.submit(evaluator.score, *checkpoint(1)))
-        assert loader.fetched[1].wait(60)
-        calls.append(threads.submit(evaluator.score, *checkpoint(2)))
-        loader.fetched[2].wait(0.2)  # in vain: it would take the place of the second before that is the model's
-        assert loader.notes == [("fetched", 0), ("placed", 0), ("fetched", 1)]
-        go.set()
+        try:
+            calls = [threads.submit(evaluator.score, *checkpoint(0))]
+            assert scoring.wait(60)
+            calls.append(threads.submit(evaluator.score, *checkpoint(1)))
+            assert loader.fetched[1].wait(60)
+            calls.append(threads.submit(evaluator.score, *checkpoint(2)))
+            loader.fetched[2].wait(0.2)  # in vain: it would take the place of the second before that is the model's
+            assert loader.notes == [("fetched", 0), ("placed", 0), ("fetched", 1)]
+        finally:
+            go.set()
         losses = [call.result(60) for call in calls]
     assert loader.notes[3:] == [("placed", 1), ("fetched", 2), ("placed", 2)]
     assert [one.tobytes() for one in losses] == [score(forward_state(brief, step)).tobytes() for step in range(3)]
