@@ -83,14 +83,14 @@ class Publisher:
                 self.dispatcher.hear.remote(self.attempt, checkpoint.step, self._take_records())
             return
         number, self._number = self._number, self._number + 1
-        if number % self.world_size != self.rank or self.rejection:
+        if number % self.world_size != self.rank:
+            return
+        self.credit_stall_s += self._wait_until(partial(self._below, self.credits))
+        if self.rejection:  # perhaps just now, as the answer that gave the credit back
             return
         expected = None
         if self.verifier and self.verify_every and number % self.verify_every == 0:
             expected = self.verifier.score(checkpoint.state)
-        self.credit_stall_s += self._wait_until(lambda: self.rejection != "" or self._below(self.credits))
-        if self.rejection:
-            return
         self.staging_stall_s += self._wait_until(partial(self.staging.ready, timeout_s=1))
         header = CheckpointHeader(
             seed=self.seed,
@@ -161,9 +161,12 @@ class Publisher:
 
     def _late(self) -> str:
         steps = sorted(step for step, _ in self.pending.values())
-        progress = ray.get(self.dispatcher.progress.remote(0), timeout=60)
+        try:
+            progress = ray.get(self.dispatcher.progress.remote(0), timeout=60)
+            evaluators = f"{progress.evaluators_ready} evaluators ready, {progress.evaluators_lost} lost"
+        except TimeoutError:  # Ray's is one
+            evaluators = "the dispatcher does not answer"
         return (
             f"seed {self.seed}: no checkpoint was accepted for {WAIT_TIMEOUT_S} s; steps in flight {steps}, "
-            f"not yet in the object store {[step for step, _ in self.leaving]}, "
-            f"{progress.evaluators_ready} evaluators ready, {progress.evaluators_lost} lost"
+            f"not yet in the object store {[step for step, _ in self.leaving]}, {evaluators}"
         )

@@ -5,7 +5,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,50 @@ def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
         assert not errors, "\n".join(errors)
         assert not any(codes), f"ranks {late} of {world_size} were at work after {timeout_s} s; exit codes {codes}"
         return [torch.load(results / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+@contextmanager
+def in_step(group: dist.ProcessGroup) -> Iterator[list[str]]:
+    """Collectives of all ranks are the same ones in the same order: where they are not, none waits for another for
+    ever, but each gets an AssertionError at once. Yields the names of those that this rank has entered.
+
+    Before each of them, and at the end of the block, the ranks ask each other what they are about to do.
+    """
+    entered: list[str] = []
+
+    def agree(what: str) -> None:
+        all_ranks: list[str] = [""] * dist.get_world_size(group)
+        dist.all_gather_object(all_ranks, what, group=group)
+        entered.append(what)
+        if len(set(all_ranks)) > 1:
+            raise OutOfStep(f"the ranks go different ways after {len(entered) - 1} collectives: {all_ranks}")
+
+    def asking(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            agree(name)
+            return collective(*args, **kwargs)
+
+        return ask
+
+    sound = {name: getattr(dist, name) for name in ("broadcast", "all_reduce")}
+    for name, collective in sound.items():
+        setattr(dist, name, asking(name, collective))
+    try:
+        yield entered
+        agree("the end")
+    except OutOfStep:
+        raise
+    except Exception as error:
+        with suppress(OutOfStep):
+            agree(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        for name, collective in sound.items():
+            setattr(dist, name, collective)
+
+
+class OutOfStep(AssertionError):
+    """Ranks that would have waited for each other for ever."""
 
 
 def _work(

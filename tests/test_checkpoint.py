@@ -69,6 +69,8 @@ def test_bytes_of_another_layout_or_length_are_refused_by_name():
     header = header_of(layout, state, data.nbytes)
     with pytest.raises(ValueError, match="seed 3 step 7"):
         layout.load(data[:-1], header, model)
+    with pytest.raises(ValueError, match="int8"):
+        layout.load(data.view(np.int8), header, model)
     with pytest.raises(ValueError, match="layout 0000"):
         layout.load(data, dataclasses.replace(header, layout="0000"), model)
     untied = forward_state(tiny, tiny.schedule.last_step)

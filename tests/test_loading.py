@@ -1,6 +1,7 @@
 """Loading beside scoring: every byte arrives, only when it is asked for, and every score is of its own weights."""
 
 import dataclasses
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -94,6 +95,31 @@ def test_bytes_of_another_layout_are_refused_by_name(trained):
     with pytest.raises(ValueError, match="layout 0000"):
         loader.fetch(data, dataclasses.replace(header, layout="0000"))
     loader.fetch(data, header)
+
+
+def test_a_refused_fetch_counts_for_nothing(trained):
+    """Not even for what it says of being tied: what was fetched before it is placed as it is."""
+    model, layout = trained
+    untied, header = checkpoint(model, layout, 1, LAST)
+    other = GPT(tiny.model, torch.float32, "cpu")
+    loader = Loader(other, layout)
+    loader.fetch(untied, header)
+    with pytest.raises(ValueError):
+        loader.fetch(untied, dataclasses.replace(header, state=forward_state(tiny, 0)))
+    loader.place()
+    assert all(torch.equal(buffer, model.buffers_by_dtype[dtype]) for dtype, buffer in other.buffers_by_dtype.items())
+
+
+def test_the_object_stores_pages_are_let_go_once_they_are_placed(trained):
+    model, layout = trained
+    data, header = checkpoint(model, layout, 1, 0)
+    pages = weakref.ref(data)
+    loader = Loader(model, layout)
+    loader.fetch(data, header)
+    del data
+    assert pages() is not None
+    loader.place()
+    assert pages() is None
 
 
 def test_scores_of_two_threads_are_those_of_their_own_weights(trained):

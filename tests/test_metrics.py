@@ -153,6 +153,20 @@ def test_what_cannot_be_known_is_left_out(exporter):
     assert not names & {"peak_flop_per_second", "step", "train_loss_nats"}
 
 
+def test_rows_are_of_planned_steps_and_a_group_has_the_peak_of_all_its_gpus(private_home):
+    """A quick seed is validated at steps that have no rows."""
+    config = RunConfig(track="tests.quick_track:quick", checkpoints="0,20", seeds="0-9", workers_per_trainer=2)
+    experiment = prepare(config, config.track)
+    assert experiment.published_steps == {0, 10, 20}
+    one = Exporter(experiment, "/set", num_done=0, num_groups=4, num_evaluators=2, peak_flop_s=1e15)
+    assert one.totals(progress())["rows_committed"] == 2 * 2 * len(experiment.documents)
+    levels = [value for name, _, value in one.levels(progress()) if name == "peak_flop_per_second"]
+    assert levels == [3 * 2 * 1e15]
+    ended = progress(groups_ended={"trainer-2": "", "trainer-3": "3 failures in a row"}, training=[])
+    groups = {labels["state"]: value for name, labels, value in one.levels(ended) if name == "trainer_groups"}
+    assert groups == {"training": 0, "waiting": 2, "finished": 1, "given_up": 1}
+
+
 class Recorded:
     """Stands for one of Ray's metric objects."""
 

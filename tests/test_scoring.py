@@ -1,6 +1,7 @@
 """The scoring function: packing, neighbours, padding, and the trainer's own arithmetic."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,33 @@ def test_documents_are_packed_whole_and_in_order():
         assert np.array_equal(starts, borders[:-1])
         assert (batch.packed.positions.numpy()[starts] == 0).all()
         assert batch.packed.max_seqlen == np.diff(borders).max()
+
+
+def test_a_batch_takes_documents_while_they_fit_and_one_that_never_fits_stands_alone():
+    short = dataclasses.replace(DOCUMENTS[0], token_ids=tuple(range(11)))
+    long = dataclasses.replace(short, token_ids=tuple(range(51)))
+    for documents, limit, expected in (
+        ([short] * 5, 30, [30, 20]),
+        ([short] * 5, 29, [20, 20, 10]),
+        ([long, short, short, long, short], 20, [50, 20, 50, 10]),
+        ([short] * 4, 10, [10] * 4),
+    ):
+        batches = pack_documents(documents, vocabulary_of(tiny), "isolated", limit)
+        assert [batch.num_losses for batch in batches] == expected
+
+
+def test_the_longest_sequence_of_a_batch_may_be_any_of_its_documents_or_its_padding():
+    for lengths, longest in (([9, 7], 9), ([7, 9], 9), ([2, 5], 9)):
+        documents = [dataclasses.replace(DOCUMENTS[0], token_ids=tuple(range(length + 1))) for length in lengths]
+        (batch,) = pack_documents(documents, vocabulary_of(tiny), "isolated", 100)
+        assert batch.packed.max_seqlen == longest
+
+
+def test_an_experiments_scorer_packs_as_the_experiment_says(model):
+    experiment = SimpleNamespace(track=tiny, documents=DOCUMENTS, packing="reference", score_tokens=16)
+    assert len(Scorer.of(experiment, model).batches) == 1
+    experiment.packing = "isolated"
+    assert len(Scorer.of(experiment, model).batches) == len(DOCUMENTS)
 
 
 def test_reference_packing_is_one_sequence_that_smear_runs_through():
@@ -138,6 +166,19 @@ def test_the_first_difference_is_named_by_document_and_token():
     assert "0.0" in text
     assert "0.5" in text
     assert "2 of" in text
+
+
+def test_equal_is_bitwise_equal():
+    """No tolerance, and the sign of a zero counts; what is not a number equals itself."""
+    ours = np.full(sum(LENGTHS), np.nan, np.float32)
+    assert first_difference(ours, ours.copy(), DOCUMENTS) is None
+    last_of_the_first = LENGTHS[0] - 1
+    for value, other in ((1.0, np.nextafter(np.float32(1), np.float32(2))), (0.0, -0.0), (np.nan, 1.0)):
+        theirs = ours.copy()
+        ours[last_of_the_first], theirs[last_of_the_first] = value, other
+        text = first_difference(ours, theirs, DOCUMENTS)
+        assert f"document {DOCUMENTS[0].name} token {LENGTHS[0]}:" in text
+        assert f"1 of {sum(LENGTHS)} losses differ" in text
 
 
 def test_ids_without_a_row_share_one():

@@ -1,8 +1,9 @@
 """Staging: the bytes are those of the weights at the call, buffers are reused only when done with, errors come out."""
 
-import gc
 import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -72,11 +73,23 @@ def test_a_buffer_is_free_again_only_when_its_use_has_ended(staging):
 
 
 def test_a_send_without_a_free_buffer_waits_and_spoils_nothing(model, layout, staging):
+    go = threading.Event()
+
+    def use(data):
+        assert go.wait(60)
+        return data.copy()
+
     expected, sent = [], []
-    for _ in range(20):
+    for _ in range(NUM_BUFFERS):
         expected.append(layout.pack(model, True))
-        sent.append(staging.send(True, np.copy))
+        sent.append(staging.send(True, use))
         train(model)
+    with ThreadPoolExecutor(1) as training:
+        one_more = training.submit(staging.send, True, np.copy)
+        wait([one_more], 0.2)  # in vain
+        go.set()
+        sent.append(one_more.result(60))
+    expected.append(layout.pack(model, True))
     for one, bytes_then in zip(sent, expected, strict=True):
         assert np.array_equal(one.result(60), bytes_then)
 
@@ -86,15 +99,21 @@ def test_an_error_is_the_futures_and_frees_the_buffer(model, layout, staging):
         raise MemoryError("the object store is full")
 
     for _ in range(2 * NUM_BUFFERS):
+        assert staging.ready(0)
         with pytest.raises(MemoryError, match="object store is full"):
             staging.send(True, fail).result(60)
     assert np.array_equal(staging.send(True, np.copy).result(60), layout.pack(model, True))
 
 
-def test_checkpoints_are_used_in_the_order_of_the_calls(staging):
+def test_checkpoints_are_used_one_by_one_in_the_order_of_the_calls(staging):
+    go, second = threading.Event(), threading.Event()
+    first = staging.send(True, lambda data: go.wait(60))
+    staging.send(True, lambda data: second.set())
+    assert not second.wait(0.2)
+    go.set()
+    assert first.result(60)
     order = []
-    sent = [staging.send(True, lambda data, number=number: order.append(number)) for number in range(50)]
-    for one in sent:
+    for one in [staging.send(True, lambda data, number=number: order.append(number)) for number in range(50)]:
         one.result(60)
     assert order == list(range(50))
 
@@ -110,9 +129,8 @@ def test_what_a_use_returns_is_not_kept(staging):
         references.append(weakref.ref(reference))
         return reference
 
-    future = staging.send(True, use)
-    assert future.result(60) is references[0]()
-    del future
-    staging.send(True, len).result(60)  # the thread has let go of the first
-    gc.collect()
-    assert references[0]() is None
+    assert staging.send(True, use).result(60) is not None
+    deadline_s = time.monotonic() + 60
+    while references[0]() is not None:  # the thread lets go of it a moment later than it hands it over
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
