@@ -106,6 +106,7 @@ class _Attempt:
     seed: int
     id: str
     group: str
+    heard_s: float
     curve: Curve = field(default_factory=Curve)
     in_flight: dict[int, int] = field(default_factory=dict)
     tasks: set[asyncio.Task] = field(default_factory=set)
@@ -113,7 +114,6 @@ class _Attempt:
     """Its file is being written: what happens to its group no longer matters."""
     newest_step: int = 0
     stall_s: float = 0.0
-    heard_s: float = field(default_factory=time.monotonic)
 
 
 class Dispatcher:
@@ -230,7 +230,7 @@ class Dispatcher:
             return Lease(order="stop")
         if not self.pending:
             return Lease(order="wait")
-        attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group)
+        attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group, heard_s=time.monotonic())
         self.attempts[attempt.id] = attempt
         self._tell("seed leased", attempt, f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
         # Each other group takes one before this group comes back.
