@@ -207,6 +207,7 @@ class Dispatcher:
         if reason:
             self._group_failed(group, reason)
             self.groups.discard(group)  # counted here, not once more when it enters
+            self.group_errors.pop(group, None)
         else:
             reason = self._why_stop(group)
         again = bool(reason) and entered and not self.done() and not self._why_stop(group)
@@ -261,7 +262,7 @@ class Dispatcher:
         self._add_records(attempt, records)
         if header.step in self.experiment.validation_steps:  # in the background: it holds the reference, but no credit
             validated = self._task(attempt, self._validate(attempt, references[0], header))
-            self._task(attempt, self._outcome(attempt, validated))
+            self._task(attempt, self._outcome(attempt, validated)).add_done_callback(self._background_ended)
         if header.step not in self.planned:  # published for validation only
             return None
         self.published += 1
@@ -379,6 +380,8 @@ class Dispatcher:
         self.dataset.storage.write(*self.weights.file(data, header))
 
     async def _commit(self, attempt: _Attempt) -> None:
+        if missing := sorted(self.experiment.validation_steps - attempt.curve.validated()):
+            raise ValueError(f"seed {attempt.seed} has no validation loss at steps {missing}")
         attempt.committing = True
         try:
             num_bytes = await self._write(

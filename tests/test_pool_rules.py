@@ -1,4 +1,4 @@
-"""The rules of the evaluator pool on a clock that jumps: bounds, blame, order, places, starts. test_pool.py: real actors."""
+"""The evaluator pool on a clock that jumps: bounds, blame, order, places, starts. With real actors: test_pool.py."""
 
 import asyncio
 from itertools import pairwise
