@@ -21,8 +21,8 @@ from discreteness.pool import EvaluatorPool
 
 HERE, THERE, ELSEWHERE = "a" * 56, "b" * 56, "c" * 56
 """Nodes, named as Ray names them."""
-LONGEST_S = 100_000
-"""A scenario that is not over by then, more than a day on its clock, waits for something that never comes."""
+LONGEST_S = 10_000
+"""A scenario that is not over by then waits for something that never comes."""
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -279,3 +279,9 @@ def header(step: int) -> SimpleNamespace:
 def now_s() -> float:
     """On the scenario's clock."""
     return asyncio.get_running_loop().time()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Looks ten times a second, on the scenario's clock."""
+    while not condition():
+        await asyncio.sleep(0.1)

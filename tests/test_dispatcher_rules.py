@@ -17,7 +17,7 @@ from discreteness.checkpoint import CheckpointHeader
 from discreteness.dispatcher import Dispatcher
 from discreteness.experiment import Experiment
 from tests.dataset_case import DOCUMENTS, IDENTITY, STEPS, create, losses
-from tests.fake_actors import HERE, FakeRay, Reference, Script, a_pool, lost, now_s
+from tests.fake_actors import HERE, FakeRay, Reference, Script, a_pool, lost, now_s, until
 from tests.quick_track import quick
 
 CHUNKS = 4
@@ -77,8 +77,7 @@ class Job:
         steps = sorted(self.experiment.published_steps)
         for step in steps[: len(steps) - but_last]:
             assert await self.publish(lease, step) is None
-        while self.dispatcher.attempts[lease.attempt].tasks:
-            await asyncio.sleep(0.1)
+        await until(lambda: not self.dispatcher.attempts[lease.attempt].tasks)
 
     async def train(self, lease):
         """What `finish` answers after everything was published and accepted, with validation still to come."""
@@ -636,17 +635,35 @@ def test_a_preempted_group_is_told_of_once_and_takes_its_seed_elsewhere(job):
 # ---- leases ----
 
 
-def test_a_group_that_asks_in_vain_is_answered_within_20_s(tmp_path):
+def test_a_group_that_asks_in_vain_is_answered_after_20_s(tmp_path):
+    """Not later: the other ranks wait for it. Not at once: it would ask again and again."""
     job = Job(tmp_path, seeds=(5,))
 
     async def scenario():
-        await job.enter("g")
+        lease = await job.enter("g")
+        await job.dispatcher.fail(lease.attempt, "died")
+        await job.dispatcher.lease("g")
         began_s = now_s()
         lease = await job.enter("h")
         assert lease.order == "wait"
         return now_s() - began_s
 
     assert job.run(scenario()) == pytest.approx(20, abs=0.1)
+
+
+def test_a_lease_asked_for_by_processes_that_have_died_is_not_granted(tmp_path):
+    job = Job(tmp_path, seeds=(5,))
+
+    async def scenario():
+        lease = await job.enter("g")
+        ghost = asyncio.ensure_future(job.enter("h"))
+        await asyncio.sleep(1)
+        alive = asyncio.ensure_future(job.enter("h"))
+        await asyncio.sleep(1)
+        await job.dispatcher.fail(lease.attempt, "died")
+        return (await ghost).order, (await alive).order
+
+    assert job.run(scenario()) == ("stop", "train")
 
 
 def test_a_seed_that_comes_back_goes_to_one_of_those_who_wait(tmp_path):
@@ -687,11 +704,12 @@ def test_an_attempt_that_sends_nothing_for_900_s_is_over_and_its_group_ended_onc
     async def scenario():
         lease = await job.enter()
         began_s = now_s()
-        while job.dispatcher.attempts:
-            await asyncio.sleep(1)
+        await until(lambda: not job.dispatcher.attempts)
         over_s = now_s() - began_s
+        await asyncio.sleep(30)
+        assert job.ended == ["g"]
         await asyncio.sleep(3000)
-        assert await job.publish(lease, 0)
+        assert await job.publish(lease, 0) == f"attempt {lease.attempt} is over"
         return over_s
 
     assert job.run(scenario()) == pytest.approx(915, abs=16)  # looked at every 30 s
@@ -739,8 +757,7 @@ def test_a_group_that_builds_its_trainer_for_900_s_is_ended_with_a_reason(job):
     async def scenario():
         await job.dispatcher.enter("g", HERE, partial(job.ended.append, "g"))
         began_s = now_s()
-        while not job.ended:
-            await asyncio.sleep(1)
+        await until(lambda: job.ended)
         over_s = now_s() - began_s
         await job.enter("g")
         await asyncio.sleep(800)
@@ -847,8 +864,7 @@ def test_rows_shown_too_late_are_taken_away_again(job):
         assert not shown.exists()
         loop = asyncio.get_running_loop()
         loop.thread_s = 5
-        while loop.in_threads == 0:
-            await asyncio.sleep(0.01)
+        await until(lambda: loop.in_threads)
         loop.thread_s = 0.001
         assert await job.dispatcher.finish(lease.attempt, [], 0.0) is None
         assert loop.in_threads == 1

@@ -19,6 +19,7 @@ from tests.fake_actors import (
     lost,
     now_s,
     of_a_task,
+    until,
 )
 
 DIES = ProcessEnds("out of memory")
@@ -46,8 +47,7 @@ def steps_begun(script):
 
 
 async def ready(pool):
-    while not pool.ready():
-        await asyncio.sleep(0.01)
+    await until(pool.ready)
 
 
 # ---- bounds ----
@@ -59,8 +59,7 @@ def test_a_call_that_hangs_ends_after_60_s_and_its_checkpoint_is_scored_by_anoth
     async def scenario():
         pool = a_pool(script)
         began_s, call = now_s(), score(pool, 1)
-        while not stage.killed:
-            await asyncio.sleep(0.1)
+        await until(lambda: stage.killed)
         script.does.clear()
         noticed_s = now_s() - began_s
         assert (await call).tolist() == [1]
@@ -177,8 +176,7 @@ def test_a_checkpoint_that_ends_two_evaluators_is_scored_by_the_third():
     async def scenario():
         pool = a_pool(script)
         call = score(pool, 1)
-        while pool.replaced < 2:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.replaced >= 2)
         script.does.clear()
         return (await call).tolist()
 
@@ -211,8 +209,7 @@ def test_no_strike_for_the_call_before_it():
         poisons = [score(pool, 10)]
         innocent = score(pool, 2)
         for step in (11, 12):
-            while pool.replaced < step - 10:
-                await asyncio.sleep(0.1)
+            await until(lambda deaths=step - 10: pool.replaced >= deaths)
             poisons.append(score(pool, step))
         await all_of(*poisons)
         assert pool.replaced >= 3
@@ -248,8 +245,7 @@ def test_an_own_error_of_one_call_casts_no_suspicion_on_the_call_beside_it():
         beside = score(pool, 2)
         later = [score(pool, step) for step in (3, 4)]
         script.does = {1: BROKEN, 2: BROKEN}
-        while pool.replaced < 2:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.replaced >= 2)
         script.does = {1: BROKEN}
         return await all_of(first, beside, *later)
 
@@ -264,8 +260,7 @@ def test_an_evaluator_that_has_scored_a_suspect_takes_two_calls_again():
     async def scenario():
         pool = a_pool(script, num_gpus_each=0.1)
         suspect = score(pool, 1)
-        while not pool.replaced:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.replaced)
         script.does.clear()
         await suspect
         await asyncio.gather(*(score(pool, step) for step in range(2, 8)))
@@ -282,8 +277,7 @@ def test_a_suspect_is_scored_in_its_turn_though_another_node_keeps_the_evaluator
 
     async def scenario():
         pool = a_pool(script, groups={"busy": HERE, "g": THERE}, num_evaluators=2)
-        while pool.ready() < 2:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.ready() == 2)
         script.starts = [RuntimeError("no device")] * 99
         suspect = score(pool, 1)
         busy = {score(pool, step, "busy") for step in range(10, 14)}
@@ -305,8 +299,7 @@ def test_one_death_replaces_an_evaluator_once_however_many_calls_fail():
     async def scenario():
         pool = a_pool(script, num_gpus_each=0.1)
         call, other = score(pool, 1), score(pool, 2)
-        while not pool.replaced:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.replaced)
         script.does.clear()
         await asyncio.gather(call, other)
         return pool
@@ -429,8 +422,7 @@ def test_a_checkpoint_stays_on_its_node_while_an_evaluator_is_alive_there():
 
     async def scenario():
         pool = a_pool(script, groups={"here": HERE, "there": THERE}, num_evaluators=2)
-        while pool.ready() < 2:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.ready() == 2)
         await asyncio.gather(*(score(pool, step, "there") for step in range(6)), score(pool, 100, "here"))
         at_work = {step: evaluator for evaluator, step in script.began}
         assert [at_work[step] for step in range(6)] == 6 * [stage.actors[1].instance]
@@ -496,8 +488,7 @@ def test_an_evaluators_successor_follows_its_group_to_another_node():
         await ready(pool)
         pool.place("g", THERE)
         call = score(pool, 1)
-        while not pool.replaced:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.replaced)
         script.does.clear()
         await call
         return pool
@@ -581,8 +572,7 @@ def test_failed_starts_are_forgotten_after_one_that_succeeds():
             script.starts = [RuntimeError("busy"), RuntimeError("busy")]
             script.does[100 + step] = DIES
             poisoned = score(pool, 100 + step)
-            while pool.ready():
-                await asyncio.sleep(0.1)
+            await until(lambda: not pool.ready())
             poisoned.cancel()
         await score(pool, 7)
         return pool
@@ -595,13 +585,11 @@ def test_while_one_evaluator_works_the_others_may_fail_to_start_for_ever():
 
     async def scenario():
         pool = a_pool(script, num_evaluators=2)
-        while pool.ready() < 2:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.ready() == 2)
         script.starts = [RuntimeError("no device")] * 12
         script.does[1] = DIES
         call = score(pool, 1)
-        while pool.ready() == 2:
-            await asyncio.sleep(0.1)
+        await until(lambda: pool.ready() < 2)
         script.does.clear()
         await call
         await asyncio.sleep(3000)
