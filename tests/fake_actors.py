@@ -110,6 +110,7 @@ class FakeActor:
         self.options = options
         self.device = arguments[1]
         self.node = node
+        self.began_s = now_s()
         self.open: list[asyncio.Future] = []
         self.most_open = 0
         self.ended: Exception | None = None

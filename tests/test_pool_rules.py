@@ -183,21 +183,31 @@ def test_a_checkpoint_that_ends_two_evaluators_is_scored_by_the_third():
     assert FakeRay().run(scenario()) == [1]
 
 
+async def first_death(pool, steps):
+    """What becomes of these steps, and of three that come when the evaluator has died under them."""
+    await ready(pool)
+    calls = []
+    for step in steps:
+        calls.append(score(pool, step))
+        await asyncio.sleep(0.1)
+    await until(lambda: pool.replaced)
+    return await all_of(*calls, *(score(pool, step) for step in (3, 4, 5)))
+
+
 def test_on_a_cpu_only_the_call_that_was_worked_on_is_suspected():
-    """The one in the mailbox was not begun: it gets no strike, and need not be alone."""
-    script = Script(does={1: DIES})
+    """The one in the mailbox was not begun: it gets no strike, and is not scored alone afterwards."""
+    stage, script = FakeRay(), Script(does={1: DIES})
 
     async def scenario():
         pool = a_pool(script)
-        calls = [score(pool, step) for step in (1, 2, 3)]
-        results = await all_of(*calls)
-        assert pool.replaced == 3
-        return results
+        call = asyncio.ensure_future(first_death(pool, (1, 2)))
+        await until(lambda: (stage.actors[-1].instance, 2) in script.began)
+        assert len(pool.members[0].calls) == 2
+        return await call
 
-    rejected, second, third = FakeRay().run(scenario())
-    assert "step 1 ended 3" in str(rejected)
-    assert (second.tolist(), third.tolist()) == ([2], [3])
-    assert script.company[1] == {1}
+    rejected, *others = stage.run(scenario())
+    assert "step 1 ended 3 evaluators" in str(rejected)
+    assert [one.tolist() for one in others] == [[2], [3], [4], [5]]
 
 
 def test_no_strike_for_the_call_before_it():
@@ -218,40 +228,20 @@ def test_no_strike_for_the_call_before_it():
     assert FakeRay().run(scenario()) == [2]
 
 
-def test_both_calls_under_way_on_a_gpu_are_suspected_and_each_is_scored_again_alone():
-    script = Script(does={1: DIES})
+@pytest.mark.parametrize(("end", "suspects"), [(DIES, {1, 2}), (BROKEN, {1})], ids=["death", "own error"])
+def test_suspected_are_all_that_were_under_way_at_a_death_but_only_the_one_that_met_an_error(end, suspects):
+    """Of two calls at once, on a GPU. A suspect is scored alone from then on."""
+    script = Script(does={1: end})
 
     async def scenario():
-        pool = a_pool(script, num_gpus_each=0.1)
-        results = await all_of(*(score(pool, step) for step in (1, 2, 3, 4, 5)))
-        assert pool.replaced == 3
-        return results
+        return await first_death(a_pool(script, num_gpus_each=0.1), (1, 2))
 
     rejected, *others = FakeRay().run(scenario())
     assert "step 1 ended 3 evaluators" in str(rejected)
     assert [one.tolist() for one in others] == [[2], [3], [4], [5]]
-    assert script.company[1] == {1, 2}  # at first; a suspect has no company
-    assert script.company[3] | script.company[4] | script.company[5] <= {3, 4, 5}
-
-
-def test_an_own_error_of_one_call_casts_no_suspicion_on_the_call_beside_it():
-    stage, script = FakeRay(), Script(does={1: BROKEN}, call_s=2)
-
-    async def scenario():
-        pool = a_pool(script, num_gpus_each=0.1)
-        first = score(pool, 1)
-        await ready(pool)
-        await asyncio.sleep(1)
-        beside = score(pool, 2)
-        later = [score(pool, step) for step in (3, 4)]
-        script.does = {1: BROKEN, 2: BROKEN}
-        await until(lambda: pool.replaced >= 2)
-        script.does = {1: BROKEN}
-        return await all_of(first, beside, *later)
-
-    rejected, *others = stage.run(scenario())
-    assert "step 1 ended 3 evaluators" in str(rejected)
-    assert [one.tolist() for one in others] == [[2], [3], [4]]
+    for step in (1, 2):
+        later = script.company[step] - {1, 2}
+        assert bool(later) == (step not in suspects)
 
 
 def test_an_evaluator_that_has_scored_a_suspect_takes_two_calls_again():
@@ -601,30 +591,22 @@ def test_while_one_evaluator_works_the_others_may_fail_to_start_for_ever():
     assert pool.replaced >= 10
 
 
-def test_starts_that_fail_are_tried_again_ever_more_slowly_but_at_least_every_300_s():
+def test_the_wait_after_a_failed_start_begins_at_5_s_doubles_and_ends_at_300_s():
     stage, script = FakeRay(), Script()
-    began = []
 
     async def scenario():
-        pool = a_pool(script, num_evaluators=1, groups={"g": HERE, "other": THERE}, num_groups=1)
-        await ready(pool)
-        pool.num_evaluators = 2
-        pool.place("late", HERE)  # a second one, which always fails
-        script.starts = [RuntimeError("no device")] * 99
-        stage.actors[1].die("at once")
-        count = len(stage.actors)
-        for _ in range(200):
-            await asyncio.sleep(10)
-            if len(stage.actors) > count:
-                began.append(now_s())
-                count = len(stage.actors)
-        return pool
+        pool = a_pool(script, num_evaluators=2)
+        await until(lambda: pool.ready() == 2)
+        script.starts, script.does = [RuntimeError("no device")] * 99, {1: DIES}
+        suspect = score(pool, 1)
+        await until(lambda: pool.ready() < 2)
+        script.does.clear()
+        await suspect
+        await asyncio.sleep(2500)
 
     stage.run(scenario())
-    waits = [later - earlier for earlier, later in pairwise(began)]
-    assert len(waits) >= 5
-    assert all(later >= earlier - 10 for earlier, later in pairwise(waits))
-    assert max(waits) == pytest.approx(300, abs=11)
+    waits = [later.began_s - earlier.began_s for earlier, later in pairwise(stage.actors[2:])]
+    assert waits[:14] == pytest.approx([5, 10, 10, 20, 20, 40, 40, 80, 80, 160, 160, 300, 300, 300], abs=0.1)
 
 
 def test_an_evaluator_that_cannot_even_be_made_ends_the_wait():
