@@ -39,6 +39,13 @@ EXPERIMENT = Experiment(
 )
 
 
+class Weights:
+    """The bytes themselves as the file. The real format is tested with real weights in test_dispatcher.py."""
+
+    def file(self, data, header):
+        return f"weights/step={header.step}", data
+
+
 class Job:
     """A dispatcher with its pool, on a real dataset, and what a trainer group would send it."""
 
@@ -49,6 +56,7 @@ class Job:
         self.script = Script(losses=lambda header: losses(header.seed, (header.step,))[0])
         pool = a_pool(self.script, {}, num_evaluators, num_groups=1)
         self.dispatcher = Dispatcher(self.dataset, seeds, self.experiment, pool, max_attempts)
+        self.dispatcher.weights = Weights()
         self.ended = []
 
     def run(self, scenario):
@@ -401,7 +409,6 @@ def failing(monkeypatch, job, path, until_s, error=FULL):
 @pytest.mark.parametrize(("full_s", "lost_attempts"), [(295, 0), (310, 1)])
 def test_a_full_disk_is_tried_every_5_s_for_300_s_in_all(tmp_path, monkeypatch, what, full_s, lost_attempts):
     job = Job(tmp_path, kept_steps=frozenset({20}))
-    monkeypatch.setattr(job.dispatcher, "weights", Weights())
     free_s = [0.0]
     tried = failing(monkeypatch, job, what, lambda: free_s[0])
 
@@ -429,16 +436,8 @@ def test_a_full_disk_is_tried_every_5_s_for_300_s_in_all(tmp_path, monkeypatch, 
         assert [path.read_bytes() for path in Path(job.dataset.uri, "weights").iterdir()] == [b"weights"]
 
 
-class Weights:
-    """The bytes themselves as the file; the real format is tested with real weights in test_dispatcher.py."""
-
-    def file(self, data, header):
-        return f"weights/step={header.step}", data
-
-
-def test_only_the_weights_of_kept_steps_are_fetched_and_written(tmp_path, monkeypatch):
+def test_only_the_weights_of_kept_steps_are_fetched_and_written(tmp_path):
     job = Job(tmp_path, kept_steps=frozenset({1, 20}))
-    monkeypatch.setattr(job.dispatcher, "weights", Weights())
 
     async def scenario():
         assert await job.train(await job.enter()) is None
@@ -447,9 +446,8 @@ def test_only_the_weights_of_kept_steps_are_fetched_and_written(tmp_path, monkey
     assert sorted(path.name for path in Path(job.dataset.uri, "weights").iterdir()) == ["step=1", "step=20"]
 
 
-def test_a_checkpoint_to_keep_whose_bytes_are_lost_ends_its_attempt(tmp_path, monkeypatch):
+def test_a_checkpoint_to_keep_whose_bytes_are_lost_ends_its_attempt(tmp_path):
     job = Job(tmp_path, kept_steps=frozenset({1}))
-    monkeypatch.setattr(job.dispatcher, "weights", Weights())
     reference = Reference(b"")
 
     async def scenario():
