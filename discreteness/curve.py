@@ -66,12 +66,16 @@ class Curve:
 
     def train_loss(self) -> float | None:
         """Of the newest update that is known of."""
-        newest_first = reversed(self.records.values())
-        return next((record["train_loss"] for record in newest_first if "train_loss" in record), None)
+        steps = [step for step, record in self.records.items() if "train_loss" in record]
+        return self.records[max(steps)]["train_loss"] if steps else None
 
     def train_s(self) -> float | None:
         """Time spent in updates so far, as far as it is known."""
         return max((record["train_s"] for record in self.records.values() if "train_s" in record), default=None)
+
+    def validated(self) -> set[int]:
+        """Steps whose validation loss is known."""
+        return {step for step, record in self.records.items() if "val_loss" in record}
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """int32 steps (S,), ascending, and float32 losses (S, losses of all documents)."""

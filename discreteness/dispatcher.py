@@ -106,6 +106,7 @@ class _Attempt:
     seed: int
     id: str
     group: str
+    heard_s: float
     curve: Curve = field(default_factory=Curve)
     in_flight: dict[int, int] = field(default_factory=dict)
     tasks: set[asyncio.Task] = field(default_factory=set)
@@ -113,7 +114,6 @@ class _Attempt:
     """Its file is being written: what happens to its group no longer matters."""
     newest_step: int = 0
     stall_s: float = 0.0
-    heard_s: float = field(default_factory=time.monotonic)
 
 
 class Dispatcher:
@@ -207,6 +207,7 @@ class Dispatcher:
         if reason:
             self._group_failed(group, reason)
             self.groups.discard(group)  # counted here, not once more when it enters
+            self.group_errors.pop(group, None)
         else:
             reason = self._why_stop(group)
         again = bool(reason) and entered and not self.done() and not self._why_stop(group)
@@ -230,7 +231,7 @@ class Dispatcher:
             return Lease(order="stop")
         if not self.pending:
             return Lease(order="wait")
-        attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group)
+        attempt = _Attempt(self.pending.popleft(), uuid.uuid4().hex[:12], group, heard_s=time.monotonic())
         self.attempts[attempt.id] = attempt
         self._tell("seed leased", attempt, f"seed {attempt.seed} leased to {group} (attempt {attempt.id})")
         # Each other group takes one before this group comes back.
@@ -261,7 +262,7 @@ class Dispatcher:
         self._add_records(attempt, records)
         if header.step in self.experiment.validation_steps:  # in the background: it holds the reference, but no credit
             validated = self._task(attempt, self._validate(attempt, references[0], header))
-            self._task(attempt, self._outcome(attempt, validated))
+            self._task(attempt, self._outcome(attempt, validated)).add_done_callback(self._background_ended)
         if header.step not in self.planned:  # published for validation only
             return None
         self.published += 1
@@ -383,6 +384,8 @@ class Dispatcher:
         self.dataset.storage.write(*self.weights.file(data, header))
 
     async def _commit(self, attempt: _Attempt) -> None:
+        if missing := sorted(self.experiment.validation_steps - attempt.curve.validated()):
+            raise ValueError(f"seed {attempt.seed} has no validation loss at steps {missing}")
         attempt.committing = True
         try:
             num_bytes = await self._write(

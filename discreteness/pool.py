@@ -64,6 +64,10 @@ class _Member:
     """Its call has been under suspicion and must have no company that could be blamed, or be to blame."""
 
 
+_Waiting = tuple[int, int, bool, asyncio.Future]
+"""(order of arrival + patience, patience, whether it needs an evaluator to itself, its place to be)."""
+
+
 class EvaluatorPool:
     """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop.
 
@@ -95,7 +99,7 @@ class EvaluatorPool:
         """Every FlashAttention-3 that an evaluator of this job has loaded: one, unless its source has moved."""
         self._failed_starts = 0
         self._busy_s = 0.0
-        self._waiting: defaultdict[str, list[tuple[int, int, bool, asyncio.Future]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[_Waiting]] = defaultdict(list)
         """Node whose object store has the bytes -> a heap of who waits."""
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
@@ -177,8 +181,7 @@ class EvaluatorPool:
         if self.given_up:
             raise CheckpointRejected(self.given_up)
         place: asyncio.Future = asyncio.get_running_loop().create_future()
-        order = next(self._order)
-        heapq.heappush(self._waiting[node], (order + patience, order, alone, place))
+        heapq.heappush(self._waiting[node], (next(self._order) + patience, patience, alone, place))
         self._hand_out()
         try:
             return await place
@@ -195,32 +198,32 @@ class EvaluatorPool:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        """The longest waiting first, whatever its node."""
+        """The longest waiting first, whatever its node. Where that one needs an idle evaluator, the least busy is kept
+        from those behind it, who would not let it become idle."""
         alive = [member for member in self.members if member.alive]
-        near = {node: [member for member in alive if member.node == node] or alive for node in self._waiting}
-        while served := [
-            (waiting[0], node, member)
-            for node, waiting in self._waiting.items()
-            if (member := self._free(waiting, near[node]))
-        ]:
-            _, node, member = min(served, key=lambda one: one[0][:2])
-            *_, alone, place = heapq.heappop(self._waiting[node])
+        first = [(waiting[0], node) for node, waiting in self._waiting.items() if _anybody(waiting)]
+        heapq.heapify(first)
+        kept: set[_Member] = set()
+        while first:
+            (_, _, alone, place), node = heapq.heappop(first)
+            near = [member for member in alive if member.node == node] or alive
+            open_to_it = [member for member in near if not member.alone and member not in kept]
+            member = min(open_to_it, key=lambda member: len(member.calls), default=None)
+            if member is None:
+                continue
+            if len(member.calls) > (0 if alone else IN_FLIGHT_EACH - 1):
+                kept.add(member)
+                continue
+            waiting = self._waiting[node]
+            heapq.heappop(waiting)
+            if _anybody(waiting):
+                heapq.heappush(first, (waiting[0], node))
             token = object()
             if not member.calls:
                 member.busy_since_s = time.monotonic()
             member.calls.append(token)
             member.alone = alone
             place.set_result((member, token))
-
-    def _free(self, waiting: list[tuple[int, int, bool, asyncio.Future]], members: list[_Member]) -> _Member | None:
-        """Who could take the first that waits, if anybody."""
-        while waiting and waiting[0][-1].done():  # its caller has left
-            heapq.heappop(waiting)
-        if not waiting:
-            return None
-        most = 0 if waiting[0][2] else IN_FLIGHT_EACH - 1
-        free = [member for member in members if not member.alone and len(member.calls) <= most]
-        return min(free, key=lambda member: len(member.calls), default=None)
 
     def _create(self, number: int, group: str) -> None:
         beside = NodeAffinitySchedulingStrategy(self.nodes[group], soft=True)
@@ -278,6 +281,8 @@ class EvaluatorPool:
             if not place.done():
                 place.set_exception(CheckpointRejected(reason))
         self._waiting.clear()
+        for start in self._starts:
+            start.cancel()
 
     def _replace(self, member: _Member, error: Exception, suspects: list[object]) -> None:
         """Ends a member and creates its successor, once however many of its calls fail; the first names suspects."""
@@ -293,6 +298,13 @@ class EvaluatorPool:
         text = f"evaluator {member.number} lost ({last_line(error)}); a new one starts"
         self.on_event(Event(event="evaluator lost", level="warning", message=text))
         self._create(member.number, member.group)
+
+
+def _anybody(waiting: list[_Waiting]) -> bool:
+    """Whether somebody still waits; those whose callers have left are taken off the top."""
+    while waiting and waiting[0][-1].done():
+        heapq.heappop(waiting)
+    return bool(waiting)
 
 
 def _node_and_library(_: Any) -> tuple[str, Library]:
