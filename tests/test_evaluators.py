@@ -1,6 +1,5 @@
 """An evaluator: each call its own weights, in the order in which they came; the next comes in while one is scored."""
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -125,24 +124,3 @@ def test_losses_do_not_depend_on_the_last_checkpoint_being_validated(evaluator):
     before = evaluator.score(data, header)
     evaluator.validate(data, header, 0)
     assert evaluator.score(data, header).tobytes() == before.tobytes()
-
-
-def test_an_evaluator_on_a_cpu_adds_in_one_thread_and_validates_only_what_it_was_made_for(experiment):
-    torch.set_num_threads(3)
-    evaluator = Evaluator(replace(experiment, val_tokens=0), "cpu")
-    assert torch.get_num_threads() == 1
-    with pytest.raises(AssertionError, match="validation was switched off"):
-        evaluator.validate(*checkpoint(0), 0)
-
-
-def test_an_evaluator_on_a_cpu_adds_in_one_order_and_says_which_process_it_is(experiment):
-    torch.set_num_threads(2)
-    evaluator = Evaluator(experiment, "cpu")
-    assert torch.get_num_threads() == 1
-    assert evaluator.ready() == os.getpid()
-
-
-def test_an_evaluator_made_without_validation_refuses_to_validate(experiment):
-    evaluator = Evaluator(replace(experiment, val_tokens=0), "cpu")
-    with pytest.raises(AssertionError, match="validation was switched off"):
-        evaluator.validate(*checkpoint(0), 0)
