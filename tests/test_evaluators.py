@@ -124,3 +124,11 @@ def test_losses_do_not_depend_on_the_last_checkpoint_being_validated(evaluator):
     before = evaluator.score(data, header)
     evaluator.validate(data, header, 0)
     assert evaluator.score(data, header).tobytes() == before.tobytes()
+
+
+def test_an_evaluator_on_a_cpu_adds_in_one_thread_and_validates_only_what_it_was_made_for(experiment):
+    torch.set_num_threads(3)
+    evaluator = Evaluator(replace(experiment, val_tokens=0), "cpu")
+    assert torch.get_num_threads() == 1
+    with pytest.raises(AssertionError, match="validation was switched off"):
+        evaluator.validate(*checkpoint(0), 0)
