@@ -66,7 +66,7 @@ class Dispatcher:
         self.told.append(("hear", attempt, step))
         self.records += records
 
-    def finish(self, attempt, records, stall_s):
+    def finish(self, attempt, records, stall_s, library):
         self.told.append(("finish", attempt, self.open))
         self.records += records
         return self.clock.later(self.finishes_s, None)
