@@ -127,7 +127,7 @@ class Storage:
         """Makes a file appear whole, in place of an older one of that name.
 
         `durable=False` skips the fsyncs, for what may be lost when the machine dies. OSError: nothing was
-        changed, or (answer lost on the way back from an object store) all of it was.
+        changed, or (the folder's flush failed, an object store's answer was lost) all of it was.
         """
         if not self.renames:
             self._put(self.path(name), content)
