@@ -210,7 +210,7 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
         except RuntimeError:
             raise ValueError(f"{text} begins with a user whose home is not known; give a full path") from None
     local = isinstance(filesystem, LocalFileSystem)
-    return Storage(filesystem, root.rstrip("/"), renames=local, uri=root if local else text.rstrip("/"))
+    return Storage(filesystem, root, renames=local, uri=root if local else text.rstrip("/"))
 
 
 def refuse_credentials(uri: str) -> None:

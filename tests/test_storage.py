@@ -272,3 +272,11 @@ def test_the_record_of_a_run_is_there_before_its_seed(storage):
     where.write = lambda name, *arguments, **options: written.append(name) or real(name, *arguments, **options)
     committed = commit(dataset, 0)
     assert written == [committed.runs_path, committed.path]
+
+
+def test_a_folder_has_one_name_however_it_is_written_and_the_root_is_one_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in tmp_path, f"{tmp_path}/", f"{tmp_path}//", ".", f"file://{tmp_path}", f"file://{tmp_path}/":
+        storage = open_storage(name)
+        assert (storage.uri, storage.path("x")) == (str(tmp_path), f"{tmp_path}/x")
+    assert {"dev", "proc"} <= {info.base_name for info in open_storage("/").list()}, "so no dataset begins there"
