@@ -218,6 +218,53 @@ def test_one_by_one_the_parts_are_a_binary_counter(tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
 
 
+def test_parts_of_many_files_are_a_binary_counter_too(tmp_path, monkeypatch):
+    """Where a document goes on in a second file, no means lie beside that: none are missed, nothing is built again."""
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 1)
+    dataset, sizes, written = create(tmp_path), [], []
+    for seed in range(5):
+        commit(dataset, seed)
+        sizes.append([len(part.seeds) for part in compact(tmp_path, lambda files: written.extend(files) or files)])
+    assert sizes == [[1], [2], [2, 1], [4], [4, 1]]
+    assert len(written) == 5 * 6
+    assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["losses", "means"])
+def test_a_file_of_a_part_that_is_gone_is_written_again_and_no_other(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 1)
+    dataset = create(tmp_path)
+    for seed in SEEDS:
+        commit(dataset, seed)
+    (part,) = compact(tmp_path)
+    path = tmp_path / (part.losses_path(3) if kind == "losses" else part.means_path(3))
+    content = path.read_bytes()
+    path.unlink()
+    assert any("cannot be read" in problem for problem in verify(tmp_path))
+    written = []
+    assert compact(tmp_path, lambda files: written.extend(files) or files) == (part,)
+    assert written == [(3, 4)] and path.read_bytes() == content and verify(tmp_path) == []
+
+
+def test_seeds_in_and_outside_of_parts_are_answered_together(storage, monkeypatch):
+    dataset = create(storage)
+    for seed in 0, 1, 2:
+        commit(dataset, seed)
+    compact(storage)
+    for seed in 3, 4:
+        commit(dataset, seed)
+    read, real = [], reading.read_losses
+    monkeypatch.setattr(reading, "read_losses", lambda *arguments: read.append(arguments[2].seed) or real(*arguments))
+    experiment = reading.open(storage)
+    for seeds in [0, 1, 2, 3, 4], [4, 2, 0], [3], [1, 1, 3, 0]:
+        expected = np.stack([losses(seed) for seed in seeds])
+        assert bits(experiment.losses("a.txt", seeds=seeds)) == bits(expected[:, :, :3])
+        assert bits(experiment.losses("c", token=2, seeds=seeds)) == bits(expected[:, :, 5])
+        means = np.stack([expected[:, :, 3], expected[:, :, 4:].mean(2, np.float64)])
+        assert bits(experiment.mean_curves(seeds)[1:]) == bits(means.astype(np.float64))
+    assert set(read) == {3, 4}
+
+
 STRIDE, FIRST_CUT = 4, {"before": 1, "half": 2, "after": 3}
 """Every fourth operation is cut, in each mode others: all of them took a minute."""
 

@@ -186,6 +186,34 @@ def test_a_newer_schema_and_an_edited_identity_are_refused(tmp_path):
         create(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("steps", 0), 1),
+        (("steps", 3), 2**31),
+        (("steps", 1), 1.0),
+        (("documents", 0, "doc_id"), 1),
+        (("documents", 2, "doc_id"), 1),
+        (("documents", 1, "num_losses"), 0),
+        (("documents", 1, "name"), 7),
+        (("accepted_sources",), []),
+        (("identity",), []),
+        (("documents_hash",), None),
+    ],
+)
+def test_an_edited_description_is_refused(tmp_path, place, value):
+    create(tmp_path)
+    content = json.loads((tmp_path / "experiment.json").read_text())
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "experiment.json").write_text(json.dumps(content))
+    for use in create, reading.open, verify, status_of:
+        with pytest.raises(ValueError, match="does not describe an experiment"):
+            use(tmp_path)
+
+
 def test_damaged_documents_are_named(tmp_path):
     create(tmp_path)
     path = tmp_path / "documents.parquet"
@@ -450,6 +478,20 @@ def test_a_seed_of_another_experiment_is_not_counted(tmp_path):
     assert list(ours.committed()) == [2]
 
 
+def test_a_seed_of_a_shorter_plan_is_not_counted(tmp_path):
+    short, ours = create(tmp_path / "short", steps=STEPS[:2]), create(tmp_path / "ours")
+    path = short.commit(0, "one", INT_STEPS[:2], losses(0)[:2], records()).path
+    ours.storage.write(path, short.storage.read(path))
+    assert status_of(tmp_path / "ours").invalid == {path: "it has 6 rows, its footer says 6, the plan needs 12"}
+
+
+def test_seeds_ascend_where_their_names_do_not(tmp_path):
+    dataset = create(tmp_path)
+    for seed in 100_000, 99_999, 7:
+        commit(dataset, seed)
+    assert list(dataset.committed()) == reading.open(tmp_path).seeds == [7, 99_999, 100_000]
+
+
 def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
     dataset = create(storage)
     dataset.log({"event": "attempt lost", "seed": 3, "attempt": "x", "error": "loss is nan"})
@@ -470,6 +512,16 @@ def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
     dataset.log({"event": "x"})
     dataset.write_running(4, "y", INT_STEPS, losses(3))
     assert caplog.text.count("No space left") == (2 if local else 1)
+
+
+def test_rows_in_training_are_those_of_their_steps_by_document(tmp_path):
+    dataset = create(tmp_path)
+    given = losses(3)[[2, 0, 1]]
+    dataset.write_running(3, "y", INT_STEPS[[2, 0, 1]], given)
+    table = pq.read_table(tmp_path / "_running" / "seed=00003.parquet")
+    assert table["step"].to_pylist() == [0, 1, 5] * 3
+    assert table["losses"].to_pylist()[:3] == losses(3)[:3, :3].tolist()
+    assert table["losses"].to_pylist()[3:6] == losses(3)[:3, 3:4].tolist()
 
 
 def test_leftovers_of_killed_writers_are_swept_when_old(tmp_path):
