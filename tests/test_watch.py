@@ -188,6 +188,16 @@ def test_status_names_failed_and_waiting_seeds(growing, capsys):
     assert "seed 2 in training: 3 checkpoints" in text
 
 
+def test_a_seed_in_training_is_waited_for_unless_no_job_planned_it(growing):
+    growing.write_running(9, "theirs", np.array(STEPS[:1]), losses(9)[:1])
+    for seed in 3, 4, 5:
+        commit(growing, seed)
+    seen = look(growing.uri)
+    assert (seen.waiting, [one.seed for one in seen.status.running], seen.settled) == ((), [2, 9], False)
+    commit(growing, 2)
+    assert look(growing.uri).settled
+
+
 def test_a_complete_dataset_ends_the_watch_with_0_a_failed_one_with_1(growing, capsys):
     for seed in 2, 4, 5:
         commit_at(growing, seed, 300)
