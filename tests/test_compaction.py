@@ -102,6 +102,23 @@ def test_files_are_tables_that_any_reader_reads(tmp_path):
     assert means[-1] == {"doc_id": 4, "seed": 7, "step": 20, "mean_loss": 7020 + 4.5 / 8}
 
 
+def test_the_last_page_of_a_token_may_be_shorter(monkeypatch):
+    """Five steps in pages of three and two, of each token."""
+    monkeypatch.setattr(token_file, "PAGE_LOSSES", 9)
+    steps = (0, 1, 5, 20, 21)
+    dataset = create(object_storage(), steps=steps)
+    for seed in SEEDS:
+        dataset.commit(seed, "one", np.array(steps), losses(seed, steps), records(steps))
+    (part,) = compact(dataset.storage)
+    assert part.page_steps == 3
+    forget_seed_files(monkeypatch)
+    expected = np.stack([losses(seed, steps) for seed in sorted(SEEDS)])
+    experiment = reading.open(dataset.storage)
+    for chosen in [0, 1, 2, 3, 4], [3, 4], [4], [4, 0]:
+        found = experiment.losses("a.txt", steps=[steps[place] for place in chosen])
+        assert bits(found) == bits(expected[:, chosen, :3])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
