@@ -184,7 +184,7 @@ def changed(index, value):
     ("changes", "problem"),
     [
         ({"attempt": changed(5, "two")}, "attempt is one, two, its footer says one"),
-        ({"seed": changed(0, 4)}, "seed is 4, 3, its footer says 3"),
+        ({"seed": changed(0, 4)}, "seed is 3, 4, its footer says 3"),
         ({"step": changed(1, 0)}, r"missing: (0, 1)"),
         ({"doc_id": changed(11, 5)}, r"missing: (4, 20)"),
         ({"step": changed(1, 2)}, r"missing: (0, 1)"),
