@@ -55,10 +55,9 @@ def train(seed: int, arguments: argparse.Namespace) -> dict[int, tuple[float, in
             if match := LINE.match(line):
                 found[int(match[1])] = float(match[2]), int(match[3])
                 print(f"seed {seed}: {line}", end="", flush=True)
-    if process.returncode or RECORD.keys() - found.keys():
-        raise SystemExit(
-            f"seed {seed} ended with code {process.returncode} and without steps {RECORD.keys() - found.keys()}"
-        )
+    missing = sorted(RECORD.keys() - found.keys())
+    if process.returncode or missing:
+        raise SystemExit(f"seed {seed} ended with code {process.returncode} and without steps {missing}")
     return found
 
 

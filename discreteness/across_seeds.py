@@ -90,7 +90,8 @@ def dips(final_losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def learned_together(times: np.ndarray) -> np.ndarray:
-    """Clusters [tokens], numbered from the largest; -1: none. `times` [tokens, seeds] octaves, nan: no step.
+    """Clusters [tokens], numbered from the largest, of equal ones from the first; -1: none. `times` [tokens, seeds]
+    octaves, nan: no step.
 
     Complete linkage: two tokens of a cluster are never further apart than TOGETHER_OCTAVES. Where more than
     MAX_CLUSTERED tokens qualify, those with a step in most seeds are compared.
@@ -103,9 +104,9 @@ def learned_together(times: np.ndarray) -> np.ndarray:
     if len(chosen) < 2:
         return clusters
     labels = fcluster(linkage(_differences(times[chosen], stepped[chosen]), "complete"), TOGETHER_OCTAVES, "distance")
-    _, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    _, first, labels, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(sizes), np.int64)
-    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))  # SciPy's own numbers say nothing
     clusters[chosen] = np.where(sizes[labels] > 1, rank[labels], -1)
     return clusters
 

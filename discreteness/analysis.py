@@ -133,7 +133,8 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
         if not storage.exists(path):
             raise FileNotFoundError(f"{storage.path(path)} does not exist; {way_on}")
         try:
-            tables[name] = pq.read_table(pa.BufferReader(storage.read(path)), page_checksum_verification=True)
+            source = pa.BufferReader(storage.read(path))
+            tables[name] = pq.ParquetFile(source, page_checksum_verification=True).read()
             stated = json.loads(tables[name].schema.metadata[_METADATA_KEY])
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {way_on}") from None
@@ -219,7 +220,7 @@ def _words_across_seeds(found: Analysis) -> Iterator[str]:
 
 def rebuilt_shares(found: Analysis, document: str) -> tuple[float, float, float]:
     """R^2 of the derivative of a document's mean loss, or of all: by all terms, their times alone, the steps alone."""
-    rows = found.spectrum.filter(pc.field("document") == document)
+    rows = found.spectrum.filter(pc.equal(found.spectrum["document"], document))
     measured, *accounts = (rows[name].to_numpy() for name in ("measured", "rebuilt", "at_times", "by_steps"))
     first, second, third = (rebuilt_share(measured, account) for account in accounts)
     return first, second, third

@@ -69,7 +69,7 @@ def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
     """
     if os.environ.get("RAY_ADDRESS"):
         ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
-        return Cluster(tuple(_node(entry) for entry in ray.nodes() if entry["Alive"]), local=False)
+        return Cluster(tuple(map(_node, _alive())), local=False)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
     gpu_type = torch.cuda.get_device_name(0).removeprefix("NVIDIA ").split()[0] if gpus else None
@@ -115,12 +115,11 @@ def keep_token_private() -> None:
 def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:
     """host -> what `function` returns on it, or the text of what went wrong. One GPU of a node with GPUs is seen."""
     calls = {}
-    for entry in ray.nodes():
-        if entry["Alive"]:
-            strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
-            share = 0.01 if entry["Resources"].get("GPU") else 0.0
-            call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
-            calls[_host(entry)] = call.remote(*arguments)
+    for entry in _alive():
+        strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
+        share = 0.01 if entry["Resources"].get("GPU") else 0.0
+        call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
+        calls[_host(entry)] = call.remote(*arguments)
     ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
     answers: dict[str, Any] = {}
     for host, call in calls.items():
@@ -130,6 +129,11 @@ def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float
         except RayError as error:
             answers[host] = str(error).strip().splitlines()[-1]
     return answers
+
+
+def _alive() -> list[dict]:
+    """Ray's entries of the nodes that are there, by name: Ray promises no order."""
+    return sorted((entry for entry in ray.nodes() if entry["Alive"]), key=_host)
 
 
 def _node(entry: dict) -> Node:

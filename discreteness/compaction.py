@@ -53,7 +53,9 @@ def compact(uri: str | os.PathLike[str] | Storage, track: Callable[[list], Itera
     if merged:
         part = new_part(manifest, [committed[seed] for seed in merged])
         missing = [
-            (start, stop) for start, stop in part.ranges(manifest) if not storage.exists(part.losses_path(start))
+            (start, stop)
+            for start, stop in part.ranges(manifest)
+            if not all(storage.exists(path) for path in part.paths_of(manifest, start, stop))
         ]
         with ThreadPoolExecutor(SEEDS_AT_ONCE) as pool:  # one for all files: each thread keeps memory of its own
             for start, stop in track(missing):
@@ -113,14 +115,14 @@ def _sound(
 def _write_file(
     storage: Storage, manifest: Manifest, part: Part, start: int, stop: int, pool: ThreadPoolExecutor
 ) -> None:
-    """Losses of tokens `start` to before `stop` in all seeds; before them the means of documents that begin there."""
+    """Losses of tokens `start` to before `stop` in all seeds, and the means of documents that begin there."""
     first = first_tokens(manifest)
     new = begins(manifest, start, stop)
-    from_document = new.start if new.start < new.stop and first[new.start] == start else new.start - 1
+    from_document = new.start if new and first[new.start] == start else new.start - 1
     documents = manifest.documents[from_document : new.stop]
     offset = first[from_document]
     losses = np.empty((stop - start, len(manifest.steps), len(part.seeds)), np.float32)
-    means = np.empty((new.stop - new.start, len(part.seeds), len(manifest.steps)))
+    means = np.empty((len(new), len(part.seeds), len(manifest.steps)))
 
     def read(seed: CommittedSeed) -> np.ndarray:
         return read_losses(storage, manifest, seed, documents)
@@ -129,14 +131,14 @@ def _write_file(
         found = np.stack(list(pool.map(read, part.seeds[column : column + SEEDS_AT_ONCE])))
         columns = slice(column, column + len(found))
         losses[:, :, columns] = found[:, :, start - offset : stop - offset].T
-        for index, document in enumerate(range(new.start, new.stop)):
+        for index, document in enumerate(new):
             begin = first[document] - offset
             end = begin + manifest.documents[document].num_losses
             means[index, columns] = [mean_over_tokens(one[:, begin:end]) for one in found]
     doc_ids, token_indices = _names(manifest.documents)
     seeds = [seed.seed for seed in part.seeds]
-    if len(means):
-        ids = [document.doc_id for document in manifest.documents[new]]
+    if new:
+        ids = [manifest.documents[document].doc_id for document in new]
         storage.write(part.means_path(start), means_file(ids, seeds, manifest.steps, means))
     here = slice(start, stop)
     content = token_file(doc_ids[here], token_indices[here], manifest.steps, seeds, losses, part.page_steps)

@@ -236,7 +236,7 @@ def _runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
         or records["step"].null_count
     ):
         raise ValueError(f"records of seed {seed} have no integer column 'step', but {listed(records.column_names)}")
-    if taken := {"seed", "attempt"} & set(records.column_names):
+    if taken := [name for name in ("seed", "attempt") if name in records.column_names]:
         raise ValueError(f"records of seed {seed} have a column {listed(taken)}, which the dataset adds itself")
     steps, counts = np.unique(records["step"].to_numpy(), return_counts=True)
     if (counts > 1).any():

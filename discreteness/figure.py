@@ -151,7 +151,7 @@ def _seeds(experiment: Experiment, found: Analysis) -> Figure:
 def _from_sharp_to_smooth(experiment: Experiment, found: Analysis) -> list[Token]:
     """Twelve tokens evenly over the evidence of the first seed, of those that fall by a nat or more."""
     first = found.fits.filter(np.equal(found.fits["seed"].to_numpy(), found.seeds[0]))
-    order = np.argsort(-first["delta_bic"].to_numpy())
+    order = np.argsort(-first["delta_bic"].to_numpy(), kind="stable")
     order = order[(first["high"].to_numpy() - first["low"].to_numpy())[order] >= 1]
     rows = order[np.linspace(0, len(order) - 1, 12).round().astype(int)] if len(order) else order
     rows = list(dict.fromkeys(rows.tolist()))

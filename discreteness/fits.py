@@ -348,7 +348,7 @@ def _described(
     r2: np.ndarray,
     delta_bic: np.ndarray,
 ) -> Fits:
-    order = np.argsort(centers, axis=1)  # nan last
+    order = np.argsort(centers, axis=1, kind="stable")  # nan last
     centers, widths, falls = (np.take_along_axis(a, order, axis=1) for a in (centers, widths, falls))
     used = np.isfinite(centers)
     where, how_wide, how_far = np.where(used, centers, 0.0), np.where(used, widths, 1.0), np.where(used, falls, 0.0)

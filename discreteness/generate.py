@@ -77,7 +77,8 @@ def distribution(logits: Tensor, text: list[int], sampling: Sampling) -> Tensor:
         return F.one_hot(logits.argmax(), len(logits)).float()
     logits = logits / sampling.temperature
     if sampling.top_k is not None:
-        kept = logits.topk(min(sampling.top_k, len(logits))).indices
+        # Not topk, which among equal logits keeps any.
+        kept = logits.sort(descending=True, stable=True).indices[: sampling.top_k]
         logits = torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
     probabilities = logits.softmax(0)
     if sampling.top_p is not None:

@@ -204,7 +204,8 @@ def read_documents(storage: Storage, manifest: Manifest) -> pa.Table:
     where = storage.path(DOCUMENTS_FILE)
     content = storage.read(DOCUMENTS_FILE)
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        # Not read_table, which goes through a scanner that promises no order of rows.
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
     except (pa.ArrowException, OSError):
         table = None
     if table is None or table.schema != DOCUMENTS or documents_hash(table) != manifest.documents_hash:

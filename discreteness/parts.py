@@ -60,8 +60,12 @@ class Part:
 
     def paths(self, manifest: Manifest) -> list[str]:
         """Every file of the part."""
-        means = [self.means_path(start) for start, stop in self.ranges(manifest) if begins(manifest, start, stop)]
-        return [self.losses_path(start) for start in self.starts] + means
+        return [path for start, stop in self.ranges(manifest) for path in self.paths_of(manifest, start, stop)]
+
+    def paths_of(self, manifest: Manifest, start: int, stop: int) -> list[str]:
+        """The file of losses of this range, and that of means where a document begins there."""
+        means = [self.means_path(start)] if begins(manifest, start, stop) else []
+        return [self.losses_path(start), *means]
 
     def ranges(self, manifest: Manifest) -> list[tuple[int, int]]:
         """First token of each file, and the one after its last."""
@@ -77,10 +81,10 @@ def first_tokens(manifest: Manifest) -> list[int]:
     return np.cumsum([0, *(document.num_losses for document in manifest.documents[:-1])]).tolist()
 
 
-def begins(manifest: Manifest, start: int, stop: int) -> slice:
-    """Which documents begin at tokens from `start` to before `stop`; empty slices have equal ends."""
+def begins(manifest: Manifest, start: int, stop: int) -> range:
+    """Places of the documents that begin at tokens from `start` to before `stop`."""
     first = first_tokens(manifest)
-    return slice(bisect.bisect_left(first, start), bisect.bisect_left(first, stop))
+    return range(bisect.bisect_left(first, start), bisect.bisect_left(first, stop))
 
 
 def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
@@ -151,11 +155,10 @@ class PartReader:
         shape = (len(self.manifest.documents), len(self.part.seeds), len(self.manifest.steps))
         found = np.empty(shape)
         for start, stop in self.part.ranges(self.manifest):
-            documents = begins(self.manifest, start, stop)
-            if documents.start < documents.stop:
+            if documents := begins(self.manifest, start, stop):
                 with self.storage.open(self.part.means_path(start)) as file:
                     table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=["mean_loss"])
-                found[documents] = table["mean_loss"].to_numpy().reshape(-1, *shape[1:])
+                found[documents.start : documents.stop] = table["mean_loss"].to_numpy().reshape(-1, *shape[1:])
         return found
 
     def _file(self, index: int) -> TokenFile:

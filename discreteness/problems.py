@@ -45,12 +45,13 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
 
 def problems_of_losses(storage: Storage, manifest: Manifest, committed: CommittedSeed) -> Iterator[str]:
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(committed.path)), page_checksum_verification=True)
+        source = pa.BufferReader(storage.read(committed.path))
+        table = pq.ParquetFile(source, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
         yield f"cannot be read: {str(error).splitlines()[0]}"
         return
     for name, expected in ("seed", committed.seed), ("attempt", committed.attempt):
-        found = pc.unique(table[name]).to_pylist()
+        found = sorted(pc.unique(table[name]).to_pylist())
         if found != [expected]:
             yield f"{name} is {listed(found)}, its footer says {expected}"
     steps, ids = np.array(manifest.steps), np.array([document.doc_id for document in manifest.documents])

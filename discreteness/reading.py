@@ -174,11 +174,12 @@ class Experiment:
         """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ..."""
         (seed,) = self._existing("seed", self.seeds, [seed])
         content = self.storage.read(self._committed[seed].runs_path)
-        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
 
     def tokens(self, doc: str | int) -> pa.Table:
         """Rows of documents.parquet of one document, one a token, BOS first."""
-        return self._documents_table.filter(pc.field("doc_id") == self.document(doc).doc_id)
+        rows = self._documents_table
+        return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
 
     def arrow(self) -> pa.dataset.Dataset:
         """Arrow dataset over the committed seeds' files."""

@@ -127,7 +127,7 @@ class Storage:
         """Makes a file appear whole, in place of an older one of that name.
 
         `durable=False` skips the fsyncs, for what may be lost when the machine dies. OSError: nothing was
-        changed, or (answer lost on the way back from an object store) all of it was.
+        changed, or (the folder's flush failed, an object store's answer was lost) all of it was.
         """
         if not self.renames:
             self._put(self.path(name), content)
@@ -210,7 +210,7 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
         except RuntimeError:
             raise ValueError(f"{text} begins with a user whose home is not known; give a full path") from None
     local = isinstance(filesystem, LocalFileSystem)
-    return Storage(filesystem, root.rstrip("/"), renames=local, uri=root if local else text.rstrip("/"))
+    return Storage(filesystem, root, renames=local, uri=root if local else text.rstrip("/"))
 
 
 def refuse_credentials(uri: str) -> None:

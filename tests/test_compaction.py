@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from faulty_filesystem import Cut, Faults, local_storage, object_storage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discreteness import compaction, reading, seed_file, token_file
+from discreteness import compaction, problems, reading, seed_file, token_file
 from discreteness import storage as storage_module
 from discreteness.compaction import compact, merge
-from discreteness.parts import Part, read_parts
+from discreteness.parts import Part, PartReader, means_file, read_parts
 from discreteness.problems import verify
 from discreteness.seed_file import CommittedSeed
 from tests import skips
@@ -102,12 +103,29 @@ def test_files_are_tables_that_any_reader_reads(tmp_path):
     assert means[-1] == {"doc_id": 4, "seed": 7, "step": 20, "mean_loss": 7020 + 4.5 / 8}
 
 
+def test_the_last_page_of_a_token_may_be_shorter(monkeypatch):
+    """Five steps in pages of three and two, of each token."""
+    monkeypatch.setattr(token_file, "PAGE_LOSSES", 9)
+    steps = (0, 1, 5, 20, 21)
+    dataset = create(object_storage(), steps=steps)
+    for seed in SEEDS:
+        dataset.commit(seed, "one", np.array(steps), losses(seed, steps), records(steps))
+    (part,) = compact(dataset.storage)
+    assert part.page_steps == 3
+    forget_seed_files(monkeypatch)
+    expected = np.stack([losses(seed, steps) for seed in sorted(SEEDS)])
+    experiment = reading.open(dataset.storage)
+    for chosen in [0, 1, 2, 3, 4], [3, 4], [4], [4, 0]:
+        found = experiment.losses("a.txt", steps=[steps[place] for place in chosen])
+        assert bits(found) == bits(expected[:, chosen, :3])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
     """Documents split over files, pages that begin in the middle of a token, and any finite float32."""
     lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=4), label="lengths")
-    num_steps = data.draw(st.sampled_from([1, 3, 700]), label="steps")
+    num_steps = data.draw(st.sampled_from([1, 3, 100]), label="steps")
     num_seeds = data.draw(st.integers(1, 5), label="seeds")
     documents = [
         Text(doc_id=2 * i, name=f"{i}", category="", token_ids=(50256, *[1] * n)) for i, n in enumerate(lengths)
@@ -117,13 +135,13 @@ def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
     values = values.astype(np.uint32).view(np.float32)
     values = np.where(np.isfinite(values), values, np.float32(1e-40))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compaction, "FILE_LOSSES", data.draw(st.sampled_from([1, 4000, 2**27]), label="file"))
+        patch.setattr(compaction, "FILE_LOSSES", data.draw(st.sampled_from([1, 600, 2**27]), label="file"))
         near = data.draw(st.sampled_from([(0, 0), (0, 2**20), (2**16, 2**20)]), label="near")
         patch.setitem(storage_module.NEAR_BYTES, "object", near)
         patch.setattr(storage_module, "PIECES_AHEAD", data.draw(st.sampled_from([1, 64]), label="pieces"))
         patch.setattr(token_file, "PAGES_AT_ONCE", data.draw(st.sampled_from([1, 16]), label="pages at once"))
-        patch.setattr(token_file, "ROW_GROUP_LOSSES", data.draw(st.sampled_from([1, 9000, 2**20]), label="group"))
-        patch.setattr(token_file, "PAGE_LOSSES", data.draw(st.sampled_from([1, 100, 2**12]), label="page"))
+        patch.setattr(token_file, "ROW_GROUP_LOSSES", data.draw(st.sampled_from([1, 1300, 2**20]), label="group"))
+        patch.setattr(token_file, "PAGE_LOSSES", data.draw(st.sampled_from([1, 15, 2**12]), label="page"))
         storage = object_storage()
         dataset = create(storage, documents=documents, steps=tuple(range(num_steps)))
         for seed in range(num_seeds):
@@ -218,6 +236,53 @@ def test_one_by_one_the_parts_are_a_binary_counter(tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "tokens").rglob("*")}
 
 
+def test_parts_of_many_files_are_a_binary_counter_too(tmp_path, monkeypatch):
+    """Where a document goes on in a second file, no means lie beside that: none are missed, nothing is built again."""
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 1)
+    dataset, sizes, written = create(tmp_path), [], []
+    for seed in range(5):
+        commit(dataset, seed)
+        sizes.append([len(part.seeds) for part in compact(tmp_path, lambda files: written.extend(files) or files)])
+    assert sizes == [[1], [2], [2, 1], [4], [4, 1]]
+    assert len(written) == 5 * 6
+    assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["losses", "means"])
+def test_a_file_of_a_part_that_is_gone_is_written_again_and_no_other(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(compaction, "FILE_LOSSES", 1)
+    dataset = create(tmp_path)
+    for seed in SEEDS:
+        commit(dataset, seed)
+    (part,) = compact(tmp_path)
+    path = tmp_path / (part.losses_path(3) if kind == "losses" else part.means_path(3))
+    content = path.read_bytes()
+    path.unlink()
+    assert any("cannot be read" in problem for problem in verify(tmp_path))
+    written = []
+    assert compact(tmp_path, lambda files: written.extend(files) or files) == (part,)
+    assert written == [(3, 4)] and path.read_bytes() == content and verify(tmp_path) == []
+
+
+def test_seeds_in_and_outside_of_parts_are_answered_together(storage, monkeypatch):
+    dataset = create(storage)
+    for seed in 0, 1, 2:
+        commit(dataset, seed)
+    compact(storage)
+    for seed in 3, 4:
+        commit(dataset, seed)
+    read, real = [], reading.read_losses
+    monkeypatch.setattr(reading, "read_losses", lambda *arguments: read.append(arguments[2].seed) or real(*arguments))
+    experiment = reading.open(storage)
+    for seeds in [0, 1, 2, 3, 4], [4, 2, 0], [3], [1, 1, 3, 0]:
+        expected = np.stack([losses(seed) for seed in seeds])
+        assert bits(experiment.losses("a.txt", seeds=seeds)) == bits(expected[:, :, :3])
+        assert bits(experiment.losses("c", token=2, seeds=seeds)) == bits(expected[:, :, 5])
+        means = np.stack([expected[:, :, 3], expected[:, :, 4:].mean(2, np.float64)])
+        assert bits(experiment.mean_curves(seeds)[1:]) == bits(means.astype(np.float64))
+    assert set(read) == {3, 4}
+
+
 STRIDE, FIRST_CUT = 4, {"before": 1, "half": 2, "after": 3}
 """Every fourth operation is cut, in each mode others: all of them took a minute."""
 
@@ -227,11 +292,10 @@ STRIDE, FIRST_CUT = 4, {"before": 1, "half": 2, "after": 3}
 def test_a_cut_at_any_operation_leaves_the_old_parts_or_the_new(tmp_path, monkeypatch, kind, mode):
     """Two files a part; a part of one seed is there, a second seed comes; then the same compaction again."""
     monkeypatch.setattr(compaction, "FILE_LOSSES", 3 * 4 * 2)
-    real_fsync, cuts = os.fsync, 0
-    expected = None
+    cuts, expected = 0, None
     while True:
         faults = Faults()
-        monkeypatch.setattr(os, "fsync", lambda fd, faults=faults: faults.run("fsync", lambda: real_fsync(fd)))
+        monkeypatch.setattr(os, "fsync", lambda fd, faults=faults: faults.run("fsync", int))
         root = tmp_path / f"{cuts}"
         storage = local_storage(root, faults) if kind == "local" else object_storage(faults)
         dataset = create(storage)
@@ -309,6 +373,17 @@ def test_what_nobody_works_on_is_deleted_after_a_while(tmp_path):
     assert names(tmp_path / "tokens") == sorted([part.name, "parts.json", "young"])
 
 
+def test_a_part_that_another_compaction_builds_is_left_alone_while_one_of_its_files_is_young(tmp_path):
+    commit(create(tmp_path), 0)
+    folder = tmp_path / "tokens" / "slow"
+    folder.mkdir(parents=True)
+    for number, age_s in enumerate((7200, 5400, 30)):
+        (folder / f"{number}.parquet").write_bytes(b"x")
+        os.utime(folder / f"{number}.parquet", (time.time() - age_s,) * 2)
+    compact(tmp_path)
+    assert names(folder) == ["0.parquet", "1.parquet", "2.parquet"]
+
+
 def test_another_compaction_meanwhile_is_noticed(tmp_path):
     dataset = create(tmp_path)
     commit(dataset, 0)
@@ -352,17 +427,56 @@ def test_one_flipped_bit_is_seen_and_named(tmp_path):
     assert verify(tmp_path) == []
 
 
-def test_verify_finds_a_part_that_says_something_else(tmp_path):
+@pytest.mark.parametrize("block_bytes", [1, problems.BLOCK_BYTES])
+@pytest.mark.parametrize(("token", "document"), [(0, 0), (2, 0), (3, 1), (5, 4)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_verify_finds_one_loss_of_a_part_that_is_another(tmp_path, monkeypatch, seed, token, document, block_bytes):
+    monkeypatch.setattr(problems, "BLOCK_BYTES", block_bytes)
     dataset = create(tmp_path)
-    commit(dataset, 0)
+    for one in 0, 1:
+        commit(dataset, one)
     (part,) = compact(tmp_path)
-    found = pq.read_table(tmp_path / part.losses_path(0))["loss"].to_numpy().reshape(6, 4, 1).copy()
-    found[5, 3, 0] += 1
+    assert verify(tmp_path) == []
+    found = pq.read_table(tmp_path / part.losses_path(0))["loss"].to_numpy().reshape(6, 4, 2).copy()
+    found[token, 3, seed] += 1
     doc_ids, tokens = compaction._names(dataset.manifest.documents)
-    dataset.storage.write(part.losses_path(0), token_file.token_file(doc_ids, tokens, STEPS, [0], found, 4))
+    dataset.storage.write(part.losses_path(0), token_file.token_file(doc_ids, tokens, STEPS, [0, 1], found, 4))
+    path = f"losses/seed=0000{seed}.parquet"
     assert verify(tmp_path) == [
-        f"tokens/{part.name}: losses of seed 0, document 4 are not those of losses/seed=00000.parquet"
+        f"tokens/{part.name}: losses of seed {seed}, document {document} are not those of {path}"
     ]
+
+
+def with_means(tmp_path):
+    """A dataset of seeds 0 and 1, its part, and the part's means (documents, seeds, steps)."""
+    dataset = create(tmp_path)
+    for one in 0, 1:
+        commit(dataset, one)
+    (part,) = compact(tmp_path)
+    return dataset, part, PartReader(dataset.storage, dataset.manifest, part, dataset.committed()).means.copy()
+
+
+@pytest.mark.parametrize(("document", "seed"), [(0, 1), (2, 0)])
+def test_verify_finds_one_mean_of_a_part_that_is_another(tmp_path, document, seed):
+    dataset, part, means = with_means(tmp_path)
+    means[document, seed, 2] = np.nextafter(means[document, seed, 2], 0)
+    dataset.storage.write(part.means_path(0), means_file([0, 1, 4], [0, 1], STEPS, means))
+    assert verify(tmp_path) == [
+        f"tokens/{part.name}: means of seed {seed}, document {[0, 1, 4][document]} are not those of "
+        f"losses/seed=0000{seed}.parquet"
+    ]
+
+
+def test_one_flipped_bit_of_the_means_is_seen(tmp_path):
+    _, part, _ = with_means(tmp_path)
+    path = tmp_path / part.means_path(0)
+    column = pq.read_metadata(path).row_group(0).column(3)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        reading.open(tmp_path).mean_curves()
+    assert any(f"tokens/{part.name}: cannot be read" in problem for problem in verify(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_committed_seed_is_one_sorted_float32_file(tmp_path):
     order = [2, 0, 3, 1]
     given = losses(17)
     given[3, 5] = np.float32(1e-40)  # subnormal: kept bit for bit
-    committed = dataset.commit(17, "one", INT_STEPS[order], given[order], records())
+    committed = dataset.commit(17, "one", INT_STEPS[order], given[order], records().take(order))
     assert (committed.seed, committed.attempt, committed.rows) == (17, "one", 12)
     table = pq.read_table(tmp_path / "run" / "losses" / "seed=00017.parquet")
     assert table.schema.types == [
@@ -51,6 +51,7 @@ def test_a_committed_seed_is_one_sorted_float32_file(tmp_path):
         found = np.array(table["losses"].to_pylist()[first : first + 4], np.float32)
         assert np.array_equal(found.view(np.uint32), given[:, start : start + length].view(np.uint32))
     runs = pq.read_table(tmp_path / "run" / "runs" / "seed=00017-one.parquet")
+    assert runs["step"].to_pylist() == list(STEPS)
     assert runs.column_names == ["seed", "attempt", "step", "train_loss"]
     assert runs["train_loss"].to_pylist() == [10.0, 9.0, 5.0, -10.0]
     assert dataset.committed() == {17: committed}
@@ -116,6 +117,22 @@ def test_another_identity_is_refused_by_field(tmp_path):
         create(tmp_path, documents=(DOCUMENTS[0], longer, DOCUMENTS[2]))
 
 
+def test_other_words_of_the_same_lengths_are_refused(tmp_path):
+    create(tmp_path)
+    other = Text(doc_id=4, name="c", category="c", token_ids=(50256, 1, 3))
+    with pytest.raises(IdentityMismatch, match="documents_table"):
+        create(tmp_path, documents=(*DOCUMENTS[:2], other))
+
+
+def test_opening_again_writes_nothing(tmp_path):
+    commit(create(tmp_path), 0)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):
+        create(tmp_path)
+    after = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before and json.loads((tmp_path / "experiment.json").read_text())["accepted_sources"] == ["aaaa"]
+
+
 def test_a_code_change_is_let_in_only_when_allowed_and_keeps_what_is_committed(tmp_path):
     old = commit(create(tmp_path), 0)
     changed = {**IDENTITY, "sources": "bbbb"}
@@ -144,6 +161,7 @@ def test_empty_and_half_created_directories_are_completed(tmp_path):
     commit(create(tmp_path / "run"), 0)
     (tmp_path / "empty" / "_staging").mkdir(parents=True)
     (tmp_path / "empty" / "_lock.json").write_text("{}")
+    (tmp_path / "empty" / ".DS_Store").write_text("hidden")
     commit(create(tmp_path / "empty"), 0)
     assert verify(tmp_path / "run") == verify(tmp_path / "empty") == []
 
@@ -166,6 +184,34 @@ def test_a_newer_schema_and_an_edited_identity_are_refused(tmp_path):
     (tmp_path / "experiment.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="was edited"):
         create(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("steps", 0), 1),
+        (("steps", 3), 2**31),
+        (("steps", 1), 1.0),
+        (("documents", 0, "doc_id"), 1),
+        (("documents", 2, "doc_id"), 1),
+        (("documents", 1, "num_losses"), 0),
+        (("documents", 1, "name"), 7),
+        (("accepted_sources",), []),
+        (("identity",), []),
+        (("documents_hash",), None),
+    ],
+)
+def test_an_edited_description_is_refused(tmp_path, place, value):
+    create(tmp_path)
+    content = json.loads((tmp_path / "experiment.json").read_text())
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "experiment.json").write_text(json.dumps(content))
+    for use in create, reading.open, verify, status_of:
+        with pytest.raises(ValueError, match="does not describe an experiment"):
+            use(tmp_path)
 
 
 def test_damaged_documents_are_named(tmp_path):
@@ -212,6 +258,8 @@ def with_value(row, column, value):
         ({"steps": np.array([0, 1, 5, 5])}, r"missing 20; twice 5; not planned none"),
         ({"steps": np.array([0, 1, 7, 20])}, r"missing 5; twice none; not planned 7"),
         ({"steps": INT_STEPS[:3], "losses": losses(0)[:3]}, "missing 20"),
+        ({"steps": np.array([0, 1, 5, 5, 20]), "losses": losses(0, (0, 1, 5, 5, 20))}, "missing none; twice 5"),
+        ({"steps": np.array([0, 1, 5, 7, 20]), "losses": losses(0, (0, 1, 5, 7, 20))}, "twice none; not planned 7"),
         ({"losses": with_value(2, 3, np.nan)}, r"seed 0 at step 5, document 'b\.txt', token 1 is nan"),
         ({"losses": with_value(0, 5, np.inf)}, r"step 0, document 'c', token 2 is inf"),
         ({"seed": -1}, "seed -1"),
@@ -256,12 +304,11 @@ def attempt_all(storage, faults):
 @pytest.mark.parametrize("mode", ["before", "half", "after"])
 @pytest.mark.parametrize("kind", ["local", "object"])
 def test_a_cut_at_every_operation_leaves_a_seed_whole_or_absent(tmp_path, monkeypatch, kind, mode):
-    real_fsync = os.fsync
     cuts = 0
     while True:
         faults = Faults(at=cuts + 1, mode=mode)
         # fsync is no part of pyarrow.fs, but an operation that fails like the others
-        monkeypatch.setattr(os, "fsync", lambda fd, faults=faults: faults.run("fsync", lambda: real_fsync(fd)))
+        monkeypatch.setattr(os, "fsync", lambda fd, faults=faults: faults.run("fsync", int))
         root = tmp_path / f"{cuts}"
         storage = local_storage(root, faults) if kind == "local" else object_storage(faults)
         was_cut = attempt_all(storage, faults)
@@ -306,29 +353,40 @@ def test_plain_arrow_sees_complete_seeds_only(tmp_path):
     assert list(dataset.committed()) == [0] and verify(tmp_path) == []
 
 
-WRITER = """
-import sys, time
+WRITERS = """
+import os, sys
 from dataset_case import create, commit
-dataset = create(sys.argv[1])
-print("ready", flush=True)
-for seed in range(10000):
-    commit(dataset, seed)
+for line in sys.stdin:
+    if writer := os.fork():  # this process imports once, for all writers
+        os.waitpid(writer, 0)
+        print("gone", flush=True)
+        continue
+    dataset = create(sys.argv[1])
+    print(os.getpid(), flush=True)
+    for seed in range(10000):
+        commit(dataset, seed)
 """
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_seeds(tmp_path):
+@pytest.fixture
+def writers(tmp_path):
+    """A process that starts a writer of tmp_path/run for each line, says its process id, and when it has ended."""
+    command = [sys.executable, "-c", WRITERS, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parent, **pipes) as process:
+        yield process
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_seeds(tmp_path, writers):
     root = tmp_path / "run"
     random.seed(0)
     most = 0
-    for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(root)], cwd=Path(__file__).parent, stdout=subprocess.PIPE
-        )
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(random.uniform(0.0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    for _ in range(5):
+        print("another", file=writers.stdin, flush=True)
+        writer = int(writers.stdout.readline())
+        time.sleep(random.uniform(0.0, 0.2))
+        os.kill(writer, signal.SIGKILL)
+        assert writers.stdout.readline() == "gone\n"
         dataset = create(root)
         committed = dataset.committed()
         assert list(committed) == list(range(len(committed))) and len(committed) >= most
@@ -420,6 +478,20 @@ def test_a_seed_of_another_experiment_is_not_counted(tmp_path):
     assert list(ours.committed()) == [2]
 
 
+def test_a_seed_of_a_shorter_plan_is_not_counted(tmp_path):
+    short, ours = create(tmp_path / "short", steps=STEPS[:2]), create(tmp_path / "ours")
+    path = short.commit(0, "one", INT_STEPS[:2], losses(0)[:2], records()).path
+    ours.storage.write(path, short.storage.read(path))
+    assert status_of(tmp_path / "ours").invalid == {path: "it has 6 rows, its footer says 6, the plan needs 12"}
+
+
+def test_seeds_ascend_where_their_names_do_not(tmp_path):
+    dataset = create(tmp_path)
+    for seed in 100_000, 99_999, 7:
+        commit(dataset, seed)
+    assert list(dataset.committed()) == reading.open(tmp_path).seeds == [7, 99_999, 100_000]
+
+
 def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
     dataset = create(storage)
     dataset.log({"event": "attempt lost", "seed": 3, "attempt": "x", "error": "loss is nan"})
@@ -440,6 +512,16 @@ def test_log_and_running_rows_never_stop_a_run(storage, caplog, monkeypatch):
     dataset.log({"event": "x"})
     dataset.write_running(4, "y", INT_STEPS, losses(3))
     assert caplog.text.count("No space left") == (2 if local else 1)
+
+
+def test_rows_in_training_are_those_of_their_steps_by_document(tmp_path):
+    dataset = create(tmp_path)
+    given = losses(3)[[2, 0, 1]]
+    dataset.write_running(3, "y", INT_STEPS[[2, 0, 1]], given)
+    table = pq.read_table(tmp_path / "_running" / "seed=00003.parquet")
+    assert table["step"].to_pylist() == [0, 1, 5] * 3
+    assert table["losses"].to_pylist()[:3] == losses(3)[:3, :3].tolist()
+    assert table["losses"].to_pylist()[3:6] == losses(3)[:3, 3:4].tolist()
 
 
 def test_leftovers_of_killed_writers_are_swept_when_old(tmp_path):

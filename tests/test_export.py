@@ -1,7 +1,9 @@
 """One loss a row in Parquet and CSV, and the two legacy formats, field for field."""
 
 import math
+import os
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -160,6 +162,31 @@ def test_the_largest_float16_is_kept(tmp_path):
     dataset.commit(0, "one", np.array(STEPS), array, records())
     with h5py.File(export(tmp_path / "run", "hdf5", tmp_path / "x.h5")) as file:
         assert file["losses/c.txt/token_1"][0, 3] == 65504
+
+
+@pytest.mark.parametrize("format", ["pt", "hdf5", "parquet", "csv"])
+def test_an_export_has_its_name_when_it_is_whole_and_on_disk(run, tmp_path, monkeypatch, format):
+    path, flushed, real = tmp_path / "out" / "x", [], os.fsync
+
+    def flush(descriptor):
+        real(descriptor)
+        staged = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append((staged.parent == path.parent, staged.stat().st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    assert export(run, format, path) == path
+    assert flushed == [(True, path.stat().st_size, False)]
+    assert [file.name for file in path.parent.iterdir()] == ["x"]
+
+
+def test_an_export_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, "csv", tmp_path / "out" / "x")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_cannot_be_exported_is_said(run, tmp_path):

@@ -258,6 +258,16 @@ def test_data_identity_reads_header_size_and_first_mib(tmp_path):
     assert differing_fields(found, data_identity([path])[0])[0][0] == "first_mib"
 
 
+def test_a_shard_that_is_longer_or_named_otherwise_is_another(tmp_path):
+    path = shard(tmp_path / "train_1.bin", 2**20, bytes(2 * 2**20))
+    (found,) = data_identity([path])
+    with path.open("ab") as file:
+        file.write(b"\0\0")
+    assert differing_fields(found, data_identity([path])[0]) == [("bytes", 1024 + 2 * 2**20, 1026 + 2 * 2**20)]
+    (renamed,) = data_identity([shard(tmp_path / "train_2.bin", 2**20, bytes(2 * 2**20))])
+    assert [name for name, *_ in differing_fields(found, renamed)] == ["name"]
+
+
 def test_data_identity_refuses_what_is_not_a_shard(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"hello, this is no shard")
     with pytest.raises(ValueError, match=r"x\.bin is not a token shard"):

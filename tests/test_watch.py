@@ -120,6 +120,47 @@ def test_without_a_job_at_work_no_time_is_left_to_tell(growing):
         assert part in text
 
 
+def test_only_commits_of_the_newest_job_set_its_pace(growing):
+    """Seeds 0 and 1 were committed 100 s and 200 s after BEGAN_S; a job that begins at 150 s has done one."""
+    event = {"event": "job began", "seeds": "0-7", "max_attempts": 2}
+    event["time"] = datetime.fromtimestamp(BEGAN_S + 150, UTC).isoformat()
+    growing.storage.write("log/9.json", json.dumps(event).encode())
+    with DatasetLock(growing.uri):
+        seen = look(growing.uri, now_s=BEGAN_S + 210)
+        late = look(growing.uri, now_s=BEGAN_S + 10_000)
+    assert seen.seeds_per_hour == pytest.approx(72)  # one in 50 s
+    assert seen.waiting == (4, 5, 6, 7)
+    assert seen.left_s == pytest.approx(200 + 5 * 50 - 210)
+    assert late.left_s == 0
+
+
+def test_a_long_look_is_followed_by_a_longer_pause(growing, monkeypatch):
+    """An object store answers slowly and counts requests: at most a fifth of the time is spent looking."""
+    clock, pauses, real = [0.0], [], watching.look
+
+    def slow(uri):
+        clock[0] += 10
+        return real(uri)
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching, "look", slow)
+    monkeypatch.setattr(watching.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watching.time, "sleep", pause)
+    assert watch(growing.uri, Console(file=io.StringIO())) == 130
+    assert pauses == [watching.REFRESH_S, 50, 50]
+
+
+def test_a_damaged_event_hides_none_after_it(growing):
+    growing.storage.write("log/0.json", b"{")
+    growing.storage.write("log/00.json", b"[" * 100_000)
+    growing.storage.write("log/000.json", b"null")
+    assert look(growing.uri).failed.keys() == {3}
+
+
 def test_only_what_was_lost_since_the_newest_job_counts(growing):
     growing.log_job("3-4", 2)
     seen = look(growing.uri)
@@ -145,6 +186,16 @@ def test_status_names_failed_and_waiting_seeds(growing, capsys):
     text = capsys.readouterr().out
     assert "seed 3 failed: [red]NaN" in text and "waiting: 2 seeds 4 5" in text
     assert "seed 2 in training: 3 checkpoints" in text
+
+
+def test_a_seed_in_training_is_waited_for_unless_no_job_planned_it(growing):
+    growing.write_running(9, "theirs", np.array(STEPS[:1]), losses(9)[:1])
+    for seed in 3, 4, 5:
+        commit(growing, seed)
+    seen = look(growing.uri)
+    assert (seen.waiting, [one.seed for one in seen.status.running], seen.settled) == ((), [2, 9], False)
+    commit(growing, 2)
+    assert look(growing.uri).settled
 
 
 def test_a_complete_dataset_ends_the_watch_with_0_a_failed_one_with_1(growing, capsys):

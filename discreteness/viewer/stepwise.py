@@ -195,8 +195,8 @@ def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:
 
 
 def _from_tables(analysis: Analysis, document: DocumentInfo) -> Steps:
-    tokens = analysis.tokens.filter(pc.field("doc_id") == document.doc_id)
-    bins = analysis.spectrum.filter(pc.field("document") == document.name)
+    tokens = analysis.tokens.filter(pc.equal(analysis.tokens["doc_id"], document.doc_id))
+    bins = analysis.spectrum.filter(pc.equal(analysis.spectrum["document"], document.name))
     to_step = bins["to_step"].to_numpy()
     return Steps(
         num_seeds=len(analysis.seeds),

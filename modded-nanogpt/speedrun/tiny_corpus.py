@@ -202,10 +202,13 @@ def docstring_sentences(ids: set[int] | None) -> list[list[str]]:
 
 
 def _sentences(path: Path) -> Iterable[str]:
-    """Sentences in the order of the file, once each, without markup, code or formulas."""
+    """Sentences once each, without markup, code or formulas: those of the module, of its classes and functions, of
+    what these hold."""
     found: dict[str, None] = {}
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    nodes: list[ast.AST] = [ast.parse(path.read_bytes())]
+    for node in nodes:  # breadth first, which ast.walk does not promise: shards depend on it
+        nodes.extend(ast.iter_child_nodes(node))
         docstring = ast.get_docstring(node) if isinstance(node, documented) else None
         for paragraph in (docstring or "").split("\n\n"):
             for sentence in re.split(r"(?<=[.!?])\s+", paragraph):

@@ -86,7 +86,7 @@ class Stage:
                         found.append((pid, node))
             if not found and time.monotonic() > deadline_s:
                 raise RuntimeError(f"no process {name} runs")
-        return found
+        return sorted(found, key=lambda one: one[0])  # the printed seed chooses among them
 
     def busy(self):
         """Machines with a trainer group."""
