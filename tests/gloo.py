@@ -57,17 +57,17 @@ def in_step(group: dist.ProcessGroup) -> Iterator[list[str]]:
     """
     entered: list[str] = []
 
-    def agree(what: str) -> None:
-        all_ranks: list[str] = [""] * dist.get_world_size(group)
-        dist.all_gather_object(all_ranks, what, group=group)
+    def agree(what: str, numbers: int = 0) -> None:
+        all_ranks: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(all_ranks, (what, numbers), group=group)
         entered.append(what)
         if len(set(all_ranks)) > 1:
             raise OutOfStep(f"the ranks go different ways after {len(entered) - 1} collectives: {all_ranks}")
 
     def asking(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
-        def ask(*args: Any, **kwargs: Any) -> Any:
-            agree(name)
-            return collective(*args, **kwargs)
+        def ask(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            agree(name, tensor.numel())
+            return collective(tensor, *args, **kwargs)
 
         return ask
 

@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from discreteness.experiment import prepare
 from discreteness.flops import flop_per_token
 from discreteness.metrics import METRICS, Exporter
 from tests import skips
+from tests.brief_track import write_shards
 from tests.conftest import ROOT
 from tests.test_jobs import free_port
 
@@ -70,9 +72,14 @@ def wrong(query):
 
 
 @pytest.fixture(scope="module")
-def exporter(private_home):
-    config = RunConfig(track="tests.quick_track:quick", checkpoints="0,10,20", seeds="0-9", val_tokens=0)
-    experiment = prepare(config, config.track)
+def config(tmp_path_factory, private_home):
+    shards = write_shards(tmp_path_factory.mktemp("shards"))
+    return RunConfig(track="tests.brief_track:brief", data=str(shards), checkpoints="0,1,5", seeds="0-9")
+
+
+@pytest.fixture(scope="module")
+def exporter(config):
+    experiment = prepare(replace(config, val_tokens=0), config.track)
     return Exporter(experiment, "/set", num_done=3, num_groups=4, num_evaluators=2, peak_flop_s=1e15)
 
 
@@ -153,13 +160,12 @@ def test_what_cannot_be_known_is_left_out(exporter):
     assert not names & {"peak_flop_per_second", "step", "train_loss_nats"}
 
 
-def test_rows_are_of_planned_steps_and_a_group_has_the_peak_of_all_its_gpus(private_home):
-    """A quick seed is validated at steps that have no rows."""
-    config = RunConfig(track="tests.quick_track:quick", checkpoints="0,20", seeds="0-9", workers_per_trainer=2)
-    experiment = prepare(config, config.track)
-    assert experiment.published_steps == {0, 10, 20}
+def test_rows_are_of_planned_steps_and_a_group_has_the_peak_of_all_its_gpus(config):
+    """A seed is validated at steps that have no rows."""
+    experiment = prepare(replace(config, workers_per_trainer=2), config.track)
+    assert experiment.published_steps == {0, 1, 2, 4, 5}
     one = Exporter(experiment, "/set", num_done=0, num_groups=4, num_evaluators=2, peak_flop_s=1e15)
-    assert one.totals(progress())["rows_committed"] == 2 * 2 * len(experiment.documents)
+    assert one.totals(progress())["rows_committed"] == 2 * 3 * len(experiment.documents)
     levels = [value for name, _, value in one.levels(progress()) if name == "peak_flop_per_second"]
     assert levels == [3 * 2 * 1e15]
     ended = progress(groups_ended={"trainer-2": "", "trainer-3": "3 failures in a row"}, training=[])

@@ -86,6 +86,8 @@ def test_a_safetensors_file_of_somebody_else_is_refused(missing):
     for foreign in (save(load(content), metadata), save(load(content)), content[:100], b"", b"PK\x03\x04" * 9):
         with pytest.raises(ValueError, match="no weights that --keep-weights has kept"):
             WeightsFormat(tiny).read(foreign)
+    with pytest.raises(ValueError, match=f"no weights that --keep-weights has kept: '{missing}'"):
+        metadata_of(save(load(content), metadata))
 
 
 def test_the_bytes_between_parameters_are_zero_as_read():
