@@ -78,7 +78,7 @@ def test_an_evaluator_made_without_validation_refuses_to_validate(evaluator):
 
 def test_the_next_checkpoint_comes_in_while_one_is_scored_but_is_placed_only_after_it(evaluator, monkeypatch):
     """Both threads are inside: the second has fetched its bytes when the first is let go on."""
-    told, fetched, begun = [], threading.Event(), threading.Event()
+    told, fetched, begun, placed = [], threading.Event(), threading.Event(), threading.Event()
     fetch, place = evaluator.loader.fetch, evaluator.loader.place
 
     def fetch_and_tell(data, header):
@@ -90,11 +90,15 @@ def test_the_next_checkpoint_comes_in_while_one_is_scored_but_is_placed_only_aft
     def place_and_tell():
         place()
         told.append("placed")
+        if begun.is_set():
+            placed.set()
 
     def score(state):
         told.append("scoring")
         begun.set()
         assert fetched.wait(20), "the second was not let in"
+        if told.count("placed") == 1:
+            assert not placed.wait(0.3), "the second took the model from under the first"
         held = next(evaluator.model.parameters()).clone()
         told.append("scored")
         return held
