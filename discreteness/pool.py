@@ -186,7 +186,7 @@ class EvaluatorPool:
         try:
             return await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # handed out in the same turn as the cancellation
+            if not place.cancelled():  # handed out in the same turn as the cancellation
                 self._release(*place.result())
             raise
 

@@ -15,6 +15,7 @@ from discreteness.driver import Interrupted, Signals
 from discreteness.groups import TrainerGroups, scaling, worker_resources
 from discreteness.log import Event
 from tests.dataset_case import DOCUMENTS, STEPS, commit, create
+from tests.fake_actors import LONGEST_S
 
 PROGRESS = Progress(
     committed=0,
@@ -52,17 +53,21 @@ class Clock:
         self.now_s += 1e-6
         return self.now_s
 
+    def sleep(self, wait_s):
+        self.now_s += wait_s
+        assert self.now_s < LONGEST_S, "somebody waits for ever"
+
     def wait(self, references, num_returns=1, timeout=None):
         enough_s = sorted(one.ready_s for one in references)[num_returns - 1]
-        self.now_s = max(self.now_s, min(self.now_s + timeout, enough_s))
+        self.sleep(min(timeout, max(0.0, enough_s - self.now_s)))
         ready = [one for one in references if one.ready_s <= self.now_s]
         return ready[:num_returns], [one for one in references if one not in ready[:num_returns]]
 
     def get(self, reference, timeout=1e9):
-        if reference.ready_s > self.now_s + timeout:
-            self.now_s += timeout
+        left_s = max(0.0, reference.ready_s - self.now_s)
+        self.sleep(min(timeout, left_s))
+        if left_s > timeout:
             raise GetTimeoutError("too late")
-        self.now_s = max(self.now_s, reference.ready_s)
         if isinstance(reference.value, Exception):
             raise reference.value
         return reference.value
@@ -101,7 +106,7 @@ class Job:
         return self.reference(self.clock.now_s + self.answers_in_s, value)
 
     def signal(self, wait_s):
-        self.clock.now_s += wait_s
+        self.clock.sleep(wait_s)
         self.signals.signum = 15
         return self.clock.now_s >= self.signal_s
 
