@@ -16,11 +16,12 @@ from speedrun.schedules import final_validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 from speedrun.validation import Validator
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.curve import Curve
 from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.header import CheckpointHeader
 from discreteness.lock import DatasetLock
 from discreteness.log import Log
 from discreteness.scoring import Scorer

@@ -14,9 +14,9 @@ import ray
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.checkpoint import CheckpointHeader
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment
+from discreteness.header import CheckpointHeader
 from discreteness.log import Event
 
 CALL_TIMEOUT_S = 30

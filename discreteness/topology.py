@@ -1,16 +1,17 @@
 """experiment + cluster -> how many trainers and evaluators, and what they will move, store and take."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from speedrun.model import GPT
 from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 
-from discreteness.checkpoint import CheckpointLayout
 from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
 from discreteness.experiment import Experiment
+
+if TYPE_CHECKING:
+    from discreteness.checkpoint import CheckpointLayout
 
 STORE_SHARE = 0.6
 """Most of an object store that checkpoints in flight may fill: Ray begins to spill at 0.8."""
@@ -75,7 +76,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
-    layout = CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+    layout = _layout(experiment.track)
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
@@ -157,7 +158,16 @@ def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: C
     return (gpus - evaluators) // workers
 
 
-def _dataset_bytes(experiment: Experiment, layout: CheckpointLayout) -> int:
+def _layout(track: Track) -> "CheckpointLayout":
+    import torch  # by who chooses: the actor that only follows the choice does without
+    from speedrun.model import GPT
+
+    from discreteness.checkpoint import CheckpointLayout
+
+    return CheckpointLayout.of(GPT(track.model, getattr(torch, track.dtype), "meta"))
+
+
+def _dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> int:
     """Kept weights take most where there are any: 7 MB a step of tiny, half a gigabyte of small."""
     kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
     losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses
