@@ -496,7 +496,7 @@ def test_what_cannot_be_shown_is_one_line_and_exit_code_2(planted, address, argu
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
     assert done.stdout == ""
