@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 
-settings.register_profile("long", max_examples=2000)  # pytest --hypothesis-profile=long tests/test_bad_input.py
+# An example may take as long as a busy machine makes it.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", untimed)
+settings.load_profile("default")
+# pytest --hypothesis-profile=long tests/test_bad_input.py
+settings.register_profile("long", untimed, max_examples=2000)
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 900
