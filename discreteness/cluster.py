@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OBJECT_STORE_SHARE = 0.3
 """Of this machine's memory, for a Ray started by us."""
+AGENT_TIMEOUT_S = 300
+"""How long a node waits for its agent. Longer than the 30 s in which Ray itself wants the node."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,11 @@ def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
 def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
+    On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
     The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. OSError: Ray
     did not come up in the time that it gives itself.
     """
+    os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
     try:
         context = ray.init(
             address="local",

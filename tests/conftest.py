@@ -53,6 +53,7 @@ def private_home(tmp_path_factory):
         OMP_NUM_THREADS="1",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_worker_niceness="0",  # beside the other tests on few cores Ray's workers would hardly run
+        RAY_agent_register_timeout_ms="900000",  # a node whose agent is slow to start would end itself
         RAY_prestart_worker_first_driver="0",  # a process a CPU, most of which nobody would use
     )
     os.environ.pop("RAY_ADDRESS", None)
