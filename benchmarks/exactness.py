@@ -20,8 +20,9 @@ from speedrun.validation import vocabulary_of
 
 from discreteness import documents
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.comparison import first_difference
 from discreteness.documents import Document
-from discreteness.scoring import Scorer, first_difference
+from discreteness.scoring import Scorer
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from speedrun.model import Slot
-from speedrun.schedules import ForwardState
 from torch import Tensor
+
+from discreteness.header import CheckpointHeader
 
 
 class FlatModel(Protocol):
@@ -27,19 +28,6 @@ class FlatModel(Protocol):
     buffers_by_dtype: dict[str, Tensor]
 
     def tie(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointHeader:
-    """What travels beside the bytes; plain data. Produced by the publishing rank, read by dispatcher and evaluator."""
-
-    seed: int
-    attempt: str
-    step: int
-    layout: str
-    """Fingerprint of the layout, so that bytes are never loaded into a model of another shape."""
-    state: ForwardState
-    num_bytes: int
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OBJECT_STORE_SHARE = 0.3
 """Of this machine's memory, for a Ray started by us."""
+AGENT_TIMEOUT_S = 300
+"""How long a node waits for its agent. Longer than the 30 s in which Ray itself wants the node."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
         return Cluster(tuple(map(_node, _alive())), local=False)
+    import torch  # here alone: who joins a cluster is told of its GPUs by Ray
+
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
     gpu_type = torch.cuda.get_device_name(0).removeprefix("NVIDIA ").split()[0] if gpus else None
@@ -81,9 +84,11 @@ def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
 def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
+    On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
     The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. OSError: Ray
     did not come up in the time that it gives itself.
     """
+    os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
     try:
         context = ray.init(
             address="local",

@@ -6,6 +6,8 @@ from typing import Literal
 
 from discreteness.plan import parse_seeds
 
+Packing = Literal["isolated", "reference"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -22,7 +24,7 @@ class RunConfig:
     """Planned steps: every:N, log:COUNT, log:COUNT,min-gap:N or a list. Step 0 and the last are always in."""
     documents: str | None = None
     """Folder of UTF-8 .txt files to score. Default: the built-in documents."""
-    packing: Literal["isolated", "reference"] = "isolated"
+    packing: Packing = "isolated"
     """isolated: a document's losses do not depend on its neighbours. reference: one sequence, as SPEEDRUN section 8."""
     score_tokens: int = 16_384
     """Most tokens in one scoring batch."""

@@ -11,19 +11,22 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from discreteness.checkpoint import CheckpointHeader
+from discreteness.comparison import first_difference
 from discreteness.curve import Curve, Library
 from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.experiment import Experiment
+from discreteness.header import CheckpointHeader
 from discreteness.log import Event, Level
 from discreteness.pool import CheckpointLost, CheckpointRejected, EvaluatorPool
-from discreteness.scoring import first_difference
-from discreteness.weights import WeightsFormat
+
+if TYPE_CHECKING:
+    from discreteness.weights import WeightsFormat
 
 LEASE_DEADLINE_S = 900
 """An attempt that sends nothing for so long is over, and its group ended; so is one that builds its trainer for so
@@ -130,7 +133,6 @@ class Dispatcher:
         self.dataset = dataset
         self.experiment = experiment
         self.planned = frozenset(experiment.plan)
-        self.weights = WeightsFormat(experiment.track)
         self.pool = pool
         self.events: list[Event] = []
         self.pool.on_event = self.events.append
@@ -380,8 +382,14 @@ class Dispatcher:
                 call.cancel()
         attempt.curve.add_records([{"step": header.step, "val_loss": float(np.mean(means))}])
 
+    @cached_property
+    def _weights(self) -> "WeightsFormat":
+        from discreteness.weights import WeightsFormat  # and torch, which nothing else here needs
+
+        return WeightsFormat(self.experiment.track)
+
     def _keep(self, data: np.ndarray, header: CheckpointHeader) -> None:
-        self.dataset.storage.write(*self.weights.file(data, header))
+        self.dataset.storage.write(*self._weights.file(data, header))
 
     async def _commit(self, attempt: _Attempt) -> None:
         if missing := sorted(self.experiment.validation_steps - attempt.curve.validated()):

@@ -1,13 +1,15 @@
 """an experiment -> what a run of it records, stores and takes, before anything is trained."""
 
-import torch
-from speedrun.model import GPT
+from typing import TYPE_CHECKING
+
 from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 
-from discreteness.checkpoint import CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.experiment import Experiment
+
+if TYPE_CHECKING:
+    from discreteness.checkpoint import CheckpointLayout
 
 SETUP_S = 40
 """From the command to the first step of a warm machine, measured on 2 cores."""
@@ -35,7 +37,12 @@ def inline_report(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
     )
 
 
-def layout_of(experiment: Experiment) -> CheckpointLayout:
+def layout_of(experiment: Experiment) -> "CheckpointLayout":
+    import torch  # by who plans: the actor that only follows the plan does without
+    from speedrun.model import GPT
+
+    from discreteness.checkpoint import CheckpointLayout
+
     return CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
 
 
@@ -67,7 +74,7 @@ def num_rows(experiment: Experiment) -> int:
     return len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
 
 
-def count_dataset_bytes(experiment: Experiment, layout: CheckpointLayout) -> int:
+def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> int:
     """Kept weights take most where there are any: 7 MB a step of tiny, half a gigabyte of small."""
     kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
     losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses

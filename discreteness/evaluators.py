@@ -6,15 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import torch
-from speedrun.model import GPT
 from speedrun.schedules import final_validation_state, forward_state
-from speedrun.validation import Validator
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
 from discreteness.experiment import Experiment, check_shards
-from discreteness.loading import Loader
-from discreteness.scoring import Scorer
+from discreteness.header import CheckpointHeader
 
 
 class Evaluator:
@@ -25,6 +20,15 @@ class Evaluator:
     """
 
     def __init__(self, experiment: Experiment, device: str):
+        # Here, as the dispatcher imports this module to make actors of the class, and computes nothing itself.
+        import torch
+        from speedrun.model import GPT
+        from speedrun.validation import Validator
+
+        from discreteness.checkpoint import CheckpointLayout
+        from discreteness.loading import Loader
+        from discreteness.scoring import Scorer
+
         if device == "cpu":
             torch.set_num_threads(1)  # sums in one order: bitwise what the trainer itself would compute
         self.track = experiment.track

@@ -9,20 +9,18 @@ from pathlib import Path
 
 import speedrun
 from speedrun import tokenizer
-from speedrun.data import find_shards
+from speedrun.data import Vocabulary, find_shards
 from speedrun.execution import Execution
 from speedrun.schedules import step_settings
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
-from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
-from discreteness.config import RunConfig
+from discreteness.config import Packing, RunConfig
 from discreteness.dataset import Dataset
 from discreteness.documents import Document, documents_hash
 from discreteness.identity import data_identity, sources_hash
 from discreteness.plan import parse_plan, parse_seeds
-from discreteness.scoring import Packing
 
 BETWEEN_WEIGHTS_AND_LOSSES = (
     "trainers",
@@ -136,7 +134,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
 
 def open_dataset(experiment: Experiment, config: RunConfig) -> Dataset:
     """The dataset of this experiment, made or continued. Refuses another experiment's directory by field."""
-    vocabulary = vocabulary_of(experiment.track)
+    vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
     return Dataset.create_or_open(
         config.output,
         experiment.identity,
@@ -150,7 +148,7 @@ def open_dataset(experiment: Experiment, config: RunConfig) -> Dataset:
 
 def shared_row_warning(experiment: Experiment) -> str | None:
     """What a user should know of documents whose tokens have no row of their own in a small vocabulary."""
-    vocabulary = vocabulary_of(experiment.track)
+    vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
     ids = [token for document in experiment.documents for token in document.token_ids]
     foreign = {token for token in ids if not vocabulary.contains(token)}
     if not foreign:

@@ -1,19 +1,40 @@
 """trainer slots -> Ray Train runs, each started again while the dispatcher says so."""
 
 import uuid
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.config import RunConfig as ExperimentConfig
+from discreteness.config import RunConfig
 from discreteness.experiment import Experiment
 from discreteness.pool import last_line
 from discreteness.topology import Topology
-from discreteness.trainers import PROCESS_GROUP_TIMEOUT_S, GroupSpec, train_group
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSpec:
+    """What a group's workers are told once; plain data and the dispatcher's handle."""
+
+    name: str
+    dispatcher: Any
+    experiment: Experiment
+    max_in_flight: int
+    verify_every: int
+    use_gpu: bool
+
+
+def train(spec: GroupSpec) -> None:
+    """Runs on every worker of a group. What trains is imported there alone: it takes seconds."""
+    from discreteness.trainers import train_group
+
+    train_group(spec)
 
 
 class TrainerGroups:
@@ -23,9 +44,7 @@ class TrainerGroups:
     which ends the process with code 1 and leaves others behind.
     """
 
-    def __init__(
-        self, dispatcher: Any, config: ExperimentConfig, experiment: Experiment, topology: Topology, scratch: str
-    ):
+    def __init__(self, dispatcher: Any, config: RunConfig, experiment: Experiment, topology: Topology, scratch: str):
         self.dispatcher = dispatcher
         self.config = config
         self.experiment = experiment
@@ -39,6 +58,11 @@ class TrainerGroups:
 
     def _fit(self, name: str) -> str:
         """One fit(); what ended it, "" when there was nothing left to train."""
+        from ray import train as ray_train
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without torch
+
+        from discreteness.process_group import ProcessGroup
+
         topology = self.topology
         spec = GroupSpec(
             name=name,
@@ -48,25 +72,22 @@ class TrainerGroups:
             verify_every=self.config.verify_every,
             use_gpu=topology.use_gpu,
         )
-        trainer = TorchTrainer(
-            train_group,
-            train_loop_config={"spec": spec},
-            torch_config=TorchConfig(
-                backend="cpu:gloo,cuda:nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S
-            ),
+        trainer = DataParallelTrainer(
+            partial(train, spec),  # not in a configuration, which Ray Train's own actors would read
+            backend_config=ProcessGroup("cpu:gloo,cuda:nccl" if topology.use_gpu else "gloo"),
             scaling_config=scaling(topology, self.config.gpu_type),
-            run_config=RunConfig(
+            run_config=ray_train.RunConfig(
                 # A unique name: with an old one Train would restore what it remembers of that run.
                 name=f"{name}-{uuid.uuid4().hex[:8]}",
                 storage_path=self.scratch,
                 # Worker failures: Train restarts, the dispatcher counts. A group that finds no place in time is
                 # told so at once, not tried for ever. (mypy sees Train V1's class, which has no such limit.)
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg]
+                failure_config=ray_train.FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg]
             ),
         )
         try:
             trainer.fit()
-        except (TrainingFailedError, RayActorError) as error:
+        except (ray_train.TrainingFailedError, RayActorError) as error:
             asked = f"{topology.workers_per_trainer} x {worker_resources(topology)} on one node"
             return f"{last_line(error)} (asked: {asked}; the cluster has {ray.cluster_resources()})"
         return ""
@@ -77,8 +98,10 @@ def worker_resources(topology: Topology) -> dict[str, float]:
     return {"CPU": 1.0} | ({"GPU": topology.gpus_per_worker} if topology.use_gpu else {})
 
 
-def scaling(topology: Topology, gpu_type: str | None) -> ScalingConfig:
+def scaling(topology: Topology, gpu_type: str | None) -> "ScalingConfig":
     """A group's place: all its workers on one node, with GPUs of that type if one is named."""
+    from ray.train import ScalingConfig
+
     return ScalingConfig(
         num_workers=topology.workers_per_trainer,
         use_gpu=topology.use_gpu,
@@ -90,7 +113,7 @@ def scaling(topology: Topology, gpu_type: str | None) -> ScalingConfig:
 
 def start_groups(
     dispatcher: Any,
-    config: ExperimentConfig,
+    config: RunConfig,
     experiment: Experiment,
     topology: Topology,
     scratch: str,

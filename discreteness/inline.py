@@ -17,12 +17,13 @@ from speedrun.schedules import final_validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 from speedrun.validation import Validator
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.curve import Curve
 from discreteness.dataset import ATTEMPT_LOST, Dataset
 from discreteness.estimate import inline_report
 from discreteness.experiment import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.header import CheckpointHeader
 from discreteness.lock import DatasetLock, LockLost
 from discreteness.log import Log
 from discreteness.scoring import Scorer

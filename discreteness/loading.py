@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout, FlatModel, Part
+from discreteness.checkpoint import CheckpointLayout, FlatModel, Part
+from discreteness.header import CheckpointHeader
 
 NUM_THREADS = 8
 PIECE_BYTES = 8 << 20

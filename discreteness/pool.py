@@ -13,12 +13,11 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from speedrun.flash_attention import loaded_library
 
-from discreteness.checkpoint import CheckpointHeader
 from discreteness.curve import Library
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment
+from discreteness.header import CheckpointHeader
 from discreteness.log import Event
 
 CALL_TIMEOUT_S = 30
@@ -309,6 +308,8 @@ def _anybody(waiting: list[_Waiting]) -> bool:
 
 def _node_and_library(_: Any) -> tuple[str, Library]:
     """Of the actor in which it is called."""
+    from speedrun.flash_attention import loaded_library  # and torch, which is there already
+
     return ray.get_runtime_context().get_node_id(), loaded_library()
 
 

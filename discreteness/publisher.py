@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from speedrun.training import Checkpoint
 
-from discreteness.checkpoint import CheckpointHeader
+from discreteness.header import CheckpointHeader
 from discreteness.scoring import Scorer
 from discreteness.staging import Staging
 

@@ -7,7 +7,7 @@ only on weights, document set and packing.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from speedrun.model import GPT, PackedTokens, Stage
 from speedrun.schedules import ForwardState
 from speedrun.validation import vocabulary_of
 
+from discreteness.config import Packing
 from discreteness.documents import Document
 
 if TYPE_CHECKING:
     from discreteness.experiment import Experiment
-
-Packing = Literal["isolated", "reference"]
 
 MAX_RECORDINGS = 8
 """Schedule states whose launches are kept: a run passes through five, one after another."""
@@ -189,21 +188,3 @@ def _to(packed: PackedTokens, device: torch.device) -> PackedTokens:
         starts=packed.starts.to(device),
         cu_seqlens=packed.cu_seqlens.to(device),
     )
-
-
-def first_difference(ours: np.ndarray, theirs: np.ndarray, documents: Sequence[Document]) -> str | None:
-    """None where two loss vectors are bitwise equal; else the document, token and both values of the first
-    difference, in words. NaN equals NaN of the same bits."""
-    different = np.flatnonzero(ours.view(np.uint32) != theirs.view(np.uint32))
-    if not len(different):
-        return None
-    index = first = int(different[0])
-    for document in documents:
-        length = len(document.token_ids) - 1
-        if index < length:
-            return (
-                f"document {document.name} token {index + 1}: {ours[first]!r} != {theirs[first]!r} "
-                f"({len(different)} of {len(ours)} losses differ)"
-            )
-        index -= length
-    raise AssertionError("the losses are longer than the documents")

@@ -1,13 +1,11 @@
 """a trainer group -> seeds trained one after another in warm processes, streamed as they train.
 
 `train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 30 s,
-twice that where one waits before it (pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s (here) <
-silence of an attempt 900 s (dispatcher.py). docs/faults.md lists every wait.
+twice that where one waits before it (pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s
+(process_group.py) < silence of an attempt 900 s (dispatcher.py). docs/faults.md lists every wait.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import ray
 import ray.train.torch
@@ -19,39 +17,25 @@ from speedrun.training import SeedFailed, Trainer
 
 from discreteness.checkpoint import CheckpointLayout
 from discreteness.dispatcher import LEASE_POLL_S, Lease
-from discreteness.experiment import Experiment, check_shards
+from discreteness.experiment import check_shards
+from discreteness.groups import GroupSpec
 from discreteness.publisher import Publisher
 from discreteness.scoring import Scorer
 from discreteness.staging import Staging
 
-PROCESS_GROUP_TIMEOUT_S = 600
 HEARTBEAT_STEPS = 50
 """Steps between two signs of life at most, where checkpoints lie further apart."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupSpec:
-    """What a group's workers are told once; plain data and the dispatcher's handle."""
-
-    name: str
-    dispatcher: Any
-    experiment: Experiment
-    max_in_flight: int
-    verify_every: int
-    use_gpu: bool
-
-
-def train_group(config: dict[str, GroupSpec]) -> None:
-    """Leases and trains seeds until there are none left. Any error ends all ranks; Ray Train starts them again.
-
-    `config["spec"]`: Train hands its loop a dict.
-    """
-    spec = config["spec"]
+def train_group(spec: GroupSpec) -> None:
+    """Leases and trains seeds until there are none left. Any error ends all ranks; Ray Train starts them again."""
     experiment = spec.experiment
     rank = ray.train.get_context().get_world_rank()
     group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
     device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
         torch.set_num_threads(1)  # bitwise: sums in one order, whatever the machine
     go_on = torch.ones(1)
     if rank == 0:

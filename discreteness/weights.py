@@ -11,7 +11,8 @@ from speedrun.model import GPT
 from speedrun.schedules import ForwardState
 from speedrun.tracks import Track
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
+from discreteness.header import CheckpointHeader
 
 
 class WeightsFormat:

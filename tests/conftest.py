@@ -9,13 +9,39 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
+from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 
 pytest_plugins = ["tests.skips"]
 
-settings.register_profile("long", max_examples=2000)  # pytest --hypothesis-profile=long tests/test_bad_input.py
+# An example may take as long as a busy machine makes it.
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", untimed)
+settings.load_profile("default")
+# pytest --hypothesis-profile=long tests/test_bad_input.py
+settings.register_profile("long", untimed, max_examples=2000)
 
 ROOT = Path(__file__).parents[1]
+PATIENCE_S = 900
+"""What has not come by then hangs. Ten times what a machine with nothing else to do needs: others are busy."""
+
+
+RAY_TRIES = 10
+"""Ray gives its own processes 30 s to start, which cannot be set: on a busy machine one tries again."""
+
+
+def start_ray(**options):
+    """ray.init on this machine."""
+    import ray
+
+    for left in reversed(range(RAY_TRIES)):
+        try:
+            return ray.init(address="local", include_dashboard=False, dashboard_host="127.0.0.1", **options)
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,12 +55,24 @@ def private_home(tmp_path_factory):
         OMP_NUM_THREADS="1",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_worker_niceness="0",  # beside the other tests on few cores Ray's workers would hardly run
+        RAY_agent_register_timeout_ms="900000",  # a node whose agent is slow to start would end itself
+        RAY_prestart_worker_first_driver="0",  # a process a CPU, most of which nobody would use
     )
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("DATA_PATH", None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _share_the_tiny_corpus(tmp_path_factory.getbasetemp().parent, home / ".cache")
     yield home
     os.environ.clear()
     os.environ.update(before)
+
+
+def _share_the_tiny_corpus(shared, cache):
+    """Made once for all processes of this run, which nearly all need it: it takes ten seconds."""
+    with FileLock(shared / "corpus.lock"):
+        ensure_tiny_corpus(shared / "corpus")
+    cache.mkdir()
+    default_data_root().symlink_to(shared / "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +106,7 @@ class Program:
     def output(self):
         return self.log.read_text()
 
-    def wait(self, timeout_s=240):
+    def wait(self, timeout_s=PATIENCE_S):
         """The exit code; what is still running after `timeout_s` is ended and fails the test."""
         try:
             return self.process.wait(timeout_s)
@@ -76,13 +114,19 @@ class Program:
             os.killpg(self.process.pid, signal.SIGKILL)
             pytest.fail(f"not finished after {timeout_s} s:\n{self.output}")
 
-    def wait_for(self, text, timeout_s=120):
+    def wait_for(self, text, timeout_s=PATIENCE_S):
         """Waits until the output holds `text`."""
+        if not self.says(text, timeout_s):
+            pytest.fail(f"{text!r} did not come:\n{self.output}")
+
+    def says(self, text, timeout_s=PATIENCE_S):
+        """Whether the output comes to hold `text`, before the end or `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         while text not in self.output:
             if self.process.poll() is not None or time.monotonic() > deadline_s:
-                pytest.fail(f"{text!r} did not come:\n{self.output}")
+                return text in self.output
             time.sleep(0.1)
+        return True
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def named(pid, name):
     return sorted(child for child, command in descendants(pid).items() if name in command)
 
 
-def gone(pids, timeout_s=30):
+def gone(pids, timeout_s=300):
     """Waits until none of `pids` runs; returns those that still do."""
     deadline_s = time.monotonic() + timeout_s
     while True:

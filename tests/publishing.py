@@ -16,6 +16,7 @@ from speedrun.training import Checkpoint
 from discreteness.checkpoint import CheckpointLayout
 from discreteness.publisher import Publisher
 from discreteness.staging import Staging
+from tests.conftest import start_ray
 from tests.golden_case import init_weights
 from tests.quick_track import quick
 
@@ -181,7 +182,7 @@ def failing():
 def main():
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=200_000_000, _temp_dir=folder)
+        start_ray(num_cpus=1, object_store_memory=200_000_000, _temp_dir=folder)
         parts = (alone, in_order, two_ranks, rejected_then_again, failing)
         results = {part.__name__: part() for part in parts}
         gc.collect()  # an error holds its frames, and they the reference

@@ -181,11 +181,11 @@ def test_the_token_and_the_output(tmp_path):
 def test_the_command(program, tmp_path):
     good = program("-m", "discreteness", "doctor", "--track", "tiny", "--output", tmp_path / "set")
     bad = program("-m", "discreteness", "doctor", "--track", "small", "--data", tmp_path)
-    assert good.wait(120) == 0, good.output
+    assert good.wait() == 0, good.output
     assert good.output.rstrip().endswith("0 problems, 0 warnings")
     for what in "python", "torch", "gpu", "attention", "object store", "data", "ray token", "output":
         assert any(what in line[:25] for line in good.output.splitlines()), what
-    assert bad.wait(120) == 1, bad.output
+    assert bad.wait() == 1, bad.output
     assert "no shard matches" in bad.output
 
 
@@ -220,7 +220,7 @@ def test_every_node_of_a_cluster_is_asked_and_named(program, tmp_path):
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
     older = f"{package.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     asked = program("-c", IN_A_CLUSTER, tmp_path, older, RAY_AUTH_MODE="disabled")
-    assert asked.wait(180) == 0, asked.output
+    assert asked.wait() == 0, asked.output
     lines = [(line.split()[0], line) for line in asked.output.splitlines() if line.strip()]
     head, poor, old = next(line for _, line in lines if re.fullmatch(r"\w{8} \w{8} \w{8}", line)).split()
 

@@ -43,7 +43,7 @@ def fetched(tmp_path):
 def test_shards_come_whole_and_are_not_fetched_again(program, hub, tmp_path):
     environment = dict(HF_ENDPOINT=hub.endpoint, DATA_PATH=tmp_path, TQDM_POSITION=-1)  # bars, though this is a file
     run = program(script(), "1", **environment)
-    assert run.wait(60) == 0, run.output
+    assert run.wait() == 0, run.output
     assert "2/2 fineweb_train_000001.bin: 8000000 tokens" in run.output
     assert "100%" in run.output, "the progress bar"
     assert fetched(tmp_path) == ["fineweb_train_000001.bin", "fineweb_val_000000.bin"]
@@ -51,14 +51,14 @@ def test_shards_come_whole_and_are_not_fetched_again(program, hub, tmp_path):
     assert np.array_equal(tokens, np.arange(8_000_000) % 50257)
     assert hub.fetched() == [FIRST, SECOND]
     again = program(script(), "1", **environment)
-    assert again.wait(60) == 0, again.output
+    assert again.wait() == 0, again.output
     assert hub.fetched() == [FIRST, SECOND], "what is there and good needs no network"
 
 
 def test_contents_may_lie_at_another_host(program, hub, tmp_path):
     hub.elsewhere = True
     run = program(script(), "1", HF_ENDPOINT=hub.endpoint, DATA_PATH=tmp_path)
-    assert run.wait(60) == 0, run.output
+    assert run.wait() == 0, run.output
     assert len(open_shard(tmp_path / "data/fineweb10B/fineweb_train_000001.bin")) == 8_000_000
 
 
@@ -66,7 +66,7 @@ def test_a_killed_run_is_gone_on_with_behind_the_last_byte_that_was_written(prog
     environment = dict(HF_ENDPOINT=hub.endpoint, DATA_PATH=tmp_path)
     hub.send, hub.stall = 12_000_000, True
     run = program(script(), "1", **environment)
-    assert hub.stalled.wait(60), run.output
+    assert hub.stalled.wait(600), run.output
     folder = tmp_path / "data" / "fineweb10B"
     deadline_s = time.monotonic() + 30
     while sum(part.stat().st_size for part in folder.glob("*.part")) < 10_000_000:
@@ -78,7 +78,7 @@ def test_a_killed_run_is_gone_on_with_behind_the_last_byte_that_was_written(prog
     kept = part.stat().st_size
     hub.send = None
     again = program(script(), "1", **environment)
-    assert again.wait(60) == 0, again.output
+    assert again.wait() == 0, again.output
     assert hub.requests[-1] == ("GET", SECOND, f"bytes={kept}-")
     assert fetched(tmp_path) == ["fineweb_train_000001.bin", "fineweb_val_000000.bin"]
     assert len(open_shard(folder / "fineweb_train_000001.bin")) == 8_000_000
@@ -92,18 +92,18 @@ def test_what_is_damaged_here_is_fetched_again_and_what_is_damaged_there_never_g
     (folder / "fineweb_train_000001.bin").write_bytes(good[:-2])  # header and length do not agree
     hub.etags[SECOND] = "0" * 64  # a hash that it does not have
     run = program(script(), "1", **environment)
-    assert run.wait(60) == 1, run.output
+    assert run.wait() == 1, run.output
     assert "has 16001022 bytes, expected 16001024" in run.output
     assert "the hub says 0000" in run.output
     assert fetched(tmp_path) == ["fineweb_train_000001.bin", "fineweb_val_000000.bin"], "no .part that cannot be used"
     hub.etags.clear()
     hub.files[SECOND] = b"<html>log in</html>" + bytes(2000)
     run = program(script(), "1", **environment)
-    assert run.wait(60) == 1, run.output
+    assert run.wait() == 1, run.output
     assert "magic" in run.output
     hub.files[SECOND] = good
     run = program(script(), "1", **environment)
-    assert run.wait(60) == 0, run.output
+    assert run.wait() == 0, run.output
     assert len(open_shard(folder / "fineweb_train_000001.bin")) == 8_000_000
 
 
@@ -116,7 +116,7 @@ def test_what_is_damaged_here_is_fetched_again_and_what_is_damaged_there_never_g
 )
 def test_what_is_not_there_is_named(program, hub, tmp_path, arguments, words):
     run = program(script(), *arguments, HF_ENDPOINT=hub.endpoint, DATA_PATH=tmp_path)
-    assert run.wait(60) != 0
+    assert run.wait() != 0
     assert "Traceback" not in run.output
     for word in words:
         assert word in run.output
@@ -124,7 +124,7 @@ def test_what_is_not_there_is_named(program, hub, tmp_path, arguments, words):
 
 def test_a_hub_that_cannot_be_reached_is_one_line(program, tmp_path):
     run = program(script(), "1", HF_ENDPOINT="http://127.0.0.1:9", DATA_PATH=tmp_path)
-    assert run.wait(60) == 1
+    assert run.wait() == 1
     assert "Traceback" not in run.output
     assert run.output.splitlines()[-1].startswith("error: fineweb_val_000000.bin: ")
 
@@ -140,6 +140,6 @@ def test_the_other_two_ask_for_their_own(program, hub, files, tmp_path, name, re
     names = [f"{repository}/{prefix}_{kind}.bin" for kind in ("val_000000", "train_000001")]
     hub.files = {one: files[FIRST] for one in names}
     run = program(script(name), "1", "--folder", tmp_path / "here", HF_ENDPOINT=hub.endpoint)
-    assert run.wait(60) == 0, run.output
+    assert run.wait() == 0, run.output
     assert hub.fetched() == names
     assert len(open_shard(tmp_path / "here" / f"{prefix}_train_000001.bin")) == 7

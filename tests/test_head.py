@@ -216,7 +216,7 @@ def test_the_kernels_in_the_interpreter():
         [sys.executable, "-c", "import test_head; test_head.interpreted()"],
         env={**os.environ, **environment},
         check=True,
-        timeout=240,
+        timeout=600,
     )
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from discreteness.cli import Status
 from discreteness.reading import open as open_reader
-from tests.conftest import ROOT
+from discreteness.status import status
+from tests.conftest import PATIENCE_S, RAY_TRIES, ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -44,27 +46,35 @@ def head(tmp_path_factory, private_home):
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    arguments = ["start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
+    arguments = ["start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     # By default every Ray's agent listens on one port; jobs need theirs, and other tests start Rays beside this one.
     arguments += [f"--dashboard-agent-listen-port={agent_ports[0]}", f"--dashboard-agent-grpc-port={agent_ports[1]}"]
+    arguments += ["--include-log-monitor=false"]  # what jobs print comes another way
     arguments += ["--dashboard-host=127.0.0.1", f"--temp-dir={sessions}", "--object-store-memory=500000000"]
-    with (folder / "head.txt").open("w") as log:
-        process = subprocess.Popen(
-            [RAY, *arguments], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    log = folder / "head.txt"
+    process = started(arguments, environment, log, dashboard)
     try:
-        for _ in range(240):
-            if "Ray runtime started" in (folder / "head.txt").read_text() and _answers(dashboard):
-                break
-            assert process.poll() is None, (folder / "head.txt").read_text()
-            time.sleep(0.5)
-        else:
-            pytest.fail((folder / "head.txt").read_text())
         yield environment, dashboard
     finally:
         process.terminate()
         process.wait(60)
         shutil.rmtree(sessions, ignore_errors=True)
+
+
+def started(arguments, environment, log, dashboard):
+    """The head's process, when its dashboard answers; started again where a busy machine made it miss its 30 s."""
+    for _ in range(RAY_TRIES):
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                [RAY, *arguments], env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        deadline_s = time.monotonic() + PATIENCE_S
+        while process.poll() is None and time.monotonic() < deadline_s:
+            if "Ray runtime started" in log.read_text() and _answers(dashboard):
+                return process
+            time.sleep(0.5)
+        process.terminate()
+    return pytest.fail(log.read_text())
 
 
 def _answers(port):
@@ -84,7 +94,9 @@ def submit(head, tmp_path, *arguments, working_dir=None, cwd=None):
     if working_dir:
         command += ["--working-dir", str(working_dir)]
     command += ["--", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=cwd or tmp_path, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command, env=environment, cwd=cwd or tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -92,39 +104,39 @@ def quick(output):
     return ["--track", "tests.quick_track:quick", "--checkpoints", "every:10", "--seeds", "0-1", "--output", output]
 
 
-def test_a_job_from_an_upload_needs_no_installation(head, upload, tmp_path):
-    # `-S`-like isolation: the editable install of this checkout is hidden by a sitecustomize of the job's own.
-    hide = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]"
-    (upload / "sitecustomize.py").write_text(hide)
-    code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *quick(tmp_path / "set"), working_dir=upload)
-    assert code == 0, text
-    assert open_reader(str(tmp_path / "set")).seeds == [0, 1]
-    assert "seeds committed 2/2" in text
+def committed(path):
+    return [seed.seed for seed in status(str(path)).committed]
 
 
-def test_a_job_without_upload_uses_the_installation(head, tmp_path):
-    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), "--seeds", 0)
-    assert code == 0, text
-    assert open_reader(str(tmp_path / "set")).seeds == [0]
-
-
-def test_a_poison_seed_fails_alone_and_the_job_says_so_in_its_code_and_its_log(head, upload, tmp_path):
+def test_a_job_from_an_upload_needs_no_installation_and_a_poison_seed_fails_alone(head, upload, tmp_path, capsys):
+    """The upload's own code runs, whatever is installed: seed 1 has another weight in it. Job code, log and status
+    say so."""
     poisoned = tmp_path / "poisoned"
     shutil.copytree(upload, poisoned)
     drawing = poisoned / "modded-nanogpt/speedrun/initial_weights.py"
     of_seed_1 = "(normal(HEAD_STD) * (float('nan') if seed == 1 else 1))"
     drawing.write_text(drawing.read_text().replace("normal(HEAD_STD)", of_seed_1))
-    first = "import sys, pathlib; sys.path.insert(0, str(pathlib.Path(__file__).parent / 'modded-nanogpt'))"
-    (poisoned / "sitecustomize.py").write_text(first)  # whatever trainer is installed
+    # `-S`-like isolation: the editable install of this checkout is hidden by a sitecustomize of the job's own.
+    hide = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]"
+    (poisoned / "sitecustomize.py").write_text(hide)
     arguments = [*quick(tmp_path / "set"), "--seeds", "0-2", "--max-attempts", 2, "--trainers", 1]
+    arguments += ["--log-format", "json"]
     code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *arguments, working_dir=poisoned)
     assert code != 0
     assert "seed 1 FAILED: the training loss is nan" in text and "seeds committed 2/3" in text, text
-    assert len(set(re.findall(r"seed 1 leased to \S+ \(attempt (\w+)\)", text))) == 2, text
-    assert open_reader(str(tmp_path / "set")).seeds == [0, 2]
-    shown = subprocess.run(
-        [sys.executable, "-m", "discreteness", "status", tmp_path / "set"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
+    assert open_reader(str(tmp_path / "set")).seeds == [0, 2] == committed(tmp_path / "set")
+    lines = dict.fromkeys(line for line in text.splitlines() if line.startswith("{"))  # Ray may show a line twice
+    told = list(map(json.loads, lines))
+    leased = [event["attempt"] for event in told if event["event"] == "seed leased" and event["seed"] == 1]
+    assert len(set(leased)) == 2
+    ends = [event for event in told if event["event"] in ("attempt lost", "seed failed") and "attempt" in event]
+    assert [event["attempt"] for event in ends] == leased, ends
+    failed = ends[-1]
+    assert [event["event"] for event in ends] == ["attempt lost", "seed failed"]
+    assert (failed["level"], failed["seed"], failed["group"]) == ("error", 1, "trainer-0")
+    assert len(status(str(tmp_path / "set")).failed_attempts) == 2
+    Status(str(tmp_path / "set"))()
+    shown = capsys.readouterr().out
     assert len(re.findall(r"lost attempt \w+ of seed 1: the training loss is nan", shown)) == 2, shown
     environment, dashboard = head
     token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text()
@@ -135,30 +147,26 @@ def test_a_poison_seed_fails_alone_and_the_job_says_so_in_its_code_and_its_log(h
     assert "FAILED" in {job["status"] for job in jobs}
 
 
-def test_a_group_that_finds_no_place_in_time_is_given_up_and_says_what_was_asked(head, tmp_path):
-    # 4 CPUs: of two groups of 4 workers one fits. The other ends, the experiment does not.
-    crowded = ["--workers-per-trainer", 4, "--trainers", 2, "--start-timeout-s", 5]
+def test_a_job_without_upload_uses_the_installation_and_gives_up_a_group_without_a_place(head, tmp_path):
+    """2 CPUs: of two groups of 2 workers one fits. The other ends in time and says what was asked, the experiment goes
+    on."""
+    crowded = ["--workers-per-trainer", 2, "--trainers", 2, "--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *crowded)
     assert code == 0, text
+    assert "seeds committed 2/2" in text
+    assert open_reader(str(tmp_path / "set")).seeds == [0, 1]
     assert "was given up: " in text
-    assert "asked: 4 x {'CPU': 1.0} on one node; the cluster has {" in text
-    # No node holds such a group: nothing can be trained, which takes as long as the user gave it.
-    nowhere = [
-        "--seeds",
-        0,
-        "--track",
-        "tests.quick_track:wide",
-        "--workers-per-trainer",
-        8,
-        "--trainers",
-        1,
-        "--start-timeout-s",
-        5,
-    ]
-    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "other"), *nowhere)
+    assert "asked: 2 x {'CPU': 1.0} on one node; the cluster has {" in text
+
+
+def test_a_job_whose_groups_fit_nowhere_ends_in_the_time_it_was_given(head, tmp_path):
+    nowhere = ["--seeds", 0, "--track", "tests.quick_track:wide", "--workers-per-trainer", 8, "--trainers", 1]
+    nowhere += ["--start-timeout-s", 5]
+    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *nowhere)
     assert code != 0
     assert "seeds committed 0/1" in text
     assert "was given up: " in text
+    assert committed(tmp_path / "set") == []
 
 
 def test_the_doctor_asks_every_node_of_the_cluster(head, tmp_path):

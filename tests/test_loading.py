@@ -16,9 +16,10 @@ from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
 from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.comparison import first_difference
 from discreteness.evaluators import Evaluator
 from discreteness.loading import Incoming, Loader, pieces
-from discreteness.scoring import Scorer, first_difference
+from discreteness.scoring import Scorer
 from tests import skips
 from tests.golden_case import init_weights
 

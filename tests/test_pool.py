@@ -14,6 +14,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from discreteness import pool as pool_module
 from discreteness.pool import CheckpointRejected, EvaluatorPool
+from tests.conftest import start_ray
 from tests.flaky_evaluator import POISON, Flaky, WithLibrary
 from tests.flash3_on_cpu import BUILT, kernel
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module")
 def small_ray(tmp_path_factory, private_home):
     """One process holds Ray for this file; other test files start theirs in processes of their own."""
-    ray.init(address="local", num_cpus=8, num_gpus=8, include_dashboard=False, object_store_memory=100_000_000)
+    start_ray(num_cpus=8, num_gpus=8, object_store_memory=100_000_000)
     yield
     ray.shutdown()
 

@@ -11,7 +11,7 @@ import yaml  # noqa: F401  (Ray's own dependency; the cluster file's tests use i
 
 from tests.conftest import ROOT
 
-USES_RAY = {"cluster", "driver", "groups", "metrics", "pool", "publisher", "trainers"}
+USES_RAY = {"cluster", "driver", "groups", "metrics", "pool", "process_group", "publisher", "trainers"}
 LISTED = ("jobs", "modded-nanogpt", "discreteness", "benchmarks", "tests", "docs")
 
 
@@ -95,14 +95,55 @@ def test_only_the_wiring_imports_ray():
 def test_the_trainer_runs_where_ray_is_not_installed():
     code = "import sys; sys.modules['ray'] = None; sys.modules['discreteness'] = None\n"
     code += "import speedrun.training, speedrun.tiny_corpus; print('fine')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "fine", done.stderr
 
 
 def test_the_inline_run_needs_no_ray():
     code = "import sys; sys.modules['ray'] = None\nimport discreteness.inline, discreteness.reading; print('fine')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def imported_by(code, *names):
+    """Which of the packages a new Python holds after `code`."""
+    code += f"\nimport sys; print(*sorted({set(names)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_processes_that_compute_nothing_do_not_wait_for_torch(tmp_path):
+    """What the driver sends is unpickled by the dispatcher, the groups' actor and Ray Train's controller and state
+    actor. Each would otherwise take seconds and a quarter of a gigabyte more, for every job."""
+    send = f"""
+import pickle
+from functools import partial
+from discreteness import dispatcher, driver, groups, pool, process_group, topology
+from discreteness.cluster import Cluster, Node
+from discreteness.config import RunConfig
+from discreteness.experiment import prepare
+config = RunConfig(track="tests.quick_track:quick", checkpoints="every:10", seeds="0", val_tokens=0)
+experiment = prepare(config, config.track)
+place = topology.choose(experiment, config, Cluster((Node(2.0, 0.0, None, 10**9),), local=True))
+spec = groups.GroupSpec(
+    name="g", dispatcher=None, experiment=experiment, max_in_flight=8, verify_every=0, use_gpu=False)
+sent = {{
+    "dispatcher": (dispatcher.Dispatcher, experiment, pool.EvaluatorPool(experiment, 1, 1, 0.0)),
+    "groups": (groups.TrainerGroups, config, experiment, place),
+    "controller": (process_group.ProcessGroup("gloo").backend_cls(), process_group.ProcessGroup("gloo")),
+    "worker": partial(groups.train, spec),
+}}
+for name, values in sent.items():
+    open({str(tmp_path)!r} + "/" + name, "wb").write(pickle.dumps(values))
+"""
+    assert imported_by(send, "torch", "ray.train") == ["ray.train", "torch"]  # it chooses, and makes the corpus
+    read = "import discreteness, pickle; pickle.load(open({!r}, 'rb'))"
+    for name in ("dispatcher", "groups", "worker", "controller"):
+        assert imported_by(read.format(f"{tmp_path}/{name}"), "torch", "scipy", "matplotlib") == [], name
+    for name in ("dispatcher", "groups", "worker"):
+        assert imported_by(read.format(f"{tmp_path}/{name}"), "ray.train", "ray.data", "pandas") == [], name
+    assert imported_by("import discreteness.driver", "torch", "ray.train", "pandas") == []
 
 
 def test_every_module_begins_with_its_arrow():

@@ -211,7 +211,7 @@ def test_the_command_prints_what_the_library_finds(program, weights, trained, ca
     scored = score(trained, documents_of(TEXT))
     assert Score(TEXT, Weights(checkpoint=str(weights), track=TRACK))() == 0
     assert capsys.readouterr().out.rstrip() == as_table(scored)
-    assert run.wait(60) == 0
+    assert run.wait() == 0
     assert json.loads(run.output) == json.loads(as_json(trained, scored))
-    assert missing.wait(60) == 2
+    assert missing.wait() == 2
     assert missing.output.startswith("error: --checkpoint none.pt is not a file: give")

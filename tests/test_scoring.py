@@ -14,8 +14,9 @@ from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
 from discreteness import scoring
+from discreteness.comparison import first_difference
 from discreteness.documents import Document
-from discreteness.scoring import Scorer, first_difference, pack_documents
+from discreteness.scoring import Scorer, pack_documents
 from tests import skips
 from tests.golden_case import golden, golden_config, golden_track, golden_weights, init_weights
 

@@ -60,16 +60,18 @@ def test_a_seed_is_the_same_twice_in_a_warm_trainer_and_in_a_fresh_one(root):
     assert timeless == [{k: v for k, v in r.items() if k not in ("step_ms", "train_s")} for r in again_records]
 
 
-def test_a_fresh_process_gives_the_same_bits(root, tmp_path):
+def test_a_fresh_process_gives_the_same_bits_and_loads_no_compiler(root, tmp_path):
+    """The compiler takes a second to load, and on a CPU nothing is compiled."""
     ours, _ = run(Trainer(quick, root), 3)
     code = f"""
-import torch; torch.set_num_threads(1)
+import sys, torch; torch.set_num_threads(1)
 from speedrun.training import Trainer
 from tests.quick_track import quick
 for checkpoint in Trainer(quick, {str(root)!r}).train(3, [{LAST}]):
     torch.save({{name: p.detach().clone() for name, p in checkpoint.params.items()}}, {str(tmp_path / "weights.pt")!r})
+assert "torch._dynamo" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=600)
     theirs = torch.load(tmp_path / "weights.pt", weights_only=True)
     for name, parameter in ours[LAST][0].items():
         assert torch.equal(parameter, theirs[name]), name
@@ -244,6 +246,6 @@ def test_train_gpt_refuses_bad_input_in_one_line(program, root, tmp_path):
         ("train_gpt", ["--track", "tests.quick_track:quick", "--data", "/proc/1"], "tiny corpus"),
     ):
         run = program(ROOT / f"modded-nanogpt/{entry}.py", *arguments, PYTHONPATH=ROOT, cwd=tmp_path)
-        assert run.wait(60) == 1, run.output
+        assert run.wait() == 1, run.output
         assert named in run.output
         assert "Traceback" not in run.output

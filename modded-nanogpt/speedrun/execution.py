@@ -1,13 +1,18 @@
-"""device + wishes -> how the arithmetic of a run is done, which decides bits but not mathematics."""
+"""device + wishes -> how the arithmetic of a run is done, which decides bits but not mathematics.
+
+torch is imported where something is decided: processes that only pass a decision on do without it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from speedrun.attention import check_backend, resolve_backend
 from speedrun.tracks import Track
+
+if TYPE_CHECKING:
+    import torch
 
 Attention = Literal["auto", "flash3", "varlen", "reference"]
 
@@ -30,11 +35,15 @@ class Execution:
     micro_batch_tokens: int = 65536
     """Slots of a step are joined into forward passes of at most so many tokens; a longer slot goes alone."""
 
-    def on(self, device: str | torch.device, dtype: torch.dtype) -> "Execution":
+    def on(self, device: str | torch.device, dtype: torch.dtype) -> Execution:
         """What of this is done on that device: nothing is compiled or in 8 bits on a CPU or in single precision.
 
         Decided without asking the machine, so that a head node without GPU resolves as its workers do.
         """
+        import torch
+
+        from speedrun.attention import resolve_backend
+
         on_gpu = torch.device(device).type == "cuda"
         fast = on_gpu and dtype == torch.bfloat16
         return replace(
@@ -46,12 +55,18 @@ class Execution:
             symmetric_kernels=self.symmetric_kernels and fast,
         )
 
-    def of(self, track: Track, device: str | torch.device) -> "Execution":
+    def of(self, track: Track, device: str | torch.device) -> Execution:
         """What of this is done when that track is trained on that device."""
+        import torch
+
         return replace(self, fp8_head=self.fp8_head and track.fp8_head).on(device, getattr(torch, track.dtype))
 
     def check(self, device: str | torch.device) -> None:
         """ValueError where this machine's GPU cannot do it; loads the attention library."""
+        import torch
+
+        from speedrun.attention import check_backend
+
         check_backend(self.attention, device)
         if torch.device(device).type != "cuda":
             return
@@ -64,6 +79,8 @@ class Execution:
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """One whole graph for each set of shapes."""
+        import torch
+
         options: dict[str, Any] = {"deterministic": self.deterministic}
         return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 

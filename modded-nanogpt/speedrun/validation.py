@@ -13,9 +13,7 @@ from speedrun.tracks import Track
 
 def vocabulary_of(track: Track) -> Vocabulary:
     """GPT-2 ids -> rows of this track's tables."""
-    if track.data.vocabulary is None:
-        return Vocabulary.identity()
-    return Vocabulary.load(Path(__file__).parent / track.data.vocabulary)
+    return Vocabulary.load(track.data.vocabulary)
 
 
 def pack_chunk(

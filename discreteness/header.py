@@ -1,0 +1,18 @@
+"""seed, attempt, step -> what travels beside the bytes of a checkpoint, through processes that never look into them."""
+
+from dataclasses import dataclass
+
+from speedrun.schedules import ForwardState
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointHeader:
+    """What travels beside the bytes; plain data. Produced by the publishing rank, read by dispatcher and evaluator."""
+
+    seed: int
+    attempt: str
+    step: int
+    layout: str
+    """Fingerprint of the layout, so that bytes are never loaded into a model of another shape."""
+    state: ForwardState
+    num_bytes: int
