@@ -26,6 +26,7 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
     "trainers",
     "staging",
     "checkpoint",
+    "header",
     "publisher",
     "loading",
     "scoring",
