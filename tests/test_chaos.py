@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 
 from tests import skips
 from tests.chaos.checker import check
@@ -84,9 +85,10 @@ def test_an_experiment_survives_a_lost_machine_and_a_dead_evaluator(program):
     """Loses no row where namespaces can be made; elsewhere test_service.py has the faults that need none."""
     if possible():
         pytest.skip(skips.NAMESPACES)
-    arguments = ["--seed", 3, "--num-seeds", 40, "--workers", 1]
+    arguments = ["--seed", 3, "--num-seeds", 60, "--workers", 1]
     arguments += ["--faults", "evaluator killed,machine of a group without power"]
-    chaos = program("-m", "tests.chaos.campaign", *arguments, XDG_CACHE_HOME="")
-    assert chaos.wait(900) == 0, chaos.output
+    ensure_tiny_corpus(default_data_root())
+    chaos = program("-m", "tests.chaos.campaign", *arguments, DATA_PATH=default_data_root())
+    assert chaos.wait(1800) == 0, chaos.output
     assert "2 faults of 2 kinds" in chaos.output
     assert "every planned row once, one attempt a seed, bitwise equal" in chaos.output

@@ -11,7 +11,7 @@ from discreteness.problems import verify
 from discreteness.reading import open as open_dataset
 from tests import skips
 from tests.chaos.machines import RAY, Machines, possible
-from tests.conftest import ROOT
+from tests.conftest import PATIENCE_S, ROOT
 from tests.ray_commands import unknown_to_ray
 from tests.test_pages import FENCE
 
@@ -69,11 +69,13 @@ def test_two_machines_train_a_submitted_job_and_the_dashboard_names_its_parts(tm
         environment = machines.environment | {"RAY_API_SERVER_ADDRESS": dashboard.address}
         words = [word for word in submit[1 : submit.index("--")] if word != "--no-wait"]
         done = subprocess.run(
-            [RAY, *words, "--", *job], cwd=upload, env=environment, capture_output=True, text=True, timeout=400
+            [RAY, *words, "--", *job], cwd=upload, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
         )
         assert done.returncode == 0, done.stdout + done.stderr
         asked = [*job, "--seeds", "0-2", "--dry-run"]
-        plan = subprocess.run(asked, cwd=upload, env=machines.environment, capture_output=True, text=True, timeout=120)
+        plan = subprocess.run(
+            asked, cwd=upload, env=machines.environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
         assert plan.returncode == 0, plan.stderr
         submitted, driver = sorted(dashboard.get("/api/jobs/"), key=lambda listed: listed["job_id"])
         actors = dashboard.actors()

@@ -28,8 +28,10 @@ from tests.chaos.machines import Disk, Machines, possible
 from tests.conftest import Program
 from tests.processes import descendants
 
-RECOVERY_S = 480
+RECOVERY_S = 1200
 """After so long a fault counts as not survived."""
+FEW = 40
+"""Seeds that are sooner trained than another job has started."""
 GROUPS = 2
 TEXTS = {
     "lines.txt": "One line follows the other.\nThe sun comes up, the sun goes down.\n",
@@ -76,7 +78,7 @@ class Stage:
     def processes(self, name, whole=False):
         """(process id, machine) of what runs on the machines under that name, at least one; the machine is None for the
         head, where Ray puts what needs no CPU if the machine that it was meant for has just gone."""
-        found, deadline_s = [], time.monotonic() + 120
+        found, deadline_s = [], time.monotonic() + RECOVERY_S
         while not found:
             head = descendants(self.machines.head.pid)
             found = [(pid, None) for pid, command in head.items() if command.startswith(name)]
@@ -156,7 +158,7 @@ def strike(stage, name):
         time.sleep(next(running))
         next(running, None)
         if kind.ends_job:
-            row["note"] = f"exit code {stage.job.wait(180)}"
+            row["note"] = f"exit code {stage.job.wait()}"
             stage.start()
         row["trouble"] = stage.wait_for_all_groups()
     except (Exception, pytest.fail.Exception) as error:
@@ -185,12 +187,12 @@ def campaign(folder, seed, rounds, num_seeds, workers, names):
             raise RuntimeError(trouble)
         for _ in range(rounds):
             rows += [strike(stage, name) for name in stage.rng.sample(names, len(names))]
-        if not stage.finished:
+        if not stage.finished and num_seeds - len(stage.files()) > FEW:
             os.kill(stage.job.process.pid, signal.SIGTERM)
-            stage.job.wait(60)
+            stage.job.wait()
             num_seeds = 1 + max(int(path.stem.removeprefix("seed=")) for path in stage.files())
             stage.start(num_seeds)  # what is missing below the last
-        if code := stage.job.wait(600):
+        if code := stage.job.wait(1800):
             raise RuntimeError(f"the experiment does not complete, exit code {code}:\n{stage.job.output[-3000:]}")
         dataset = stage.folder / "set"
         shutil.copytree(stage.dataset, dataset)

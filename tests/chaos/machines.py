@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
+from tests.conftest import RAY_TRIES
 from tests.processes import descendants, gone
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -65,19 +67,14 @@ class Machine:
         arguments += [f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--object-store-memory={STORE_BYTES}"]
         arguments += ["--include-log-monitor=false", f"--labels=machine={self.name}"]
         self.log = cluster.folder / f"{self.name}.txt"
-        with self.log.open("w") as sink:
-            self.process = subprocess.Popen(
-                # `ip netns exec` gives it a mount namespace as well.
-                [*inside, "sh", "-c", f'{own} && exec "$@"', "sh", RAY, *arguments],
-                env=cluster.environment,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        # `ip netns exec` gives it a mount namespace as well.
+        command = [*inside, "sh", "-c", f'{own} && exec "$@"', "sh", RAY, *arguments]
+        self._start = partial(_ray_start, command, cluster.environment, self.log)
+        self.process = self._start()
 
     def wait(self):
         """Until it has joined the cluster."""
-        _wait_for(self.log, "Ray runtime started", self.process)
+        self.process = _started(self.process, self._start, self.log)
 
     def pids(self):
         """Everything that runs on it."""
@@ -166,16 +163,14 @@ class Machines:
         self.port += 1
         arguments = [*self.head_words, "--block", f"--node-ip-address={self.subnet}.1", f"--port={self.port}"]
         arguments += ["--num-cpus=0", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}"]
+        arguments += ["--include-log-monitor=false"]
         arguments += [f"--dashboard-port={self.dashboard_port}", "--dashboard-host=127.0.0.1"]
         arguments += [f"--dashboard-agent-listen-port={self.port + 21_000}"]
         arguments += [f"--temp-dir={self.sessions}", f"--system-config={json.dumps(HEALTH)}"]
         log = self.folder / f"head-{self.port}.txt"
         environment = {k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"}
-        with log.open("w") as sink:
-            self.head = subprocess.Popen(
-                [RAY, *arguments], env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        _wait_for(log, "Ray runtime started", self.head)
+        start = partial(_ray_start, [RAY, *arguments], environment, log)
+        self.head = _started(start(), start, log)
 
     def head_pids(self):
         return [self.head.pid, *descendants(self.head.pid)]
@@ -275,12 +270,20 @@ class Disk:
         subprocess.run(["umount", "-l", str(self.mount)], capture_output=True)
 
 
-def _wait_for(log, text, process, timeout_s=120):
-    deadline_s = time.monotonic() + timeout_s
-    while text not in log.read_text():
-        if process.poll() is not None or time.monotonic() > deadline_s:
-            raise RuntimeError(f"{text!r} did not come:\n{log.read_text()}")
-        time.sleep(0.2)
+def _ray_start(command, environment, log):
+    with log.open("w") as sink:
+        return subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def _started(process, again, log):
+    """The process of a `ray start --block` that runs; started `again` where a busy machine made Ray miss its 30 s."""
+    for _ in range(RAY_TRIES):
+        while process.poll() is None:
+            if "Ray runtime started" in log.read_text():
+                return process
+            time.sleep(0.2)
+        process = again()
+    raise RuntimeError(f"Ray does not start:\n{log.read_text()}")
 
 
 def _signal(pid, signum):
