@@ -1,6 +1,7 @@
 """How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from speedrun.execution import PLAIN
@@ -88,6 +89,47 @@ def test_what_the_object_store_cannot_hold_is_refused():
         choose(experiment(small, 8), RunConfig(), Cluster((little,), local=False))
     # 4 checkpoints of 537 MB are below 60 % of 5 GB, but every worker of the group may hold one.
     assert choose(experiment(small, 4), RunConfig(max_in_flight=4, trainers=1), Cluster((little,), local=False))
+
+
+def test_the_bound_of_a_store_is_that_of_the_smallest_node_and_of_the_fullest():
+    """537 MB a checkpoint of small, 60 % of a store."""
+
+    def node(gigabytes):
+        return Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=int(gigabytes * 1e9))
+
+    with pytest.raises(ValueError, match=r"--max-in-flight 1: 1 groups a node may hold 4\.3 GB"):
+        choose(experiment(small, 8), RunConfig(max_in_flight=1), Cluster((node(5),), local=False))  # one a worker
+    with pytest.raises(ValueError, match=r"object store of 5\.0 GB"):
+        choose(experiment(small, 8), RunConfig(), Cluster((P5, node(5)), local=False))
+    half = RunConfig(trainers=3, max_in_flight=4)  # 2.1 GB a group: one of the two nodes has two
+    with pytest.raises(ValueError, match=r"2 groups a node may hold 4\.3 GB"):
+        choose(experiment(small, 4), half, Cluster((node(6), node(6)), local=False))
+
+
+def moves(chosen):
+    """MB/s of a group, on average and at its peak, as the report has them."""
+    text = re.search(r"moves ([\d.]+) MB/s on average, ([\d.]+) MB/s at its peak", "\n".join(chosen.report))
+    return float(text[1]), float(text[2])
+
+
+def test_the_peak_is_that_of_the_densest_checkpoints_as_many_as_may_be_in_flight():
+    """A step of tiny begins with 512 tokens: 0.1 s of two workers."""
+    machine, config = Cluster((LAPTOP,), local=True), RunConfig(max_in_flight=4)
+    dense = choose(experiment(tiny, 2, plan=(*range(0, 200, 100), *range(10, 15), 360)), config, machine)
+    assert moves(dense)[1] > 5 * moves(dense)[0]
+    assert moves(dense)[1] == pytest.approx(dense.checkpoint_bytes / 0.1 / 1e6, abs=0.1)
+    few = choose(experiment(tiny, 2, plan=(0, 360)), config, machine)
+    assert moves(few)[0] == moves(few)[1]
+
+
+def test_rounds_are_counted_to_the_last_and_kept_weights_take_their_bytes():
+    machine = Cluster((LAPTOP,), local=True)
+    plain = choose(experiment(tiny, 2, seeds=5), RunConfig(trainers=2), machine)
+    assert any(", 3 rounds," in line for line in plain.report)
+    kept = replace(experiment(tiny, 2, seeds=5), kept_steps=frozenset({0, 360}))
+    embedding = 4 * tiny.model.vocab_size * tiny.model.model_dim  # left out while it is tied, at step 0
+    more = choose(kept, RunConfig(trainers=2), machine).dataset_bytes - plain.dataset_bytes
+    assert more == 5 * (2 * plain.checkpoint_bytes - embedding)
 
 
 def test_the_track_fits_the_hardware():
