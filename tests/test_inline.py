@@ -20,6 +20,7 @@ from discreteness.problems import verify
 from discreteness.reading import open as open_reader
 from discreteness.status import status
 from discreteness.weights import WeightsFormat
+from tests import skips
 from tests.brief_track import brief, write_shards
 
 LAST = brief.schedule.last_step
@@ -175,7 +176,7 @@ def test_the_world_size_is_torchruns(config, monkeypatch):
     assert (seen[0][0].workers_per_trainer, seen[0][1]) == (4, 4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason=skips.NO_GPU)
 def test_a_track_for_gpus_is_refused_where_there_is_none(config, monkeypatch):
     experiment = prepare(config, config.track)
     on_gpus = replace(experiment, track=replace(brief, needs_gpu=True))
