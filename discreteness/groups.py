@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
 
+PROCESS_GROUP_TIMEOUT_S = 600
+"""Of a collective; one of the nested bounds, see trainers.py."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroupSpec:
     """What a group's workers are told once; plain data and the dispatcher's handle."""
@@ -58,10 +62,8 @@ class TrainerGroups:
 
     def _fit(self, name: str) -> str:
         """One fit(); what ended it, "" when there was nothing left to train."""
-        from ray import train as ray_train
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer without torch
-
-        from discreteness.process_group import ProcessGroup
+        from ray import train as ray_train  # here: it takes seconds, which the driver has no need to wait for
+        from ray.train import torch as ray_train_torch
 
         topology = self.topology
         spec = GroupSpec(
@@ -72,9 +74,11 @@ class TrainerGroups:
             verify_every=self.config.verify_every,
             use_gpu=topology.use_gpu,
         )
-        trainer = DataParallelTrainer(
+        trainer = ray_train_torch.TorchTrainer(
             partial(train, spec),  # not in a configuration, which Ray Train's own actors would read
-            backend_config=ProcessGroup("cpu:gloo,cuda:nccl" if topology.use_gpu else "gloo"),
+            torch_config=ray_train_torch.TorchConfig(
+                backend="cpu:gloo,cuda:nccl" if topology.use_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S
+            ),
             scaling_config=scaling(topology, self.config.gpu_type),
             run_config=ray_train.RunConfig(
                 # A unique name: with an old one Train would restore what it remembers of that run.

@@ -2,7 +2,7 @@
 
 `train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 30 s,
 twice that where one waits before it (pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s
-(process_group.py) < silence of an attempt 900 s (dispatcher.py). docs/faults.md lists every wait.
+(groups.py) < silence of an attempt 900 s (dispatcher.py). docs/faults.md lists every wait.
 """
 
 from functools import partial
@@ -33,9 +33,7 @@ def train_group(spec: GroupSpec) -> None:
     rank = ray.train.get_context().get_world_rank()
     group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
     device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    else:
+    if device.type == "cpu":
         torch.set_num_threads(1)  # bitwise: sums in one order, whatever the machine
     go_on = torch.ones(1)
     if rank == 0:

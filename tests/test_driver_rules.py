@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import ray.train.torch
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import TrainingFailedError
 
@@ -231,7 +232,7 @@ class Train:
         self.fits, self.answers = iter(fits), iter(answers)
         self.made, self.left = [], []
         monkeypatch.setattr(groups_module, "ray", self)
-        monkeypatch.setattr(groups_module, "TorchTrainer", self.make)
+        monkeypatch.setattr(ray.train.torch, "TorchTrainer", self.make)
         self.leave = SimpleNamespace(remote=lambda *left: self.left.append(left) or next(self.answers))
         self.get = lambda answer: answer
 

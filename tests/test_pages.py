@@ -11,7 +11,7 @@ import pytest
 import tyro
 from speedrun.tracks import Track, tiny
 
-from discreteness import dispatcher, driver, pool, publisher, trained, trainers
+from discreteness import dispatcher, driver, groups, pool, publisher, trained
 from discreteness.cli import COMMANDS
 from discreteness.config import RunConfig
 from tests.conftest import ROOT
@@ -159,7 +159,7 @@ def test_the_bounds_of_the_faults_page_are_those_of_the_code():
         "bytes of a checkpoint to keep": [pool.IN_FLIGHT_EACH * pool.CALL_TIMEOUT_S],
         "credit or staging buffer": [publisher.WAIT_TIMEOUT_S],
         "drain at the end of a seed": [publisher.WAIT_TIMEOUT_S],
-        "collective of a group": [trainers.PROCESS_GROUP_TIMEOUT_S],
+        "collective of a group": [groups.PROCESS_GROUP_TIMEOUT_S],
         "finish: validation of a trained seed": [dispatcher.TAIL_PATIENCE_S],
         "finish: the commit": [dispatcher.COMMIT_PATIENCE_S],
         "other ranks for rank 0's lease or finish": [dispatcher.LEASE_POLL_S],

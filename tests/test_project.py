@@ -11,7 +11,7 @@ import yaml  # noqa: F401  (Ray's own dependency; the cluster file's tests use i
 
 from tests.conftest import ROOT
 
-USES_RAY = {"cluster", "driver", "groups", "metrics", "pool", "process_group", "publisher", "trainers"}
+USES_RAY = {"cluster", "driver", "groups", "metrics", "pool", "publisher", "trainers"}
 LISTED = ("jobs", "modded-nanogpt", "discreteness", "benchmarks", "tests", "docs")
 
 
@@ -114,12 +114,12 @@ def imported_by(code, *names):
 
 
 def test_processes_that_compute_nothing_do_not_wait_for_torch(tmp_path):
-    """What the driver sends is unpickled by the dispatcher, the groups' actor and Ray Train's controller and state
-    actor. Each would otherwise take seconds and a quarter of a gigabyte more, for every job."""
+    """What the driver sends is unpickled by the dispatcher and the groups' actor, and what that sends on by Ray Train's
+    state actor. Each would otherwise take seconds and a quarter of a gigabyte more, for every job."""
     send = f"""
 import pickle
 from functools import partial
-from discreteness import dispatcher, driver, groups, pool, process_group, topology
+from discreteness import dispatcher, driver, groups, pool, topology
 from discreteness.cluster import Cluster, Node
 from discreteness.config import RunConfig
 from discreteness.experiment import prepare
@@ -131,7 +131,6 @@ spec = groups.GroupSpec(
 sent = {{
     "dispatcher": (dispatcher.Dispatcher, experiment, pool.EvaluatorPool(experiment, 1, 1, 0.0)),
     "groups": (groups.TrainerGroups, config, experiment, place),
-    "controller": (process_group.ProcessGroup("gloo").backend_cls(), process_group.ProcessGroup("gloo")),
     "worker": partial(groups.train, spec),
 }}
 for name, values in sent.items():
@@ -139,7 +138,7 @@ for name, values in sent.items():
 """
     assert imported_by(send, "torch", "ray.train") == ["ray.train", "torch"]  # it chooses, and makes the corpus
     read = "import discreteness, pickle; pickle.load(open({!r}, 'rb'))"
-    for name in ("dispatcher", "groups", "worker", "controller"):
+    for name in ("dispatcher", "groups", "worker"):
         assert imported_by(read.format(f"{tmp_path}/{name}"), "torch", "scipy", "matplotlib") == [], name
     for name in ("dispatcher", "groups", "worker"):
         assert imported_by(read.format(f"{tmp_path}/{name}"), "ray.train", "ray.data", "pandas") == [], name

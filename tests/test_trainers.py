@@ -179,7 +179,7 @@ def spec_of(dispatcher, experiment, verify_every=0):
 
 def run(dispatcher, training, plan=FAR, ray=None, build=None):
     with worker(dispatcher.clock, training, ray, build):
-        train_group({"spec": spec_of(dispatcher, experiment(plan, training.world_size))})
+        train_group(spec_of(dispatcher, experiment(plan, training.world_size)))
 
 
 # ---- one rank ----
@@ -334,7 +334,7 @@ def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, privat
         for module in (publisher, trainers):
             patch.setattr(module, "ray", WorkerRay(clock))
         torch.set_num_threads(3)
-        train_group({"spec": spec_of(dispatcher, brief_experiment, verify_every=2)})
+        train_group(spec_of(dispatcher, brief_experiment, verify_every=2))
     assert torch.get_num_threads() == 1  # else sums are taken in another order on each machine
     assert different == [None] * 6
     assert [step for step, _ in verified] == [0, 2, 4, 0, 2, 4]
