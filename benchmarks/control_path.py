@@ -26,12 +26,12 @@ import ray
 from ray._private.internal_api import node_stats
 from speedrun.schedules import forward_state
 
-from discreteness.checkpoint import CheckpointHeader
 from discreteness.cluster import join_or_look, start_local
 from discreteness.config import RunConfig
 from discreteness.dispatcher import Dispatcher, Lease
 from discreteness.driver import leave
 from discreteness.experiment import Experiment, open_dataset, prepare
+from discreteness.header import CheckpointHeader
 from discreteness.pool import EvaluatorPool
 from discreteness.problems import verify
 

@@ -19,9 +19,10 @@ from speedrun.training import Trainer
 from speedrun.validation import vocabulary_of
 
 from discreteness import documents
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.comparison import first_difference
 from discreteness.documents import Document
+from discreteness.header import CheckpointHeader
 from discreteness.scoring import Scorer
 
 

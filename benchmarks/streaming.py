@@ -34,12 +34,13 @@ import torch
 import train_validation
 from speedrun.training import Checkpoint, Trainer
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.cluster import join_or_look, start_local
 from discreteness.config import RunConfig
 from discreteness.dispatcher import Dispatcher
 from discreteness.driver import leave
 from discreteness.experiment import Experiment, open_dataset, prepare
+from discreteness.header import CheckpointHeader
 from discreteness.pool import EvaluatorPool
 from discreteness.publisher import Publisher
 from discreteness.scoring import Scorer

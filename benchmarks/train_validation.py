@@ -23,9 +23,10 @@ from ray.train.v2.api.validation_config import ValidationConfig, ValidationTaskC
 from speedrun.schedules import forward_state
 from speedrun.training import Trainer
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment
+from discreteness.header import CheckpointHeader
 
 FILE = "checkpoint.bin"
 

@@ -9,7 +9,8 @@ from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import small, tiny
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
+from discreteness.header import CheckpointHeader
 from tests.golden_case import init_weights
 from tests.quick_track import quick_medium
 

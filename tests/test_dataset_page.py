@@ -13,8 +13,9 @@ from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 
 from discreteness.analysis import analyze
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.compaction import compact
+from discreteness.header import CheckpointHeader
 from discreteness.lock import DatasetLock
 from discreteness.storage import Storage
 from discreteness.weights import WeightsFormat

@@ -15,12 +15,13 @@ from safetensors import safe_open
 from speedrun.schedules import forward_state, step_settings
 from speedrun.training import Trainer
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.curve import LIBRARIES, trainers_library, with_libraries
 from discreteness.dispatcher import LEASE_DEADLINE_S, Dispatcher
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import open_dataset, prepare
+from discreteness.header import CheckpointHeader
 from discreteness.pool import CheckpointLost, CheckpointRejected
 from discreteness.problems import verify
 from discreteness.reading import open as open_reader

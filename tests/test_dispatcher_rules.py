@@ -13,9 +13,9 @@ import pytest
 from speedrun.execution import Execution
 from speedrun.schedules import forward_state
 
-from discreteness.checkpoint import CheckpointHeader
 from discreteness.dispatcher import Dispatcher
 from discreteness.experiment import Experiment
+from discreteness.header import CheckpointHeader
 from tests.dataset_case import DOCUMENTS, IDENTITY, STEPS, create, losses
 from tests.fake_actors import HERE, FakeRay, Reference, Script, a_pool, lost, now_s, until
 from tests.quick_track import quick

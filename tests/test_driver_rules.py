@@ -237,7 +237,7 @@ class Train:
         self.get = lambda answer: answer
 
     def make(self, function, **options):
-        self.made.append(options)
+        self.made.append(options | {"spec": function.args[0]})
         return self
 
     def fit(self):
@@ -276,7 +276,7 @@ def test_what_train_is_asked_for(monkeypatch, use_gpu, backend):
     topology = SimpleNamespace(**{**vars(TOPOLOGY), "use_gpu": use_gpu})
     train.run(topology, gpu_type="H100", max_in_flight=5, verify_every=7)
     first, second = train.made
-    spec = first["train_loop_config"]["spec"]
+    spec = first["spec"]
     assert (spec.name, spec.max_in_flight, spec.verify_every, spec.use_gpu) == ("trainer-3", 5, 7, use_gpu)
     assert (first["torch_config"].backend, first["torch_config"].timeout_s) == (backend, 600)
     run = first["run_config"]

@@ -12,10 +12,11 @@ from speedrun.schedules import final_validation_state, forward_state
 from speedrun.validation import Validator
 
 from discreteness import documents
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.config import RunConfig
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import prepare
+from discreteness.header import CheckpointHeader
 from tests.brief_track import brief, write_shards
 from tests.golden_case import init_weights
 

@@ -15,9 +15,10 @@ from speedrun.tracks import tiny
 from speedrun.validation import vocabulary_of
 
 from discreteness import documents as documents_module
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.comparison import first_difference
 from discreteness.evaluators import Evaluator
+from discreteness.header import CheckpointHeader
 from discreteness.loading import Incoming, Loader, pieces
 from discreteness.scoring import Scorer
 from tests import skips

@@ -10,8 +10,9 @@ from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
 from discreteness.cli import COMMANDS
+from discreteness.header import CheckpointHeader
 from discreteness.weights import WeightsFormat
 from tests.conftest import ROOT
 from tests.golden_case import init_weights

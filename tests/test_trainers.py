@@ -16,12 +16,13 @@ from speedrun.tracks import tiny
 from speedrun.training import Checkpoint, SeedFailed
 
 from discreteness import documents, inline, publisher, trainers
+from discreteness.comparison import first_difference
 from discreteness.config import RunConfig
 from discreteness.dispatcher import LEASE_POLL_S, Lease
 from discreteness.evaluators import Evaluator
 from discreteness.experiment import Experiment, prepare
-from discreteness.scoring import first_difference
-from discreteness.trainers import HEARTBEAT_STEPS, GroupSpec, train_group
+from discreteness.groups import GroupSpec
+from discreteness.trainers import HEARTBEAT_STEPS, train_group
 from tests import gloo
 from tests.brief_track import write_shards
 from tests.plain_ray import Actor, AtOnce, Clock, PlainRay

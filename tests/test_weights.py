@@ -10,7 +10,8 @@ from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 
-from discreteness.checkpoint import CheckpointHeader, CheckpointLayout
+from discreteness.checkpoint import CheckpointLayout
+from discreteness.header import CheckpointHeader
 from discreteness.weights import WeightsFormat, metadata_of
 from tests.golden_case import init_weights
 from tests.quick_track import quick_medium
