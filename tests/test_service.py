@@ -26,7 +26,7 @@ from discreteness.reading import open as open_reader
 from discreteness.status import status
 from tests import skips
 from tests.chaos.campaign import TEXTS
-from tests.conftest import RAY_TRIES, ROOT, Program
+from tests.conftest import PATIENCE_S, RAY_TRIES, ROOT, Program
 from tests.processes import descendants, gone, named
 from tests.test_jobs import free_port
 from tests.test_metrics import ALERTS, NEEDS_A_GPU, PROMETHEUS, QUERIES, selectors
@@ -112,7 +112,15 @@ def prometheus(folder):
     command += [f"--web.listen-address=127.0.0.1:{port}"]
     with (folder / "prometheus.txt").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) if PROMETHEUS else None
-    yield SimpleNamespace(ask=ask, rays=rays)
+
+    def settle():
+        """Until it has seen that the job has ended, which is what one of the alerts is about."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while process and ask("query", query="ray_discreteness_seeds")["result"]:
+            assert time.monotonic() < deadline_s, "Prometheus still sees the job"
+            time.sleep(0.2)
+
+    yield SimpleNamespace(ask=ask, rays=rays, settle=settle)
     if process:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -132,6 +140,7 @@ def undisturbed(folder, prometheus):
         RAY_metrics_report_interval_ms=1000,
     )
     assert job.wait() == 0, job.output
+    prometheus.settle()
     return SimpleNamespace(output=job.output, began_s=began_s, ended_s=time.time(), attempts=attempts(folder / "set"))
 
 
