@@ -218,6 +218,22 @@ def test_the_heartbeat_beats_until_another_takes_over(monkeypatch):
     assert json.loads(storage.read(LOCK_FILE))["token"] == "theirs"
 
 
+def test_all_heartbeats_have_one_size(monkeypatch):
+    """A reader that asks for the size first, and then for the bytes, may get two different beats."""
+    monkeypatch.setattr(lock_module, "HEARTBEAT_S", 0.01)
+    storage = object_storage()
+    with DatasetLock(storage):
+        sizes = {}
+
+        def four_are_seen():
+            beat = storage.read(LOCK_FILE)
+            sizes[json.loads(beat)["beat_s"]] = len(beat)
+            return len(sizes) > 3
+
+        wait_for(four_are_seen)
+    assert set(sizes.values()) == {lock_module.BEAT_BYTES}
+
+
 @pytest.mark.parametrize("late", [1, 2, 3])
 def test_a_beat_on_its_way_does_not_undo_a_take_over(monkeypatch, late):
     """The old holder has looked, then its storage is slow: its beat arrives over the new holder's, `late` times."""
