@@ -56,7 +56,7 @@ class Job:
         self.script = Script(losses=lambda header: losses(header.seed, (header.step,))[0])
         pool = a_pool(self.script, {}, num_evaluators, num_groups=1)
         self.dispatcher = Dispatcher(self.dataset, seeds, self.experiment, pool, max_attempts)
-        self.dispatcher.weights = Weights()
+        self.dispatcher._weights = Weights()
         self.ended = []
 
     def run(self, scenario):

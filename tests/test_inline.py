@@ -160,11 +160,11 @@ def test_rank_0_announces_each_seed_that_is_missing_and_then_the_end(config, two
     experiment = prepare(more, more.track)
     trainer = Announced(GPT(brief.model, torch.float32, "cpu"))
     with Log("text") as log, pytest.raises(ValueError, match="seed 3"):  # which trained nothing: the commit refuses it
-        inline._lead(experiment, trainer, open_dataset(experiment, more), log)
+        inline._lead(experiment, trainer, open_dataset(experiment, more), DatasetLock(more.output), log)
     assert announced == [3]
     with Log("text") as log:
         experiment = prepare(config, config.track)
-        assert inline._lead(experiment, trainer, open_dataset(experiment, config), log) == 0
+        assert inline._lead(experiment, trainer, open_dataset(experiment, config), DatasetLock(config.output), log) == 0
     assert announced == [3, -1]
 
 

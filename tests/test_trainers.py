@@ -259,7 +259,7 @@ def test_any_other_error_is_told_with_its_rank_and_then_ends_the_group():
 
 def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_group():
     dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
-    dispatcher.finish = lambda attempt, records, stall_s: 1 / 0
+    dispatcher.finish = lambda attempt, records, stall_s, library: 1 / 0
     with pytest.raises(ZeroDivisionError):
         run(dispatcher, Training())
     assert len(dispatcher.of("lease")) == 1
