@@ -59,10 +59,10 @@ def kernel():
 
 
 def main(program, *arguments):
-    from speedrun import execution, flash_attention
+    from speedrun import attention, flash_attention
 
-    execution.resolve_backend = lambda asked, device, dtype: asked
-    execution.check_backend = lambda backend, device: flash_attention.flash3()
+    attention.resolve_backend = lambda asked, device, dtype: asked
+    attention.check_backend = lambda backend, device: flash_attention.flash3()
     sys.argv = [program, *arguments]
     if program == "discreteness":
         from discreteness.cli import main as start
