@@ -18,12 +18,12 @@ quick = replace(
         momentum_cooldown_steps=2,
         mtp_steps=18,
     ),
-    data=replace(tiny.data, val_tokens=1024, val_chunk_tokens=256),
+    data=replace(tiny.data, val_tokens=2048, val_chunk_tokens=512),
     validate_every=10,
 )
 
 # Eight workers may share it.
-wide = replace(quick, name="wide", data=replace(quick.data, num_slots=8, val_chunk_tokens=128))
+wide = replace(quick, name="wide", data=replace(quick.data, num_slots=8, val_chunk_tokens=256))
 
 # Its weights overflow within a few updates: every attempt of every seed fails, the same way.
 poisoned = replace(quick, name="poisoned", optimizer=replace(quick.optimizer, normuon_lr=1e30))

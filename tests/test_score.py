@@ -73,7 +73,7 @@ def test_padding_rows_take_no_rank(trained, tmp_path):
         for name, tensor in state_dict().items()
     }
     mean = state_dict()["lm_head.weight"].mean(0)
-    padded["lm_head.weight"][3072:] = 3 * mean + 1
+    padded["lm_head.weight"][3072:] = 3 * mean + 3
     torch.save({"step": 20, "model": padded}, tmp_path / "w.pt")
     wide = load_trained(tmp_path / "w.pt", track_name="tests.trained_case:wide")
     (document,) = documents_of(TEXT)
