@@ -34,28 +34,30 @@ BEAT_BYTES = 1024
 logger = logging.getLogger(__name__)
 
 
-class LockHeld(OSError):
+class OtherDriver(OSError):
     """Another driver works on the dataset. `holder`: content of its lock file."""
 
-    def __init__(self, root: str, holder: dict[str, Any]):
-        self.root = root
-        self.holder = holder
-        super().__init__(f"{root} is in use by {describe(holder)}; wait for it, or pass --take-over if it is gone")
-
-    def __reduce__(self):  # made from its parts again when it comes from another process
-        return LockHeld, (self.root, self.holder)
-
-
-class LockLost(OSError):
-    """Another driver has taken the dataset over. `holder`: content of its lock file."""
+    text = ""
 
     def __init__(self, root: str, holder: dict[str, Any]):
         self.root = root
         self.holder = holder
-        super().__init__(f"{root} was taken over by {describe(holder)}; what is committed is kept")
+        super().__init__(self.text.format(root=root, holder=describe(holder)))
 
     def __reduce__(self):  # made from its parts again when it comes from another process
-        return LockLost, (self.root, self.holder)
+        return type(self), (self.root, self.holder)
+
+
+class LockHeld(OtherDriver):
+    """It was there first."""
+
+    text = "{root} is in use by {holder}; wait for it, or pass --take-over if it is gone"
+
+
+class LockLost(OtherDriver):
+    """It has taken the dataset over."""
+
+    text = "{root} was taken over by {holder}; what is committed is kept"
 
 
 class DatasetLock:
