@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from speedrun.execution import PLAIN
 from speedrun.model import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
@@ -20,12 +19,13 @@ from discreteness.comparison import first_difference
 from discreteness.config import RunConfig
 from discreteness.dispatcher import LEASE_POLL_S, Lease
 from discreteness.evaluators import Evaluator
-from discreteness.experiment import Experiment, prepare
+from discreteness.experiment import prepare
 from discreteness.groups import GroupSpec
 from discreteness.trainers import HEARTBEAT_STEPS, train_group
 from tests import gloo
 from tests.brief_track import write_shards
 from tests.plain_ray import Actor, AtOnce, Clock, PlainRay
+from tests.test_topology import experiment as planned
 
 LAST = tiny.schedule.last_step
 FAR = (0, 120, 240, LAST)
@@ -135,21 +135,8 @@ class Training:
 
 
 def experiment(plan=FAR, world_size=1):
-    return Experiment(
-        track=tiny,
-        data_root="",
-        documents=tuple(documents.built_in()[:1]),
-        packing="isolated",
-        score_tokens=16_384,
-        world_size=world_size,
-        execution=PLAIN,
-        plan=plan,
-        validation_steps=frozenset(),
-        val_tokens=0,
-        kept_steps=frozenset(),
-        seeds=(0,),
-        identity={},
-    )
+    one_document = tuple(documents.built_in()[:1])
+    return replace(planned(tiny, world_size, seeds=1, plan=plan), documents=one_document)
 
 
 @contextmanager
