@@ -138,7 +138,9 @@ def test_on_debian_root_installs_chromium_unless_it_is_there(machine, tmp_path):
 
 
 def test_make_test_brings_the_programs_and_ends_with_pytest_and_ci_runs_nothing_else():
-    done = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     printed = done.stdout
     assert "install -qq --no-install-recommends chromium" in printed and "apt-get download -qq prometheus" in printed
     last = printed.splitlines()[-1]
