@@ -145,6 +145,23 @@ for name, values in sent.items():
     assert imported_by("import discreteness.driver", "torch", "ray.train", "pandas") == []
 
 
+def test_training_and_scoring_on_a_cpu_load_no_compiler(tmp_path):
+    """It takes a second or two, of each worker and each evaluator, where nothing is compiled."""
+    train_and_score = f"""
+from pathlib import Path
+from discreteness.config import RunConfig
+from discreteness.inline import run_inline
+from tests.brief_track import write_shards
+write_shards(Path({str(tmp_path)!r}))
+Path({str(tmp_path / "texts")!r}).mkdir()
+Path({str(tmp_path / "texts/a.txt")!r}).write_text("One line follows the other.")
+config = RunConfig(track="tests.brief_track:brief", seeds="0", checkpoints="every:1", data={str(tmp_path)!r},
+                   documents={str(tmp_path / "texts")!r}, output={str(tmp_path / "set")!r})
+assert run_inline(config) == 0
+"""
+    assert imported_by(train_and_score, "torch", "torch._dynamo", "torch._inductor", "sympy")[-1:] == ["torch"]
+
+
 def test_every_module_begins_with_its_arrow():
     for path in tracked():
         if path.parts[0] in ("discreteness", "modded-nanogpt", "jobs") and path.suffix == ".py":

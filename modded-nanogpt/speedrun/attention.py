@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speedrun.flash_attention import flash3, flash_attention
+from speedrun.operators import operator
 
 Backend = Literal["flash3", "varlen", "reference"]
 BACKENDS = get_args(Backend)
@@ -82,28 +83,24 @@ def attention(
     return flash_attention(q, k, v, cu_seqlens, max_seqlen, window, scale, backend, deterministic)[0]
 
 
-@torch.library.custom_op("speedrun::reference_attention", mutates_args=())
-def reference_attention(
+def _forward(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor, window: Tensor, scale: Tensor
 ) -> Tensor:
     return banded_attention(q, k, v, cu_seqlens, reach(window, max_seqlen), float(scale))
 
 
-@torch.library.custom_op("speedrun::reference_attention_backward", mutates_args=())
-def reference_attention_backward(
+def _backward(
     dy: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: Tensor, window: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return banded_attention_backward(dy, q, k, v, cu_seqlens, reach(window, max_seqlen), float(scale))
 
 
-@reference_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
-    return q.new_empty(q.shape)
-
-
-@reference_attention_backward.register_fake
-def _(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+reference_attention = operator("speedrun::reference_attention", _forward, lambda q, *_: q.new_empty(q.shape))
+reference_attention_backward = operator(
+    "speedrun::reference_attention_backward",
+    _backward,
+    lambda dy, q, k, v, *_: (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)),
+)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -114,7 +111,7 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *reference_attention_backward(dy, *ctx.saved_tensors), None, None, None, None
 
 
-reference_attention.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("speedrun::reference_attention", _differentiate, setup_context=_save)
 
 
 def reach(window: Tensor, max_seqlen: Tensor) -> int:

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speedrun.operators import operator
 
-@torch.library.custom_op(
-    "speedrun::lookup", mutates_args=(), schema="(Tensor table, Tensor ids, Tensor? order) -> Tensor"
-)
-def lookup(table: Tensor, ids: Tensor, order: Tensor | None) -> Tensor:
+
+def _rows(table: Tensor, ids: Tensor, order: Tensor | None) -> Tensor:
     """Rows `ids` (T,) of `table` (V, D) -> (T, D), dtype of the table.
 
     order: (T,) int64, the stable permutation that sorts `ids`; None: found when a gradient is asked for.
@@ -22,15 +21,7 @@ def lookup(table: Tensor, ids: Tensor, order: Tensor | None) -> Tensor:
     return F.embedding(ids, table)
 
 
-@lookup.register_fake
-def _(table: Tensor, ids: Tensor, order: Tensor | None) -> Tensor:
-    return table.new_empty(len(ids), table.shape[1])
-
-
-@torch.library.custom_op(
-    "speedrun::lookup_gradient", mutates_args=(), schema="(Tensor grad, Tensor ids, Tensor? order, int rows) -> Tensor"
-)
-def lookup_gradient(grad: Tensor, ids: Tensor, order: Tensor | None, rows: int) -> Tensor:
+def _gradient(grad: Tensor, ids: Tensor, order: Tensor | None, rows: int) -> Tensor:
     """Gradient (T, D) of the rows looked up -> that of the table, (rows, D) in the same dtype."""
     if grad.is_cuda:
         from speedrun.lookup_kernels import sum_by_id  # needs Triton, which a machine without GPU may lack
@@ -42,9 +33,18 @@ def lookup_gradient(grad: Tensor, ids: Tensor, order: Tensor | None, rows: int) 
     return summed.to(grad.dtype)
 
 
-@lookup_gradient.register_fake
-def _(grad: Tensor, ids: Tensor, order: Tensor | None, rows: int) -> Tensor:
-    return grad.new_empty(rows, grad.shape[1])
+lookup = operator(
+    "speedrun::lookup",
+    _rows,
+    lambda table, ids, order: table.new_empty(len(ids), table.shape[1]),
+    "(Tensor table, Tensor ids, Tensor? order) -> Tensor",
+)
+lookup_gradient = operator(
+    "speedrun::lookup_gradient",
+    _gradient,
+    lambda grad, ids, order, rows: grad.new_empty(rows, grad.shape[1]),
+    "(Tensor grad, Tensor ids, Tensor? order, int rows) -> Tensor",
+)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -57,4 +57,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return lookup_gradient(grad, *ctx.saved_tensors, ctx.rows), None, None
 
 
-lookup.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("speedrun::lookup", _backward, setup_context=_keep)

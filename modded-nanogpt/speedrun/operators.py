@@ -1,0 +1,24 @@
+"""a function of tensors -> an operator, which torch.compile takes whole and calls as it is.
+
+As torch.library.custom_op, without its guard against being traced, which imports the compiler at the first call: a
+second or two of every process that trains or scores on a CPU, where nothing is compiled. Nothing traces these
+functions: compiled code calls them through torch's dispatcher, as it calls its own operators.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def operator(name: str, function: Callable[..., Any], fake: Callable[..., Any], schema: str | None = None) -> Any:
+    """An operator without side effects, to be called as `function` is.
+
+    `name`: "namespace::name". `fake`: with the arguments of `function`, returns tensors of the same shapes and dtypes
+    without their values. `schema`: where the annotations of `function` do not give it, in torch's own notation.
+    """
+    torch.library.define(name, schema or torch.library.infer_schema(function, mutates_args=()))
+    torch.library.impl(name, "default", function)
+    torch.library.register_fake(name, fake)
+    namespace, _, short = name.partition("::")
+    return getattr(getattr(torch.ops, namespace), short).default
