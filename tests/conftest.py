@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+
+# Before torch is imported: where tests run beside each other, threads that wait for threads burn what others need.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 
 pytest_plugins = ["tests.skips"]
@@ -52,7 +56,6 @@ def private_home(tmp_path_factory):
     os.environ.update(
         HOME=str(home),
         XDG_CACHE_HOME=str(home / ".cache"),
-        OMP_NUM_THREADS="1",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_worker_niceness="0",  # beside the other tests on few cores Ray's workers would hardly run
         RAY_agent_register_timeout_ms="900000",  # a node whose agent is slow to start would end itself

@@ -32,16 +32,17 @@ poisoned = replace(quick, name="poisoned", optimizer=replace(quick.optimizer, no
 quick_medium = replace(
     medium,
     name="quick_medium",
-    model=replace(medium.model, vocab_size=tiny.model.vocab_size, num_heads=2, head_dim=32, window_block=8),
+    model=replace(medium.model, vocab_size=tiny.model.vocab_size, num_heads=2, head_dim=16, window_block=8),
     schedule=replace(
         medium.schedule,
         scheduled_steps=24,
         extension_steps=4,
-        batch_tokens=(128, 256, 384, *[512] * 9),
+        batch_tokens=(64, 128, 192, *[256] * 9),
         momentum_warmup_steps=4,
         momentum_cooldown_steps=5,
         mtp_steps=6,
     ),
+    optimizer=replace(medium.optimizer, adam_lr=3 * medium.optimizer.adam_lr),  # so few updates of so narrow a model
     data=quick.data,
     needs_gpu=False,
     validate_every=14,

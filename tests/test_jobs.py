@@ -108,9 +108,11 @@ def committed(path):
     return [seed.seed for seed in status(str(path)).committed]
 
 
-def test_a_job_from_an_upload_needs_no_installation_and_a_poison_seed_fails_alone(head, upload, tmp_path, capsys):
-    """The upload's own code runs, whatever is installed: seed 1 has another weight in it. Job code, log and status
-    say so."""
+def test_an_upload_needs_no_installation_a_poison_seed_fails_alone_and_so_does_a_group_without_a_place(
+    head, upload, tmp_path, capsys
+):
+    """The upload's own code runs, whatever is installed: seed 1 has another weight in it. On 2 CPUs one of two groups
+    of 2 workers fits; the other ends in time. Job code, log and status say all this, the experiment goes on."""
     poisoned = tmp_path / "poisoned"
     shutil.copytree(upload, poisoned)
     drawing = poisoned / "modded-nanogpt/speedrun/initial_weights.py"
@@ -119,8 +121,8 @@ def test_a_job_from_an_upload_needs_no_installation_and_a_poison_seed_fails_alon
     # `-S`-like isolation: the editable install of this checkout is hidden by a sitecustomize of the job's own.
     hide = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]"
     (poisoned / "sitecustomize.py").write_text(hide)
-    arguments = [*quick(tmp_path / "set"), "--seeds", "0-2", "--max-attempts", 2, "--trainers", 1]
-    arguments += ["--log-format", "json"]
+    arguments = [*quick(tmp_path / "set"), "--seeds", "0-2", "--max-attempts", 2, "--log-format", "json"]
+    arguments += ["--workers-per-trainer", 2, "--trainers", 2, "--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", "jobs/run_seeds.py", *arguments, working_dir=poisoned)
     assert code != 0
     assert "seed 1 FAILED: the training loss is nan" in text and "seeds committed 2/3" in text, text
@@ -133,7 +135,10 @@ def test_a_job_from_an_upload_needs_no_installation_and_a_poison_seed_fails_alon
     assert [event["attempt"] for event in ends] == leased, ends
     failed = ends[-1]
     assert [event["event"] for event in ends] == ["attempt lost", "seed failed"]
-    assert (failed["level"], failed["seed"], failed["group"]) == ("error", 1, "trainer-0")
+    given_up = re.search(r"(trainer-\d) was given up: ", text)[1]
+    assert "asked: 2 x {'CPU': 1.0} on one node; the cluster has {" in text
+    (other,) = {"trainer-0", "trainer-1"} - {given_up}
+    assert (failed["level"], failed["seed"], failed["group"]) == ("error", 1, other)
     assert len(status(str(tmp_path / "set")).failed_attempts) == 2
     Status(str(tmp_path / "set"))()
     shown = capsys.readouterr().out
@@ -147,19 +152,7 @@ def test_a_job_from_an_upload_needs_no_installation_and_a_poison_seed_fails_alon
     assert "FAILED" in {job["status"] for job in jobs}
 
 
-def test_a_job_without_upload_uses_the_installation_and_gives_up_a_group_without_a_place(head, tmp_path):
-    """2 CPUs: of two groups of 2 workers one fits. The other ends in time and says what was asked, the experiment goes
-    on."""
-    crowded = ["--workers-per-trainer", 2, "--trainers", 2, "--start-timeout-s", 5]
-    code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *crowded)
-    assert code == 0, text
-    assert "seeds committed 2/2" in text
-    assert open_reader(str(tmp_path / "set")).seeds == [0, 1]
-    assert "was given up: " in text
-    assert "asked: 2 x {'CPU': 1.0} on one node; the cluster has {" in text
-
-
-def test_a_job_whose_groups_fit_nowhere_ends_in_the_time_it_was_given(head, tmp_path):
+def test_a_job_without_upload_whose_groups_fit_nowhere_ends_in_the_time_it_was_given(head, tmp_path):
     nowhere = ["--seeds", 0, "--track", "tests.quick_track:wide", "--workers-per-trainer", 8, "--trainers", 1]
     nowhere += ["--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *nowhere)

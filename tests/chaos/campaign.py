@@ -25,7 +25,7 @@ import pytest
 from tests.chaos.checker import check
 from tests.chaos.faults import FAULTS
 from tests.chaos.machines import Disk, Machines, possible
-from tests.conftest import Program
+from tests.conftest import ROOT, Program
 from tests.processes import descendants
 
 RECOVERY_S = 1200
@@ -41,11 +41,15 @@ TEXTS = {
 
 
 class Stage:
-    """The machines, the disk and the job of one campaign, and the random numbers that decide."""
+    """The machines, the disk and the job of one campaign, and the random numbers that decide.
 
-    def __init__(self, folder, seed, workers, machines, num_seeds):
+    `launcher`: what starts the job's Python, before its arguments, in the folder `cwd`.
+    """
+
+    def __init__(self, folder, seed, workers, machines, num_seeds, launcher=(), cwd=ROOT):
         self.folder = Path(folder)
         self.num_seeds = num_seeds
+        self.launcher, self.cwd = launcher, cwd
         self.rng = random.Random(seed)
         self.workers = workers
         self.trainers = GROUPS
@@ -70,10 +74,12 @@ class Stage:
         arguments += ["--evaluators", str(evaluators or self.rng.choice([1, 2])), "--start-timeout-s", "120"]
         return [*arguments, "--output", str(self.dataset)]
 
-    def start(self, num_seeds=None):
+    def start(self, num_seeds=None, evaluators=None):
         self.commands += 1
         log = self.folder / f"job-{self.commands}.txt"
-        self.job = Program(self.command(num_seeds)[1:], log, **self.machines.environment)
+        self.job = Program(
+            [*self.launcher, *self.command(num_seeds, evaluators)[1:]], log, self.cwd, **self.machines.environment
+        )
 
     def processes(self, name, whole=False):
         """(process id, machine) of what runs on the machines under that name, at least one; the machine is None for the

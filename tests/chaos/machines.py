@@ -151,6 +151,7 @@ class Machines:
             **os.environ,
             "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
             "RAY_ADDRESS": self.address,
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{self.dashboard_port}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
             "RAY_USAGE_STATS_ENABLED": "0",
