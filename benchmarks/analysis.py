@@ -13,7 +13,7 @@ import numpy as np
 from planted import noise, planted_steps, steps_of
 from scipy.optimize import curve_fit
 
-from discreteness.fits import Fits, fit, octaves
+from discreteness.analysis.fits import Fits, fit, octaves
 
 
 def one_sigmoid(x: np.ndarray, low: float, fall: float, center: float, width: float) -> np.ndarray:

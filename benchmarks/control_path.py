@@ -26,14 +26,14 @@ import ray
 from ray._private.internal_api import node_stats
 from speedrun.schedules import forward_state
 
-from discreteness.cluster import join_or_look, start_local
-from discreteness.config import RunConfig
-from discreteness.dispatcher import Dispatcher, Lease
-from discreteness.driver import leave
-from discreteness.experiment import Experiment, open_dataset, prepare
-from discreteness.header import CheckpointHeader
-from discreteness.pool import EvaluatorPool
-from discreteness.problems import verify
+from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.cluster.machines import join_or_look, start_local
+from discreteness.dataset.verify import verify
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import Experiment, open_dataset, prepare
+from discreteness.service.dispatcher import Dispatcher, Lease
+from discreteness.service.driver import leave
+from discreteness.service.evaluator_pool import EvaluatorPool
 
 NUM_EVALUATORS = 4
 CREDITS = 8

@@ -26,16 +26,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from speedrun.tokenizer import decode_bytes
+from speedrun.data.tokenizer import decode_bytes
 
-from discreteness import reading
-from discreteness.compaction import _names
-from discreteness.dataset import Dataset
-from discreteness.documents import built_in
-from discreteness.export import export
-from discreteness.seed_file import LOSSES, row_groups
-from discreteness.seed_file import _losses_table as losses_table
-from discreteness.token_file import KEYS, TOKENS, steps_of_a_page, token_file
+from discreteness.dataset import reader
+from discreteness.dataset.by_token.compaction import _names
+from discreteness.dataset.by_token.token_file import KEYS, TOKENS, steps_of_a_page, token_file
+from discreteness.dataset.export.files import export
+from discreteness.dataset.seed_file import LOSSES, row_groups
+from discreteness.dataset.seed_file import _losses_table as losses_table
+from discreteness.dataset.writer import Dataset
+from discreteness.experiment.documents import built_in
 
 COLD_TIMES, WARM_TIMES = 3, 15
 DISK_BYTES, TIME_NS = 12, 500
@@ -139,7 +139,7 @@ def write_seeds(dataset: Dataset, folder: Path, seeds: int, costs: dict[str, Cos
                 writer.write_table(table, row_group_size=len(table))
 
 
-def write_hdf5(experiment: reading.Experiment, folder: Path, costs: dict[str, Cost]) -> float:
+def write_hdf5(experiment: reader.Experiment, folder: Path, costs: dict[str, Cost]) -> float:
     """Writes the float16 file; returns the bytes of a float32 one, scaled from some tokens."""
     sampled = 0
     with h5py.File(folder / "a.h5", "w") as file, h5py.File(folder / "sample.h5", "w") as sample:
@@ -160,7 +160,7 @@ def write_hdf5(experiment: reading.Experiment, folder: Path, costs: dict[str, Co
 COMPACT = """
 import re, sys, time
 from pathlib import Path
-from discreteness.compaction import compact
+from discreteness.dataset.by_token.compaction import compact
 compact(sys.argv[1])
 print(time.process_time(), re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
@@ -174,7 +174,7 @@ def compact_in_a_process(path: Path) -> tuple[Cost, float]:
     return Cost(time.perf_counter() - began_s, float(cpu_s)), int(peak_kb) * 1024 / 1e9
 
 
-def one_file_against_pyarrow(experiment: reading.Experiment, costs: dict[str, Cost]) -> int:
+def one_file_against_pyarrow(experiment: reader.Experiment, costs: dict[str, Cost]) -> int:
     """Makes one token-major file of up to 2**25 losses thrice, and lets pyarrow write the same columns, its table made
     before; returns the number of losses written."""
     steps, seeds = experiment.steps, experiment.seeds
@@ -211,9 +211,9 @@ def questions(path: Path, folder: Path, document: str, all_documents: list) -> d
     tokens = where[document]
     names = [(name, token) for name in where for token in where[name]]
     first = next(i for i, (name, _) in enumerate(names) if name == document)
-    middle = len(reading.open(path).steps) // 2
-    seeds = len(reading.open(path).seeds)
-    step = reading.open(path).steps[middle]
+    middle = len(reader.open(path).steps) // 2
+    seeds = len(reader.open(path).seeds)
+    step = reader.open(path).steps[middle]
 
     def h5(name: str, token: int) -> str:
         return f"losses/{name}/token_{token}"
@@ -228,7 +228,7 @@ def questions(path: Path, folder: Path, document: str, all_documents: list) -> d
         edges = np.cumsum([0, *(len(where[n]) for n in where)])[:-1]
         return [np.add.reduceat(load(s).astype(np.float64), edges, axis=1) for s in range(seeds)]
 
-    ours = lambda: reading.open(path)  # noqa: E731
+    ours = lambda: reader.open(path)  # noqa: E731
     hdf5 = lambda: h5py.File(folder / "a.h5")  # noqa: E731
     none = lambda: None  # noqa: E731
     own, file, pt = path, folder / "a.h5", folder / "pt"
@@ -292,7 +292,7 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
     print(f"about {TIME_NS * rows / 6e10:.0f} minutes on two free cores\n", flush=True)
     write_seeds(dataset, folder, seeds, costs)
     costs["discreteness compact, all of it"], peak_gb = compact_in_a_process(path)
-    experiment = reading.open(path)
+    experiment = reader.open(path)
     hdf5_float32 = write_hdf5(experiment, folder, costs)
     with timed(costs, "export to Parquet, float16"):
         export(path, "parquet", folder / "float16.parquet", "float16")
@@ -323,10 +323,10 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
         print(f"| {what} | {num_bytes / 1e6:.1f} | {num_bytes / rows / width:.3f} |")
     forget(path)
     began_s = time.perf_counter()
-    reading.open(path)
+    reader.open(path)
     cold_s = time.perf_counter() - began_s
     began_s = time.perf_counter()
-    reading.open(path)
+    reader.open(path)
     print(f"\nopen(): {cold_s * 1e3:.0f} ms cold, {(time.perf_counter() - began_s) * 1e3:.0f} ms warm\n")
     print("| question, ms cold / warm | ours | HDF5 | .pt | ours of HDF5 |\n|---|---|---|---|---|")
     document = min(experiment.documents, key=lambda d: abs(d.num_losses - 80)).name
@@ -336,7 +336,7 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
         (cold, warm), (h5_cold, h5_warm) = found["ours"], found["HDF5"]
         print(f"| {question} | {' | '.join(cells)} | {cold / h5_cold:.2f} / {warm / h5_warm:.2f} |", flush=True)
     same = [
-        np.array_equal(experiment.losses(document, seeds=[s])[0], reading.open(path).losses(document)[s])
+        np.array_equal(experiment.losses(document, seeds=[s])[0], reader.open(path).losses(document)[s])
         for s in (0, seeds - 1)
     ]
     print(f"\nseed files and parts answer alike: {all(same)}")

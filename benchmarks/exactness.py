@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from short_track import add_arguments, short_track
 from speedrun.execution import Execution
-from speedrun.model import GPT
+from speedrun.model.gpt import GPT
 from speedrun.tracks import Track
 from speedrun.training import Trainer
 from speedrun.validation import vocabulary_of
 
-from discreteness import documents
-from discreteness.checkpoint import CheckpointLayout
-from discreteness.comparison import first_difference
-from discreteness.documents import Document
-from discreteness.header import CheckpointHeader
-from discreteness.scoring import Scorer
+from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.experiment import documents
+from discreteness.experiment.documents import Document
+from discreteness.scoring.comparison import first_difference
+from discreteness.scoring.scorer import Scorer
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from speedrun.tokenizer import _encoding, encode
+from speedrun.data.tokenizer import _encoding, encode
 from speedrun.tracks import small
 
-from discreteness.make_shards import batches, cores, make_shards, text_files
+from discreteness.shards.make import batches, cores, make_shards, text_files
 
 
 def read(texts: str, glob: str) -> list[str]:

@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speedrun.data import write_shard
+from speedrun.data.sampler import write_shard
+from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.data.tokenizer import BOS, encode
 from speedrun.schedules import forward_state, step_settings
-from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
-from speedrun.tokenizer import BOS, encode
 from speedrun.tracks import Track, track
 from speedrun.training import Trainer
 from training_speed import step_flops, synchronize
 
-from discreteness.flops import PEAK_FLOP_S
+from discreteness.service.flops import PEAK_FLOP_S
 
 RECORD_MS = {
     "small": {0: 33.4, 600: 61.1, 1200: 87.5},

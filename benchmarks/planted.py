@@ -3,8 +3,8 @@
 python benchmarks/planted.py [--curves 1000]
 
 Every curve is drawn with a known answer: steps, smooth falls, and curves made to mislead. The
-thresholds of discreteness.fits were chosen while looking at curves of these generators, drawn from other seeds: the
-table is no independent test of them.
+thresholds of discreteness.analysis.fits were chosen while looking at curves of these generators, drawn from other
+seeds: the table is no independent test of them.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from discreteness.fits import Fits, fit, octaves
-from discreteness.plan import parse_plan
+from discreteness.analysis.fits import Fits, fit, octaves
+from discreteness.experiment.plan import parse_plan
 
 LAST_STEP = 1840
 PLANS = {"1,841 checkpoints": "every:1", "300": "log:300", "48": "log:48"}

@@ -34,17 +34,17 @@ import torch
 import train_validation
 from speedrun.training import Checkpoint, Trainer
 
-from discreteness.checkpoint import CheckpointLayout
-from discreteness.cluster import join_or_look, start_local
-from discreteness.config import RunConfig
-from discreteness.dispatcher import Dispatcher
-from discreteness.driver import leave
-from discreteness.experiment import Experiment, open_dataset, prepare
-from discreteness.header import CheckpointHeader
-from discreteness.pool import EvaluatorPool
-from discreteness.publisher import Publisher
-from discreteness.scoring import Scorer
-from discreteness.staging import Staging
+from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.checkpoint.staging import Staging
+from discreteness.cluster.machines import join_or_look, start_local
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import Experiment, open_dataset, prepare
+from discreteness.scoring.scorer import Scorer
+from discreteness.service.dispatcher import Dispatcher
+from discreteness.service.driver import leave
+from discreteness.service.evaluator_pool import EvaluatorPool
+from discreteness.service.publisher import Publisher
 
 WAYS = ("none", "loop/6", "sink/6", "streamed/6", "loop/1", "sink/1", "streamed/1")
 

@@ -1,7 +1,7 @@
 """a machine's GPUs + shards -> seconds a seed and seeds an hour of each topology, with evaluation and training alone.
 
 python benchmarks/topologies.py --data DIR [--topologies group,beside,own,loop] [--ways alone,log,every] [--limit-s 560]
-python benchmarks/topologies.py --gpus 2 --track tests.quick_track:quick        on CPUs, about 5 minutes of two cores
+python benchmarks/topologies.py --gpus 2 --track tests.support.quick_track:quick   on CPUs, about 5 minutes of two cores
 
 group   one trainer of all N GPUs, an evaluator on a tenth of each
 beside  N one-GPU trainers, an evaluator on a tenth of each GPU

@@ -23,10 +23,10 @@ from ray.train.v2.api.validation_config import ValidationConfig, ValidationTaskC
 from speedrun.schedules import forward_state
 from speedrun.training import Trainer
 
-from discreteness.checkpoint import CheckpointLayout
-from discreteness.evaluators import Evaluator
-from discreteness.experiment import Experiment
-from discreteness.header import CheckpointHeader
+from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.experiment.prepare import Experiment
+from discreteness.scoring.evaluator import Evaluator
 
 FILE = "checkpoint.bin"
 

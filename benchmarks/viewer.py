@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
-from speedrun.tokenizer import decode_bytes
+from speedrun.data.tokenizer import decode_bytes
 
-from discreteness.documents import built_in
-from tests.chromium import CHROMIUM, until
-from tests.planted_dataset import create_planted, log_plan
+from discreteness.experiment.documents import built_in
+from tests.support.chromium import CHROMIUM, until
+from tests.support.planted_dataset import create_planted, log_plan
 
 DOCUMENT = "capitals_countries.txt"
 STOPWATCH = """

@@ -18,7 +18,7 @@ alone       the messages of an even and an odd update one after another, with no
 hides behind the optimizers' work; waits for each other at every message, which `alone` has not, can bring it above.
 
 Losses. An update consumes the same tokens whatever the world size, until a shard ends (ranks take consecutive documents
-in the order of slots, speedrun/data.py), so world sizes differ by rounding alone. How much that is, is measured: one
+in the order of slots, speedrun/data/sampler.py), so world sizes differ by rounding alone. How much is measured: one
 rank is run once more with the slots of an update in passes of their own. BOUND: at each of the first updates the losses
 of one and N ranks differ by at most FACTOR times the largest difference between those two runs of one rank. Outside of
 it the program ends with code 1.
@@ -38,11 +38,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from medium_track import RECORD_MS, peak_gib, stage_starts
-from speedrun.collectives import Collective, Ranks
+from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.execution import Execution
-from speedrun.initial_weights import draw_weights
+from speedrun.model.initial_weights import draw_weights
+from speedrun.optim.collectives import Collective, Ranks
 from speedrun.schedules import forward_state, step_settings
-from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.tracks import Track, track
 from speedrun.training import Trainer
 from training_speed import block_ms, synchronize

@@ -12,6 +12,6 @@ if importlib.util.find_spec("speedrun") is None:
 
 def open(path):
     """A dataset for reading: `discreteness.open("runs/first").losses("elements.txt", token=7)` -> [seeds, steps]."""
-    from discreteness.reading import open as open_dataset  # a plain `import discreteness` stays light
+    from discreteness.dataset.reader import open as open_dataset  # a plain `import discreteness` stays light
 
     return open_dataset(path)

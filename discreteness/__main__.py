@@ -1,5 +1,5 @@
 """`python -m discreteness` is the `discreteness` command (torchrun -m needs a module)."""
 
-from discreteness.cli import main
+from discreteness.cli.main import main
 
 main()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from discreteness.cli import run_seeds
+from discreteness.cli.main import run_seeds
 
 if __name__ == "__main__":
     run_seeds()

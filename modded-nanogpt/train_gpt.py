@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.execution import Execution
-from speedrun.flash_attention import loaded_library
-from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
 
 LOG_EVERY = 10  # steps between two lines' worth of values fetched from the device
-ATTENTION = """see speedrun/attention.py; flash3 is a program of others, from the folder in FLASH_ATTENTION_3, or from
-the hub at the commit in FLASH_ATTENTION_3_REVISION"""
+ATTENTION = """see speedrun/model/attention.py; flash3 is a program of others, from the folder in FLASH_ATTENTION_3, or
+from the hub at the commit in FLASH_ATTENTION_3_REVISION"""
 
 
 def main(track_name: str = "small") -> int:

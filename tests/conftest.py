@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 # Before torch is imported: where tests run beside each other, threads that wait for threads burn what others need.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.support.skips"]
 
 # An example may take as long as a busy machine makes it.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

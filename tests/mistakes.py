@@ -1,7 +1,7 @@
 """Plants each mistake of mistakes.toml in a copy of the checkout and says which test notices it.
 
 python -m tests.mistakes                          all of them: about an hour on two cores
-python -m tests.mistakes discreteness/pool.py     those of one source file
+python -m tests.mistakes discreteness/service/evaluator_pool.py     those of one source file
 python -m tests.mistakes --table                  runs nothing: the table of docs/development.md, from past results
 
 A mistake counts as noticed when an assertion or an error of a test fails it within TIMEOUT_S. One that only hangs, or

@@ -14,24 +14,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_case import DOCUMENTS, STEPS, commit, create
-from faulty_filesystem import object_storage
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from speedrun.data import HEADER_BYTES, MAGIC, VERSION, ShardError, TrainingBatches, ValidationChunks, open_shard
-from speedrun.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.data.sampler import (
+    HEADER_BYTES,
+    MAGIC,
+    VERSION,
+    ShardError,
+    TrainingBatches,
+    ValidationChunks,
+    open_shard,
+)
+from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 
-from discreteness import reading
-from discreteness.config import RunConfig
-from discreteness.documents import MAX_FILE_BYTES, DocumentError, load
-from discreteness.experiment import prepare
-from discreteness.identity import data_identity, identity_hash
-from discreteness.lock import LOCK_FILE, DatasetLock
-from discreteness.plan import parse_plan, parse_seeds
-from discreteness.problems import verify
-from discreteness.seed_file import FOOTER_KEY, footer_bytes
-from discreteness.status import status as status_of
-from discreteness.storage import open_storage
+from discreteness.dataset import reader
+from discreteness.dataset.identity import data_identity, identity_hash
+from discreteness.dataset.lock import LOCK_FILE, DatasetLock
+from discreteness.dataset.seed_file import FOOTER_KEY, footer_bytes
+from discreteness.dataset.status import status as status_of
+from discreteness.dataset.storage import open_storage
+from discreteness.dataset.verify import verify
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.documents import MAX_FILE_BYTES, DocumentError, load
+from discreteness.experiment.plan import parse_plan, parse_seeds
+from discreteness.experiment.prepare import prepare
+from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
+from tests.support.faulty_filesystem import object_storage
 
 any_input = settings(deadline=None, suppress_health_check=list(HealthCheck))
 slow_input = settings(any_input, max_examples=settings.default.max_examples // 3)
@@ -194,7 +202,7 @@ def whole(tmp_path_factory):
 
 def everything(root):
     """All that a reader gets: the bytes of losses, records, words."""
-    experiment = reading.open(root)
+    experiment = reader.open(root)
     losses = [experiment.losses(document.name, seeds=WHOLE).tobytes() for document in DOCUMENTS]
     tables = [experiment.runs(seed).to_pydict() for seed in WHOLE]
     tables += [experiment.tokens(document.doc_id).to_pydict() for document in DOCUMENTS]
@@ -265,7 +273,7 @@ def test_verify_finds_every_damage_that_a_reader_could_meet(folder, whole, plant
     with named_errors():
         problems = verify(root)
         assert all(problem.strip() and "\n" not in problem for problem in problems)
-    if not problems and status_of(root).committed and len(reading.open(root).seeds) == len(WHOLE):
+    if not problems and status_of(root).committed and len(reader.open(root).seeds) == len(WHOLE):
         assert everything(root) == expected, "damaged, and verify did not say so"
 
 
@@ -383,7 +391,7 @@ def test_descriptions_made_by_others(folder, whole, data):
             value["identity_hash"] = identity_hash(value["identity"])  # whoever edits can also hash
         content = json.dumps(value).encode()
     (root / "experiment.json").write_bytes(content)
-    for use in status_of, verify, create, lambda path: reading.open(path).losses("a.txt"):
+    for use in status_of, verify, create, lambda path: reader.open(path).losses("a.txt"):
         with named_errors():
             use(root)
 
@@ -426,7 +434,7 @@ def test_an_attempt_that_names_a_file_elsewhere_is_not_followed(folder, whole):
         writer.add_key_value_metadata({FOOTER_KEY: json.dumps({**footer, "attempt": "/../../../elsewhere"})})
     assert list(status_of(here / "set").invalid) == ["losses/seed=00001.parquet"]
     with pytest.raises(ValueError, match="no seed 1"):
-        reading.open(here / "set").runs(1)
+        reader.open(here / "set").runs(1)
 
 
 @any_input
@@ -495,7 +503,7 @@ def test_checkpoint_expressions(text, last):
         assert plan[0] == 0 and plan[-1] == last and list(plan) == sorted(set(plan))
 
 
-# Nothing that asks a network: those file systems are tests/test_object_store.py's.
+# Nothing that asks a network: those file systems are tests/dataset/test_object_store.py's.
 outputs = st.text(max_size=30).filter(lambda text: not text.startswith(("s3:", "gs:", "gcs:", "hdfs:", "viewfs:")))
 odd = ["", "\0", "/", ".", "..", "x" * 300, "\ud800", "a:b", ":", "os:path"]
 awkward = st.one_of(st.text(max_size=12), st.sampled_from(odd))
@@ -525,7 +533,7 @@ def test_configurations(private_home, data):
         config.check()
         for name, least in ("max_in_flight", 1), ("score_tokens", 16), ("trainers", 1), ("start_timeout_s", 1):
             assert getattr(config, name) is None or least <= getattr(config, name) < float("inf")
-        track = config.track if "track" in chosen else "tests.quick_track:quick"
+        track = config.track if "track" in chosen else "tests.support.quick_track:quick"
         experiment = prepare(config, track)
         assert experiment.plan[-1] == experiment.track.schedule.last_step and experiment.seeds
 

@@ -13,27 +13,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dataset_case import STEPS, Text, commit, create, losses, records
-from faulty_filesystem import Faults, FaultyLocal
-from planted_dataset import create_planted, text_documents
 from pyarrow.fs import PyFileSystem
-from speedrun import tiny_corpus
-from speedrun.data import find_shards
+from speedrun.data import tiny_corpus
+from speedrun.data.sampler import find_shards
 
-from discreteness import across_seeds, analysis, cluster, figure, problems, reading
-from discreteness.compaction import compact
-from discreteness.dataset import Dataset
-from discreteness.documents import built_in
-from discreteness.export import export
-from discreteness.generate import distribution
-from discreteness.identity import sources_hash
-from discreteness.make_shards import text_files
-from discreteness.problems import verify
-from discreteness.sampling import Sampling
-from discreteness.seed_file import FOOTER_KEY
-from discreteness.status import events, status
-from discreteness.storage import Storage
-from discreteness.watch import look
+from discreteness.analysis import across_seeds, analyze, figures
+from discreteness.cluster import machines
+from discreteness.dataset import reader
+from discreteness.dataset import verify as problems
+from discreteness.dataset.by_token.compaction import compact
+from discreteness.dataset.export.files import export
+from discreteness.dataset.identity import sources_hash
+from discreteness.dataset.seed_file import FOOTER_KEY
+from discreteness.dataset.status import events, status
+from discreteness.dataset.storage import Storage
+from discreteness.dataset.verify import verify
+from discreteness.dataset.watch import look
+from discreteness.dataset.writer import Dataset
+from discreteness.experiment.documents import built_in
+from discreteness.inference.generate import distribution
+from discreteness.inference.sampling import Sampling
+from discreteness.shards.make import text_files
+from tests.support.dataset_case import STEPS, Text, commit, create, losses, records
+from tests.support.faulty_filesystem import Faults, FaultyLocal
+from tests.support.planted_dataset import create_planted, text_documents
 
 
 class Shuffled(FaultyLocal):
@@ -72,7 +75,7 @@ def test_a_dataset_is_the_same_in_whatever_order_its_folders_are_listed(tmp_path
     assert [running.seed for running in found.running] == list(range(20, 32))
     assert list(found.invalid) == [f"losses/{name}.tmp" for name in "abcdefghijkl"]
     assert look(again.storage).planned == tuple(range(13))
-    experiment = reading.open(again.storage)
+    experiment = reader.open(again.storage)
     assert experiment.arrow().files == [f"{tmp_path}/losses/seed={seed:05d}.parquet" for seed in range(12)]
     (part,) = compact(again.storage)
     assert [seed.seed for seed in part.seeds] == list(range(12))
@@ -99,14 +102,14 @@ def arrow_backwards(monkeypatch):
     parquet.read_table = lambda *arguments, **options: backwards(pq.read_table(*arguments, **options))
     compute = SimpleNamespace(**vars(pc))
     compute.unique = lambda column: pc.unique(column)[::-1]
-    for module in reading, problems, analysis:
+    for module in reader, problems, analyze:
         monkeypatch.setattr(module, "pq", parquet)
     monkeypatch.setattr(problems, "pc", compute)
 
 
 def test_rows_of_words_runs_and_losses_come_as_they_were_written(tmp_path, arrow_backwards):
     commit(create(tmp_path), 0)
-    experiment = reading.open(tmp_path)
+    experiment = reader.open(tmp_path)
     assert experiment.tokens("a.txt")["token_index"].to_pylist() == [0, 1, 2, 3]
     assert experiment.runs(0)["step"].to_pylist() == list(STEPS)
     assert verify(tmp_path) == []
@@ -128,11 +131,11 @@ def test_tables_of_an_analysis_come_as_they_were_written(tmp_path, monkeypatch, 
     documents, words = text_documents({"a.txt": "one two three fo", "b.txt": "five six seven e"})
     steps = tuple(range(0, 256, 6))
     create_planted(tmp_path, documents, words, steps, range(2))
-    found = analysis.analyze(tmp_path)
+    found = analyze.analyze(tmp_path)
     request.getfixturevalue("arrow_backwards")
-    again = analysis.load(tmp_path)
+    again = analyze.load(tmp_path)
     assert again.tokens.equals(found.tokens) and again.spectrum.equals(found.spectrum)
-    assert analysis.rebuilt_shares(again, "a.txt") == analysis.rebuilt_shares(found, "a.txt")
+    assert analyze.rebuilt_shares(again, "a.txt") == analyze.rebuilt_shares(found, "a.txt")
 
 
 def lists_backwards(monkeypatch, name):
@@ -179,9 +182,9 @@ def test_nodes_are_named_in_the_order_of_their_names(monkeypatch):
         for host, node, alive, cpus in (("b", "1", True, 2.0), ("a", "2", True, 4.0), ("a", "0", False, 8.0))
     ]
     for some in entries, entries[::-1]:
-        monkeypatch.setattr(cluster.ray, "nodes", partial(list, some))
-        nodes = tuple(map(cluster._node, cluster._alive()))
-        assert cluster.Cluster(nodes, local=False).describe() == "4 CPU | 2 CPU"
+        monkeypatch.setattr(machines.ray, "nodes", partial(list, some))
+        nodes = tuple(map(machines._node, machines._alive()))
+        assert machines.Cluster(nodes, local=False).describe() == "4 CPU | 2 CPU"
 
 
 def test_of_equal_logits_the_first_are_kept():
@@ -207,11 +210,11 @@ def test_pictured_tokens_of_equal_evidence_are_the_first(monkeypatch):
         return real(values, axis, kind) if kind == "stable" else len(values) - 1 - real(values[::-1], axis, "stable")
 
     monkeypatch.setattr(np, "argsort", ties_backwards)
-    monkeypatch.setattr(figure.Token, "at", lambda experiment, doc_id, token: token)
+    monkeypatch.setattr(figures.Token, "at", lambda experiment, doc_id, token: token)
     fits = {name: np.ones(24) for name in ("delta_bic", "high", "doc_id", "seed")}
     table = pa.table({**fits, "low": np.full(24, -1.0), "token_index": np.arange(24)})
     found = SimpleNamespace(fits=table, seeds=[1])
-    assert figure._from_sharp_to_smooth(None, found) == [0, 2, 4, 6, 8, 10, 13, 15, 17, 19, 21, 23]
+    assert figures._from_sharp_to_smooth(None, found) == [0, 2, 4, 6, 8, 10, 13, 15, 17, 19, 21, 23]
 
 
 def test_what_is_wrong_with_records_is_said_in_one_order(tmp_path):

@@ -94,13 +94,14 @@ def test_only_the_wiring_imports_ray():
 
 def test_the_trainer_runs_where_ray_is_not_installed():
     code = "import sys; sys.modules['ray'] = None; sys.modules['discreteness'] = None\n"
-    code += "import speedrun.training, speedrun.tiny_corpus; print('fine')"
+    code += "import speedrun.training, speedrun.data.tiny_corpus; print('fine')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "fine", done.stderr
 
 
 def test_the_inline_run_needs_no_ray():
-    code = "import sys; sys.modules['ray'] = None\nimport discreteness.inline, discreteness.reading; print('fine')"
+    code = "import sys; sys.modules['ray'] = None\nimport discreteness.service.inline\n"
+    code += "import discreteness.dataset.reader; print('fine')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "fine", done.stderr
 
@@ -119,19 +120,20 @@ def test_processes_that_compute_nothing_do_not_wait_for_torch(tmp_path):
     send = f"""
 import pickle
 from functools import partial
-from discreteness import dispatcher, driver, groups, pool, topology
-from discreteness.cluster import Cluster, Node
-from discreteness.config import RunConfig
-from discreteness.experiment import prepare
-config = RunConfig(track="tests.quick_track:quick", checkpoints="every:10", seeds="0", val_tokens=0)
+from discreteness.cluster import topology
+from discreteness.service import dispatcher, driver, evaluator_pool, trainer_groups
+from discreteness.cluster.machines import Cluster, Node
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import prepare
+config = RunConfig(track="tests.support.quick_track:quick", checkpoints="every:10", seeds="0", val_tokens=0)
 experiment = prepare(config, config.track)
 place = topology.choose(experiment, config, Cluster((Node(2.0, 0.0, None, 10**9),), local=True))
-spec = groups.GroupSpec(
+spec = trainer_groups.GroupSpec(
     name="g", dispatcher=None, experiment=experiment, max_in_flight=8, verify_every=0, use_gpu=False)
 sent = {{
-    "dispatcher": (dispatcher.Dispatcher, experiment, pool.EvaluatorPool(experiment, 1, 1, 0.0)),
-    "groups": (groups.TrainerGroups, config, experiment, place),
-    "worker": partial(groups.train, spec),
+    "dispatcher": (dispatcher.Dispatcher, experiment, evaluator_pool.EvaluatorPool(experiment, 1, 1, 0.0)),
+    "groups": (trainer_groups.TrainerGroups, config, experiment, place),
+    "worker": partial(trainer_groups.train, spec),
 }}
 for name, values in sent.items():
     open({str(tmp_path)!r} + "/" + name, "wb").write(pickle.dumps(values))
@@ -142,20 +144,20 @@ for name, values in sent.items():
         assert imported_by(read.format(f"{tmp_path}/{name}"), "torch", "scipy", "matplotlib") == [], name
     for name in ("dispatcher", "groups", "worker"):
         assert imported_by(read.format(f"{tmp_path}/{name}"), "ray.train", "ray.data", "pandas") == [], name
-    assert imported_by("import discreteness.driver", "torch", "ray.train", "pandas") == []
+    assert imported_by("import discreteness.service.driver", "torch", "ray.train", "pandas") == []
 
 
 def test_training_and_scoring_on_a_cpu_load_no_compiler(tmp_path):
     """It takes a second or two, of each worker and each evaluator, where nothing is compiled."""
     train_and_score = f"""
 from pathlib import Path
-from discreteness.config import RunConfig
-from discreteness.inline import run_inline
-from tests.brief_track import write_shards
+from discreteness.experiment.config import RunConfig
+from discreteness.service.inline import run_inline
+from tests.support.brief_track import write_shards
 write_shards(Path({str(tmp_path)!r}))
 Path({str(tmp_path / "texts")!r}).mkdir()
 Path({str(tmp_path / "texts/a.txt")!r}).write_text("One line follows the other.")
-config = RunConfig(track="tests.brief_track:brief", seeds="0", checkpoints="every:1", data={str(tmp_path)!r},
+config = RunConfig(track="tests.support.brief_track:brief", seeds="0", checkpoints="every:1", data={str(tmp_path)!r},
                    documents={str(tmp_path / "texts")!r}, output={str(tmp_path / "set")!r})
 assert run_inline(config) == 0
 """

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tests import skips
 from tests.conftest import ROOT
+from tests.support import skips
 
 REASONS = {name: text for name, text in vars(skips).items() if name.isupper()}
 
@@ -68,7 +68,7 @@ COLLECTED = "import pytest\npytest.skip('needs a GPU: a machine with one', allow
 
 def lines_of_a_run(folder, *options):
     """What pytest prints of the tests in a folder with this plugin, line by line."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.skips", "--rootdir", folder, folder, *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.skips", "--rootdir", folder, folder, *options]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)

@@ -1,5 +1,1 @@
-"""dataset -> a page on this machine that shows it, while it grows too."""
-
-from discreteness.viewer.server import serve
-
-__all__ = ["serve"]
+"""A dataset in a browser: the page, and the server that draws it from the files."""

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from discreteness.manifest import DocumentInfo
-from discreteness.reading import Experiment
-from discreteness.seed_file import SEED_FILE
-from discreteness.status import RunningSeed, running_seeds
-from discreteness.storage import Storage
+from discreteness.dataset.manifest import DocumentInfo
+from discreteness.dataset.reader import Experiment
+from discreteness.dataset.seed_file import SEED_FILE
+from discreteness.dataset.status import RunningSeed, running_seeds
+from discreteness.dataset.storage import Storage
 
 KEPT_BYTES = 2**30
 """Losses kept in memory: 300 seeds x 1,841 steps of a document of 480 tokens."""

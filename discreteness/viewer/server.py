@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from aiohttp import web
 
-from discreteness.fits import fit
-from discreteness.storage import Storage, open_storage
+from discreteness.analysis.fits import fit
+from discreteness.dataset.storage import Storage, open_storage
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
 from discreteness.viewer.stepwise import Steps, Stepwise

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from discreteness.across_seeds import across_seeds, medians
-from discreteness.analysis import FOLDER, SHARPEST_OCTAVES, Analysis, load
-from discreteness.fits import fit, octaves
-from discreteness.manifest import DocumentInfo
-from discreteness.spectrum import spectrum
+from discreteness.analysis.across_seeds import across_seeds, medians
+from discreteness.analysis.analyze import FOLDER, SHARPEST_OCTAVES, Analysis, load
+from discreteness.analysis.fits import fit, octaves
+from discreteness.analysis.spectrum import spectrum
+from discreteness.dataset.manifest import DocumentInfo
 from discreteness.viewer.growing import Growing, Snapshot
 
 SAMPLE = 8

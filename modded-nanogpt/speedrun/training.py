@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from speedrun.batches import BatchStream
-from speedrun.data import TrainingBatches, find_shards
+from speedrun.data.batches import BatchStream
+from speedrun.data.sampler import TrainingBatches, find_shards
 from speedrun.execution import Execution
-from speedrun.initial_weights import draw_weights
 from speedrun.meter import Meter
-from speedrun.model import GPT, Stage
-from speedrun.optimizers import SpeedrunOptimizer
+from speedrun.model.gpt import GPT, Stage
+from speedrun.model.initial_weights import draw_weights
+from speedrun.optim.optimizers import SpeedrunOptimizer
 from speedrun.schedules import (
     NUM_TARGETS,
     ForwardState,

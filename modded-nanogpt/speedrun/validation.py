@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from speedrun.data import ValidationChunks, Vocabulary, find_shards
-from speedrun.model import GPT, PackedTokens
+from speedrun.data.sampler import ValidationChunks, Vocabulary, find_shards
+from speedrun.model.gpt import GPT, PackedTokens
 from speedrun.schedules import ForwardState
 from speedrun.tracks import Track
 

@@ -23,13 +23,13 @@ import ray.autoscaler._private.fake_multi_node as pretended
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-from discreteness.pool import EvaluatorPool
+from discreteness.service.evaluator_pool import EvaluatorPool
 from tests.chaos.campaign import TEXTS
 from tests.chaos.checker import check
 from tests.chaos.machines import RAY, possible
 from tests.chaos.scheduling import EIGHT, Register, fit, placed, ready
 from tests.conftest import Program
-from tests.flaky_evaluator import Flaky
+from tests.support.flaky_evaluator import Flaky
 
 IP = "10.99.0.1"
 ADDRESS = f"{IP}:6379"
@@ -133,7 +133,7 @@ def job_brings_its_nodes(folder):
     documents.mkdir()
     for name, text in TEXTS.items():
         (documents / name).write_text(text)
-    arguments = ["jobs/run_seeds.py", "--track", "tests.quick_track:quick", "--checkpoints", "every:2"]
+    arguments = ["jobs/run_seeds.py", "--track", "tests.support.quick_track:quick", "--checkpoints", "every:2"]
     arguments += ["--documents", documents, "--seeds", "0-7", "--trainers", "2", "--workers-per-trainer", "2"]
     arguments += ["--evaluators", "2", "--start-timeout-s", str(CHANGE_S), "--output", folder / "set"]
     assert kinds() == []

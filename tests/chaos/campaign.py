@@ -26,7 +26,7 @@ from tests.chaos.checker import check
 from tests.chaos.faults import FAULTS
 from tests.chaos.machines import Disk, Machines, possible
 from tests.conftest import ROOT, Program
-from tests.processes import descendants
+from tests.support.processes import descendants
 
 RECOVERY_S = 1200
 """After so long a fault counts as not survived."""
@@ -65,7 +65,14 @@ class Stage:
 
     @property
     def experiment(self):
-        return ["--track", "tests.quick_track:quick", "--checkpoints", "every:2", "--documents", str(self.documents)]
+        return [
+            "--track",
+            "tests.support.quick_track:quick",
+            "--checkpoints",
+            "every:2",
+            "--documents",
+            str(self.documents),
+        ]
 
     def command(self, num_seeds=None, evaluators=None):
         arguments = [sys.executable, "jobs/run_seeds.py", *self.experiment]

@@ -13,7 +13,7 @@ import time
 
 from tests.chaos.machines import RAY
 from tests.conftest import ROOT
-from tests.processes import descendants
+from tests.support.processes import descendants
 
 FAULTS = {}
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.conftest import RAY_TRIES
-from tests.processes import descendants, gone
+from tests.support.processes import descendants, gone
 
 RAY = str(Path(sys.executable).with_name("ray"))
 CPUS = 2

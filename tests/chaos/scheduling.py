@@ -19,13 +19,13 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from discreteness.groups import scaling
-from discreteness.pool import EvaluatorPool
-from discreteness.topology import Topology
+from discreteness.cluster.topology import Topology
+from discreteness.service.evaluator_pool import EvaluatorPool
+from discreteness.service.trainer_groups import scaling
 from tests.chaos.campaign import Stage
 from tests.chaos.checker import check
 from tests.chaos.machines import Machines, possible
-from tests.flaky_evaluator import Flaky
+from tests.support.flaky_evaluator import Flaky
 
 PLACED_S = 400
 EIGHT = Topology(

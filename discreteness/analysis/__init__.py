@@ -1,0 +1,1 @@
+"""What the losses say: fits of single curves, spectra, what seeds share; tables, pictures, a summary."""

@@ -1,0 +1,172 @@
+"""analysis -> pictures: the overview, fits of single tokens, the learning-time spectrum, what seeds share."""
+
+import io
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from discreteness.analysis.analyze import ALL_DOCUMENTS, Analysis, Token, place, sharpest
+from discreteness.analysis.fits import fit
+from discreteness.dataset.reader import Experiment
+
+COLORS = [matplotlib.colormaps["tab20"](number) for number in range(20)]
+SHOWN_SEEDS = 50
+"""Lines of one token in a picture: more are one blot."""
+
+
+def draw(experiment: Experiment, found: Analysis, figure: Path, output: str | os.PathLike[str] | None = None) -> None:
+    """Writes overview, fits, spectrum and seeds, each as .png and .svg, beside the tables, and the overview to the PNG
+    `figure`. OSError: cannot be written.
+    """
+    chosen = sharpest(experiment, found, 8)
+    storage, prefix = place(experiment.storage, output)
+    pictures = {
+        "overview": _overview(experiment, chosen),
+        "fits": _fits(experiment, _from_sharp_to_smooth(experiment, found)),
+        "spectrum": _spectrum(found),
+        "seeds": _seeds(experiment, found),
+    }
+    for name, picture in pictures.items():
+        for kind in ("png", "svg"):
+            content = io.BytesIO()
+            picture.savefig(content, format=kind, dpi=110)
+            storage.write(f"{prefix}{name}.{kind}", content.getvalue())
+            if (name, kind) == ("overview", "png"):
+                figure.write_bytes(content.getvalue())
+
+
+def _overview(experiment: Experiment, tokens: list[Token]) -> Figure:
+    figure = Figure(figsize=(15, 5.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    x = np.array(experiment.steps) + 1  # step 0 has a place on a logarithmic axis
+    for number, document in enumerate(experiment.documents):
+        curve = experiment.losses(document.name).mean(axis=(0, 2))
+        left.plot(x, curve, color=COLORS[number % 20], label=document.name.removesuffix(".txt"))
+    left.set_title(f"Mean loss of each document ({len(experiment.seeds)} seeds)")
+    left.legend(fontsize=6, ncols=2)
+    for number, token in enumerate(tokens):
+        for curve in experiment.losses(token.document, token.token)[:SHOWN_SEEDS]:
+            middle.plot(x, curve, color=COLORS[number % 20], linewidth=0.8, alpha=0.8)
+    middle.set_title("Tokens learned in the sharpest steps, a line a seed")
+    handles = [Line2D([], [], color=COLORS[number % 20]) for number in range(len(tokens))]
+    middle.legend(handles, [_name(token) for token in tokens], fontsize=7)
+    for number, seed in enumerate(experiment.seeds):
+        runs, color = experiment.runs(seed).to_pydict(), COLORS[number % 20]
+        right.plot(np.array(runs["step"]) + 1, runs["train_loss"], color=color, linewidth=0.8, alpha=0.7)
+        validations = zip(runs["step"], runs.get("val_loss", [None] * len(runs["step"])), strict=True)
+        points = [(step + 1, value) for step, value in validations if value is not None]
+        if points:
+            label = f"validation, seed {seed}" if number < 8 else None
+            right.plot(*zip(*points, strict=True), "o-", color=color, markersize=4, label=label)
+    right.set_title("Training objective (thin) and validation loss")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(fontsize=7)
+    for axes in (left, middle, right):
+        _label(axes)
+    return figure
+
+
+def _fits(experiment: Experiment, tokens: list[Token]) -> Figure:
+    """One token a panel, from the sharpest step to no step: losses of one seed, its fit, its steps."""
+    figure = Figure(figsize=(15, 9), layout="constrained")
+    panels = figure.subplots(3, 4).flat
+    steps = np.array(experiment.steps)
+    dense = np.unique(np.geomspace(1, steps[-1] + 1, 400)) - 1
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, token in zip(figure.axes, tokens, strict=False):
+        axes.set_axis_on()
+        losses = experiment.losses(token.document, token.token)
+        fits = fit(losses, steps)
+        axes.plot(steps + 1, losses[:SHOWN_SEEDS].T, color="0.75", linewidth=0.7)
+        axes.plot(steps + 1, losses[0], ".", color="0.3", markersize=4)
+        axes.plot(dense + 1, fits.curve(dense)[0], color=COLORS[0])
+        for time in fits.times[0][fits.steps[0]]:
+            axes.axvline(time + 1, color=COLORS[6], linewidth=0.8)
+        said = f"{'no' if not fits.is_step[0] else fits.num_steps[0]} step{'' if fits.num_steps[0] == 1 else 's'}, "
+        axes.set_title(f"{_name(token)}\n{said}evidence {fits.delta_bic[0]:.0f}, $R^2$ {fits.r2[0]:.3f}", fontsize=8)
+        _label(axes)
+    figure.suptitle(f"Losses, the fit of seed {experiment.seeds[0]}, and its steps; other seeds in grey")
+    return figure
+
+
+def _spectrum(found: Analysis) -> Figure:
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows = found.spectrum.filter(np.equal(found.spectrum["document"].to_pylist(), ALL_DOCUMENTS)).to_pydict()
+    edges = np.array([*rows["from_step"], rows["to_step"][-1]]) + 1
+    for name, label, style in (
+        ("measured", "the mean loss itself", {"color": "0.2", "linewidth": 3}),
+        ("rebuilt", "all fitted terms", {"color": COLORS[0]}),
+        ("at_times", "their learning times alone", {"color": COLORS[4]}),
+        ("by_steps", "steps only", {"color": COLORS[6]}),
+    ):
+        left.stairs(rows[name], edges, label=label, baseline=None, **style)
+    left.set_title("Fall of the mean loss, nats an octave of steps")
+    left.legend(fontsize=8)
+    right.stairs(np.array(rows["steps"]) / rows["curves"][0], edges, fill=True, color=COLORS[6])
+    right.set_title("Steps a curve, by their time")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("updates + 1")
+        axes.grid(alpha=0.2)
+    return figure
+
+
+def _seeds(experiment: Experiment, found: Analysis) -> Figure:
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    tokens = {
+        name: np.array(found.tokens[name].to_pylist(), np.float64) for name in ("time", "time_spread", "step_share")
+    }
+    dots = left.scatter(tokens["time"] + 1, tokens["time_spread"], c=tokens["step_share"], s=6, vmin=0, vmax=1)
+    figure.colorbar(dots, ax=left, label="share of seeds with a step")
+    left.set_xscale("log", base=2)
+    left.set_xlabel("updates + 1 at the step, median over seeds")
+    left.set_ylabel("standard deviation over seeds (octaves)")
+    left.set_title("When a token is learned, and how alike in all seeds")
+    edges = (np.arange(len(experiment.seeds) + 2) - 0.5) / len(experiment.seeds)
+    shares = [found.tokens[name].to_numpy() for name in ("step_share", "learned_share")]
+    middle.hist(shares, bins=edges if len(edges) < 12 else 10, label=["with a step", "with a final loss below ln 2"])
+    middle.set_xlabel("share of seeds")
+    middle.set_ylabel("tokens")
+    middle.set_title("In how many seeds a token is learned")
+    middle.legend(fontsize=8)
+    spread = np.array(found.tokens["final_spread"].to_pylist(), np.float64)
+    right.hist(np.nan_to_num(spread), bins=40, color=COLORS[0])
+    right.set_yscale("log")
+    right.set_xlabel("standard deviation of the final loss over seeds (nats)")
+    right.set_ylabel("tokens")
+    right.set_title("How much seeds differ in the end")
+    return figure
+
+
+def _from_sharp_to_smooth(experiment: Experiment, found: Analysis) -> list[Token]:
+    """Twelve tokens evenly over the evidence of the first seed, of those that fall by a nat or more."""
+    first = found.fits.filter(np.equal(found.fits["seed"].to_numpy(), found.seeds[0]))
+    order = np.argsort(-first["delta_bic"].to_numpy(), kind="stable")
+    order = order[(first["high"].to_numpy() - first["low"].to_numpy())[order] >= 1]
+    rows = order[np.linspace(0, len(order) - 1, 12).round().astype(int)] if len(order) else order
+    rows = list(dict.fromkeys(rows.tolist()))
+    return [
+        Token.at(experiment, int(first["doc_id"][row].as_py()), int(first["token_index"][row].as_py())) for row in rows
+    ]
+
+
+def _name(token: Token) -> str:
+    """A dollar sign would begin mathematics."""
+    return f"{token.text!r} in {token.document.removesuffix('.txt')}:{token.token}".replace("$", r"\$")
+
+
+def _label(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel("updates + 1")
+    axes.set_ylabel("loss (nats)")
+    axes.grid(alpha=0.2)

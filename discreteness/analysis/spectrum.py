@@ -1,0 +1,77 @@
+"""fits + curves -> learning-time spectrum: when tokens are learned, and how well that rebuilds the mean loss's fall.
+
+The mean loss falls smoothly; the question (arXiv 2606.29858, after arXiv 2303.13506) is whether its derivative is the
+density of the learning times of single tokens. All is summed over curves, so sets are joined by adding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+
+from discreteness.analysis.fits import Fits, octaves
+
+BIN_OCTAVES = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Sums over curves in bins of log step; a bin's fall is what the loss loses from its first to its last step."""
+
+    edges: np.ndarray
+    """[bins + 1] octaves, log2(step + 1)."""
+    curves: int
+    measured: np.ndarray
+    """[bins] nats that the losses fell."""
+    rebuilt: np.ndarray
+    """[bins] nats that the fitted curves fell."""
+    by_steps: np.ndarray
+    """[bins] nats that the steps among the fitted terms fell."""
+    at_times: np.ndarray
+    """[bins] nats of all terms, each put whole into the bin of its learning time: the spectrum itself."""
+    steps: np.ndarray
+    """[bins] number of steps whose time is in the bin."""
+
+    def __add__(self, other: Self) -> Self:
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "edges"}
+        return type(self)(edges=self.edges, **sums)
+
+    def per_octave(self, falls: np.ndarray) -> np.ndarray:
+        """Falls [bins] -> minus the derivative of the mean loss, nats an octave."""
+        return falls / self.curves / np.diff(self.edges)
+
+
+def rebuilt_share(measured: np.ndarray, account: np.ndarray) -> float:
+    """R^2 of `account` [bins] for the measured derivative: 1 is all of it, below 0 worse than a constant; nan: flat."""
+    variation = ((measured - measured.mean()) ** 2).sum()
+    return float(1 - ((measured - account) ** 2).sum() / variation) if variation > 0 else float("nan")
+
+
+def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) -> Spectrum:
+    """`losses` [n, steps] and their fits. Bins are BIN_OCTAVES wide; the last one ends at the last step."""
+    x = octaves(steps)
+    edges = np.arange(x[0], x[-1], BIN_OCTAVES)
+    # A sliver of a last bin would divide a small fall by a smaller width.
+    if len(edges) > 1 and x[-1] - edges[-1] < BIN_OCTAVES / 2:
+        edges = edges[:-1]
+    edges = np.append(edges, x[-1])
+    at_edges = 2**edges - 1
+    terms = fits.terms(at_edges)
+    mean = losses.mean(axis=0, dtype=np.float64) if len(losses) else np.zeros(len(x))
+    # Only the part of a term that happens within the run: wide ones begin before it or end after it.
+    seen = terms[:, :, 0] - terms[:, :, -1]
+    where = np.where(np.isfinite(fits.times), np.clip(octaves(fits.times), edges[0], edges[-1]), edges[0])
+
+    def binned(weights: np.ndarray) -> np.ndarray:
+        return np.histogram(where, bins=edges, weights=weights)[0]
+
+    return Spectrum(
+        edges=edges,
+        curves=len(losses),
+        measured=-np.diff(np.interp(edges, x, mean)) * len(losses),
+        rebuilt=-np.diff(terms.sum(axis=(0, 1))),
+        by_steps=-np.diff((terms * fits.steps[:, :, None]).sum(axis=(0, 1))),
+        at_times=binned(seen),
+        steps=binned(fits.steps.astype(np.float64)),
+    )

@@ -1,0 +1,107 @@
+"""command line of `discreteness data` -> shards made, described, checked."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Make:
+    """Make the shards that a track reads from a folder of text, with all cores."""
+
+    texts: Annotated[str, tyro.conf.Positional]
+    """Folder. A file is a document; of a .jsonl file every line is one: an object with a "text"."""
+    data: str | None = None
+    """As for run: the shards go where --data of a run finds them."""
+    track: str = "small"
+    """The track that is to read them: tells folder and names."""
+    glob: str = "**/*.txt"
+    """Which files of the folder; hidden ones are left out."""
+    val_tokens: int | None = None
+    """Tokens kept for validation, at least. Default: the track's."""
+    shard_tokens: int = 100_000_000
+    """Tokens of one training shard."""
+
+    def __call__(self) -> int:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+        from speedrun.tracks import track
+
+        from discreteness.experiment.prepare import data_folder
+        from discreteness.shards.make import make_shards
+
+        recipe = track(self.track)
+        with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as bar:
+            task = bar.add_task("encoding", total=None)
+            made = make_shards(
+                self.texts,
+                data_folder(self.data, recipe),
+                recipe,
+                glob=self.glob,
+                val_tokens=self.val_tokens,
+                shard_tokens=self.shard_tokens,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        print(f"{made.documents} documents in {made.folder}")
+        print(
+            f"training: {made.train_tokens} tokens, shards: {made.train_shards}; validation: {made.val_tokens} tokens"
+        )
+        if made.not_utf8:
+            print(
+                f"warning: {len(made.not_utf8)} files are not UTF-8 throughout, such as {made.not_utf8[0]}: bytes that "
+                "are not became U+FFFD; save such files as UTF-8, or leave them out by --glob"
+            )
+        return 0
+
+
+@dataclass(frozen=True)
+class Info:
+    """What shards hold: tokens, documents and their lengths."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Shards, or folders of them."""
+
+    def __call__(self) -> int:
+        from discreteness.shards.report import examine
+
+        reports = list(examine(self.paths))
+        print(f"{'tokens':>12}{'documents':>12}{'mean':>9}{'longest':>12}  shard")
+        for report in reports:
+            mean = report.tokens / max(report.documents, 1)
+            print(f"{report.tokens:>12}{report.documents:>12}{mean:>9.1f}{report.longest_document:>12}  {report.path}")
+        tokens, documents = (sum(getattr(report, name) for report in reports) for name in ("tokens", "documents"))
+        print(f"{tokens:>12}{documents:>12}{tokens / max(documents, 1):>9.1f}{'':>12}  in all")
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every token of shards and say what is wrong with them."""
+
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Shards, or folders of them."""
+
+    def __call__(self) -> int:
+        from discreteness.shards.report import examine
+
+        reports = list(examine(self.paths))
+        problems = [problem for report in reports for problem in report.problems]
+        for problem in problems:
+            print(problem)
+        print(f"{len(reports)} shards: " + (f"{len(problems)} problems" if problems else "complete and correct"))
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Token shards: make them from text, describe them, check them."""
+
+    action: Annotated[
+        Annotated[Make, tyro.conf.subcommand("make")]
+        | Annotated[Info, tyro.conf.subcommand("info")]
+        | Annotated[Verify, tyro.conf.subcommand("verify")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def __call__(self) -> int:
+        return self.action()

@@ -1,0 +1,299 @@
+"""command line -> one call. What is heavy is imported where it is used, so that --help is instant."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from discreteness.cli.data_commands import Data
+from discreteness.cli.model_commands import Generate, Score, Validate
+from discreteness.experiment.config import RunConfig
+
+
+def run_seeds() -> None:
+    """`python jobs/run_seeds.py`: the service, on this machine or on the cluster that RAY_ADDRESS names."""
+    config = tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__)
+    _finish(lambda: _service(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Train seeds and record the losses: the service, or one process with --inline."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    inline: bool = False
+    """Train and score in this process, without Ray (under torchrun: one process a rank)."""
+
+    def __call__(self) -> int:
+        if not self.inline:
+            return _service(self.config)
+        from discreteness.service.inline import run_inline
+
+        return run_inline(self.config)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a dataset holds: identity, seeds by state, rows, bytes."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    json: bool = False
+    """One JSON object instead of lines."""
+
+    def __call__(self) -> int:
+        from discreteness.dataset.watch import as_json, look
+
+        seen = look(self.path)
+        if self.json:
+            print(as_json(seen))
+            return 0
+        state = seen.status
+        identity = state.identity
+        seeds = [seed.seed for seed in state.committed]
+        recipe = identity.get("track")
+        name = recipe.get("name") if isinstance(recipe, dict) else recipe
+        print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
+        print(f"identity {state.identity_hash}")
+        print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
+        print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
+        print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
+        if seen.device_hours is not None:
+            print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")
+        for running in state.running:
+            print(f"seed {running.seed} in training: {running.steps} checkpoints (attempt {running.attempt})")
+        for seed, error in seen.failed.items():
+            print(f"seed {seed} failed: {error}")
+        if seen.waiting:
+            print(f"waiting: {len(seen.waiting)} seeds {' '.join(map(str, seen.waiting))}")
+        for event in state.failed_attempts:
+            print(f"lost attempt {event['attempt']} of seed {event.get('seed')}: {event['error']}")
+        for name, reason in state.invalid.items():
+            print(f"not counted: {name}: {reason}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Show seeds by state, pace and time left, again and again, until nothing is left to train or Ctrl-C."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.dataset.watch import watch
+
+        return watch(self.path)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every row of a dataset and say what is wrong with it."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.dataset.verify import verify
+
+        problems = verify(self.path)
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems)} problems" if problems else "complete and correct")
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Compact:
+    """Arrange a dataset by token too, so that questions about all seeds are fast; again after new seeds."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from rich.progress import track
+
+        from discreteness.dataset.by_token.compaction import compact
+
+        parts = compact(self.path, lambda files: track(files, description="compacting"))
+        print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds, parts: {len(parts)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents that would be scored: names, tokens, answers."""
+
+    path: Annotated[str | None, tyro.conf.Positional] = None
+    """Folder of UTF-8 .txt files. Default: the built-in documents."""
+    show: str | None = None
+    """Name of one document to print with its answers marked."""
+
+    def __call__(self) -> int:
+        from speedrun.data.tokenizer import decode_bytes
+
+        from discreteness.experiment.documents import built_in, load
+
+        documents = load(self.path) if self.path else built_in()
+        if self.show is None:
+            for document in documents:
+                print(f"{document.name:<32}{len(document.token_ids) - 1:>6} tokens{len(document.answers):>6} answers")
+            return 0
+        chosen = [document for document in documents if document.name == self.show]
+        if not chosen:
+            names = ", ".join(document.name for document in documents)
+            raise ValueError(f"--show {self.show!r}: no such document; there are {names}")
+        for index, token in enumerate(chosen[0].token_ids):
+            mark = "answer" if index in chosen[0].answers else ""
+            print(f"{index:>5} {token:>6} {decode_bytes(token).decode(errors='replace')!r:<24}{mark}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset as a table of one loss a row, for TensorBoard, or in a format of the shell-loop workflow."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    format: Literal["parquet", "csv", "pt", "hdf5", "tensorboard"]
+    output: str
+    """File to write; it must not exist. tensorboard: a folder, to which seeds that are new are added."""
+    precision: Literal["float32", "float16"] | None = None
+    """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
+
+    def __call__(self) -> int:
+        if self.format == "tensorboard":
+            return self._to_tensorboard()
+        from discreteness.dataset.export.files import export
+
+        export(self.path, self.format, self.output, self.precision)
+        print(f"written: {self.output}")
+        return 0
+
+    def _to_tensorboard(self) -> int:
+        if self.precision not in (None, "float32"):
+            raise ValueError(f"--precision {self.precision}: TensorBoard keeps float32 alone")
+        from discreteness.dataset.export.tensorboard import export_tensorboard
+
+        added = export_tensorboard(self.path, self.output)
+        print(f"{added} seeds added to {self.output}; look at them with: tensorboard --logdir {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Which tokens are learned in a step, when, how sharply, and how alike in all seeds: tables and pictures."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    output: str | None = None
+    """Folder of the tables and pictures. Default: `analysis` in the dataset."""
+    figure: str | None = None
+    """PNG of the overview. Default: the dataset's name with .png, in the current folder."""
+
+    def __call__(self) -> int:
+        from discreteness.analysis.analyze import analyze, place, summary
+        from discreteness.analysis.figures import draw
+        from discreteness.dataset.reader import open as open_dataset
+
+        found = analyze(self.path, self.output)
+        experiment = open_dataset(self.path)
+        figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
+        draw(experiment, found, figure, self.output)
+        storage, prefix = place(experiment.storage, self.output)
+        print(f"{summary(experiment, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
+        return 0
+
+
+@dataclass(frozen=True)
+class View:
+    """Show a dataset in a browser on this machine, also while it grows."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    port: int = 8321
+    """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
+
+    def __call__(self) -> int:
+        from discreteness.viewer.server import serve
+
+        serve(self.path, self.port)
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check this machine, or the cluster that RAY_ADDRESS names, for a run: one line a check, and the way on."""
+
+    track: str = "auto"
+    """As for run."""
+    data: str | None = None
+    """As for run."""
+    output: str | None = None
+    """As for run: checked for whether it can be written. Default: not checked."""
+
+    def __call__(self) -> int:
+        from discreteness.cluster.doctor import examine
+
+        findings = examine(self.track, self.data, self.output)
+        for finding in findings:
+            print(finding)
+        count = {level: sum(finding.level == level for finding in findings) for level in ("problem", "warning")}
+        print(f"{count['problem']} problems, {count['warning']} warnings")
+        return 1 if count["problem"] else 0
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """Score the kept weights of a dataset (--keep-weights) on other documents, into a dataset of their own."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    documents: str
+    """Folder of UTF-8 .txt files to score."""
+    output: str
+    """Dataset directory or URI; an interrupted one is continued."""
+    track: str | None = None
+    """The dataset's track, where it is one of your own: package.module:name."""
+
+    def __call__(self) -> int:
+        from discreteness.scoring.rescore import rescore
+
+        return rescore(self.path, self.documents, self.output, self.track)
+
+
+COMMANDS: dict[str, Callable] = {
+    "run": Run,
+    "status": Status,
+    "watch": Watch,
+    "verify": Verify,
+    "doctor": Doctor,
+    "compact": Compact,
+    "documents": Documents,
+    "export": Export,
+    "rescore": Rescore,
+    "analyze": Analyze,
+    "view": View,
+    "data": Data,
+    "score": Score,
+    "generate": Generate,
+    "validate": Validate,
+}
+
+
+def main() -> None:
+    """The `discreteness` command."""
+    _finish(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
+
+
+def _service(config: RunConfig) -> int:
+    from discreteness.service.driver import leave, run
+
+    leave(run(config))
+
+
+def _finish(command: Callable[[], int]) -> None:
+    """Runs and ends the process with its code. What the user can mend is one line; our own errors keep their
+    traceback."""
+    try:
+        code = command()
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        code = 2
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,357 @@
+"""this machine or cluster + what a run would use -> one line a check: ok, warning or problem, and the way on."""
+
+import os
+import platform
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
+
+import torch
+from packaging.requirements import Requirement
+from speedrun.data.sampler import find_shards, open_shard
+from speedrun.execution import Execution
+from speedrun.model.attention import attention
+from speedrun.model.gpt import GPT
+from speedrun.schedules import step_settings
+from speedrun.tracks import Track, track
+
+from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.cluster.machines import Cluster, join_or_look, on_each_node
+from discreteness.cluster.topology import STORE_SHARE
+from discreteness.dataset.identity import data_identity, identity_hash, sources_hash
+from discreteness.dataset.storage import Storage, open_storage
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import data_folder, identity_sources
+
+NODE_TIMEOUT_S = 120
+"""For a node's answer, its imports included."""
+COMPARED = ("ray", "torch", "numpy", "pyarrow", "tiktoken")
+GENERATIONS = {7: "before Ampere", 8: "Ampere or Ada", 9: "Hopper", 10: "Blackwell", 12: "Blackwell"}
+TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-4}
+"""Of attention and its gradients, as a share of the largest value."""
+TRAINER_BYTES = {"small": 32e9, "medium": 64e9}
+"""A one-GPU trainer with its default micro-batches: 25 to 28 GiB, and 51 GiB (docs/log.md; 57 in the record)."""
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. A problem stops a run or makes it wrong; a warning costs time."""
+
+    level: Literal["ok", "warning", "problem"]
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<8} {self.what:<14} {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """What one machine says of itself; plain data, made there by `look`. An error is its text, "" is none."""
+
+    host: str
+    versions: dict[str, str]
+    """Of what must be equal on all machines; `code` is a hash of trainer and scoring."""
+    unmet: tuple[str, ...]
+    """Requirements of the package that are not met."""
+    gpus: tuple[tuple[str, tuple[int, int], int], ...]
+    """Name, compute capability, bytes of memory."""
+    cuda: str | None
+    """Version that torch is built for."""
+    driver: bool
+    """NVIDIA's driver is loaded."""
+    shm_bytes: int | None
+    """Of /dev/shm; None where there is none."""
+    attention: str
+    """Backend that the track's runs use here."""
+    attention_difference: float
+    attention_error: str
+    shards: int
+    train_tokens: int
+    val_tokens: int
+    data_hash: str
+    data_error: str
+
+
+def examine(track_name: str, data: str | None, output: str | None) -> list[Finding]:
+    """Checks the cluster that RAY_ADDRESS names, else this machine, for a run with these flags of run_seeds.py."""
+    cluster = join_or_look()
+    try:
+        recipe = track(cluster.track(track_name))
+    except ValueError as error:
+        return [Finding("problem", "track", str(error))]
+    if cluster.local:
+        reports, silent = [look(recipe, data)], {}
+    else:
+        answers = on_each_node(look, recipe, data, timeout_s=NODE_TIMEOUT_S)
+        # Named as in the cluster: two of its nodes may think that they have the same name.
+        reports = [replace(answer, host=host) for host, answer in answers.items() if isinstance(answer, NodeReport)]
+        silent = {host: answer for host, answer in answers.items() if not isinstance(answer, NodeReport)}
+    findings = [Finding("problem", "node", f"{host} does not answer: {error}") for host, error in silent.items()]
+    findings += [*of_versions(reports), *of_gpus(reports, recipe), *of_attention(reports, recipe)]
+    findings += [*of_object_store(cluster, reports, checkpoint_bytes(recipe)), *of_data(reports, recipe)]
+    findings += of_authentication(cluster, os.environ)
+    if output is not None:
+        findings += of_output(output)
+    return findings
+
+
+def look(recipe: Track, data: str | None) -> NodeReport:
+    """Runs on the machine that it reports of."""
+    versions = {name: metadata.version(name) for name in COMPARED}
+    device = "cuda" if torch.cuda.is_available() and recipe.needs_gpu else "cpu"
+    execution = Execution().of(recipe, device)
+    difference, attention_error = 0.0, ""
+    try:
+        execution.check(device)
+        difference = attention_difference(recipe, execution.attention, device)
+    except (ValueError, RuntimeError) as error:
+        attention_error = str(error)
+    shards: list[Path] = []
+    train_tokens = val_tokens = 0
+    data_hash = data_error = ""
+    try:
+        root = data_folder(data, recipe)
+        if not recipe.data.made_on_first_use or (root / "data").exists():
+            train, val = find_shards(root, recipe.data.train_glob), find_shards(root, recipe.data.val_glob)
+            shards = [*train, *val]
+            train_tokens, val_tokens = sum(len(open_shard(path)) for path in train), len(open_shard(val[0]))
+            data_hash = identity_hash({"shards": data_identity(shards)})
+    except (ValueError, OSError) as error:
+        data_error = str(error)
+    return NodeReport(
+        host=socket.gethostname(),
+        versions={"python": platform.python_version(), **versions, "code": sources_hash(identity_sources())[:12]},
+        unmet=tuple(_unmet()),
+        gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
+        cuda=torch.version.cuda,
+        driver=Path("/proc/driver/nvidia/version").exists(),
+        shm_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").exists() else None,
+        attention=execution.attention,
+        attention_difference=difference,
+        attention_error=attention_error,
+        shards=len(shards),
+        train_tokens=train_tokens,
+        val_tokens=val_tokens,
+        data_hash=data_hash,
+        data_error=data_error,
+    )
+
+
+def attention_difference(recipe: Track, backend: str, device: str) -> float:
+    """Largest difference of a backend's attention and gradients from the definition in float64, as a share."""
+    heads, width, window, lengths = recipe.model.num_heads, recipe.model.head_dim, 128, (300, 1, 211)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3, sum(lengths), heads, width, generator=generator).to(getattr(torch, recipe.dtype))
+    scale = width**-0.5
+    borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    numbers = torch.tensor(max(lengths)), torch.tensor(window), torch.tensor(scale, dtype=torch.float64)
+    computed = _with_gradients(
+        values.to(device), lambda q, k, v: attention(q, k, v, borders.to(device), *numbers, backend, True)
+    )
+    defined = _with_gradients(values.double(), lambda q, k, v: _definition(q, k, v, lengths, window, scale))
+    differences = ((x - y).abs().max() / y.abs().max() for x, y in zip(computed, defined, strict=True))
+    return max(float(difference) for difference in differences)
+
+
+def _with_gradients(values: torch.Tensor, function) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+    inputs = [x.clone().requires_grad_() for x in values.unbind()]
+    y = function(*inputs)
+    y.double().square().sum().backward()
+    return [x.detach().double().cpu() for x in (y, *(x.grad for x in inputs))]
+
+
+def _definition(q, k, v, lengths: Sequence[int], window: int, scale: float) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    """Every pair of positions and one explicit mask."""
+    position = torch.arange(len(q))
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    distance = position[:, None] - position[None, :]
+    allowed = (distance >= 0) & (distance <= window) & (document[:, None] == document[None, :])
+    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~allowed, float("-inf")).softmax(-1), v)
+
+
+def checkpoint_bytes(recipe: Track) -> int:
+    return CheckpointLayout.of(GPT(recipe.model, getattr(torch, recipe.dtype), "meta")).num_bytes(tied=False)
+
+
+def of_versions(reports: Sequence[NodeReport]) -> Iterator[Finding]:
+    """What is installed, and that it is the same everywhere: another version may change bits."""
+    for report in reports:
+        if report.unmet:
+            yield Finding("problem", "packages", f"{report.host}: {', '.join(report.unmet)}; run `make install` there")
+    for name in reports[0].versions if reports else ():
+        hosts: dict[str, list[str]] = {}
+        for report in reports:
+            hosts.setdefault(report.versions[name], []).append(report.host)
+        if len(hosts) > 1:
+            each = "; ".join(f"{version} on {', '.join(where)}" for version, where in hosts.items())
+            yield Finding("problem", name, f"not the same on all nodes: {each}; install one version everywhere")
+        else:
+            yield Finding("ok", name, next(iter(hosts)))
+
+
+def of_gpus(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
+    """Whether torch sees what the machines have, and whether it is what the track is for."""
+    for report in reports:
+        if report.driver and not report.gpus:
+            why = "torch is built without CUDA" if report.cuda is None else f"torch, built for CUDA {report.cuda},"
+            way = "install its CUDA build" if report.cuda is None else "sees no GPU: update the driver, or free one"
+            yield Finding("problem", "gpu", f"{report.host}: an NVIDIA driver is loaded, but {why}; {way}")
+        for name, (major, minor), num_bytes in report.gpus:
+            generation = GENERATIONS.get(major, "unknown generation")
+            text = f"{report.host}: {name}, {generation} ({major}.{minor}), {num_bytes / GB:.0f} GB, CUDA {report.cuda}"
+            if recipe.needs_gpu and major < 8:
+                yield Finding("problem", "gpu", f"{text}: no bfloat16 attention; use Hopper GPUs, or --track tiny")
+            elif recipe.needs_gpu and major != 9:
+                yield Finding("warning", "gpu", f"{text}: the track is tuned for Hopper; below 8.9 add --no-fp8")
+            elif recipe.needs_gpu and num_bytes < TRAINER_BYTES.get(recipe.name, TRAINER_BYTES["small"]):
+                yield Finding("warning", "gpu", f"{text}: little memory; give a smaller --micro-batch-tokens")
+            else:
+                yield Finding("ok", "gpu", text)
+    if not any(report.gpus for report in reports):
+        level: Literal["ok", "problem"] = "problem" if recipe.needs_gpu else "ok"
+        way = "use --track tiny, or a machine with Hopper GPUs" if recipe.needs_gpu else "track tiny needs none"
+        yield Finding(level, "gpu", f"none, and {way}")
+
+
+def of_attention(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
+    """The backend that would be used, computed and compared."""
+    tolerance = TOLERANCE[recipe.dtype]
+    for report in reports:
+        text = f"{report.host}: {report.attention}, {recipe.dtype}"
+        if report.attention_error:
+            yield Finding("problem", "attention", f"{text}: {report.attention_error}")
+        elif not report.attention_difference <= tolerance:
+            off = f"{report.attention_difference:.1e} from the definition, at most {tolerance:.0e} is rounding"
+            yield Finding("problem", "attention", f"{text}: {off}; try --attention reference and report it")
+        else:
+            yield Finding("ok", "attention", f"{text}: {report.attention_difference:.1e} from the definition")
+
+
+def of_object_store(cluster: Cluster, reports: Sequence[NodeReport], each_bytes: int) -> Iterator[Finding]:
+    """Whether one group's checkpoints in flight fit into memory, on every node that may hold a group."""
+    in_flight = RunConfig.max_in_flight
+    needed = int(in_flight * each_bytes / STORE_SHARE)
+    hosts = {node.host: node for node in cluster.nodes if node.cpus} or {node.host: node for node in cluster.nodes}
+    for node in hosts.values():
+        store = node.object_store_bytes
+        text = (
+            f"{node.host}: {store / GB:.2f} GB, a group of {in_flight} checkpoints in flight needs {needed / GB:.2f} GB"
+        )
+        way = "a smaller --max-in-flight, or `ray start --object-store-memory`"
+        level: Literal["ok", "warning", "problem"] = "ok" if store >= needed else "warning"
+        if store < each_bytes / STORE_SHARE:
+            level = "problem"
+        yield Finding(level, "object store", text if level == "ok" else f"{text}: {way}")
+    for report in reports:
+        if report.shm_bytes is None or report.host not in hosts:
+            continue
+        text = f"{report.host}: /dev/shm {report.shm_bytes / GB:.2f} GB"
+        way = "a larger one (docker run --shm-size, in Kubernetes an emptyDir of medium Memory at /dev/shm)"
+        if report.shm_bytes < needed:
+            yield Finding("problem", "/dev/shm", f"{text}, {needed / GB:.2f} GB needed: Ray takes a disk; mount {way}")
+        elif report.shm_bytes < hosts[report.host].object_store_bytes:
+            yield Finding(
+                "warning", "/dev/shm", f"{text}, less than the object store: Ray may take a disk; mount {way}"
+            )
+        else:
+            yield Finding("ok", "/dev/shm", text)
+
+
+def of_data(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
+    """Whether each node, the driver's included, has the same shards, and enough of them."""
+    steps = range(recipe.schedule.last_step)
+    needed = sum(step_settings(recipe.schedule, step).batch_tokens for step in steps)
+    for report in reports:
+        text = f"{report.host}: {report.shards} shards, {report.train_tokens} training tokens"
+        if report.data_error:
+            yield Finding("problem", "data", f"{report.host}: {report.data_error}")
+        elif not report.shards:
+            yield Finding("ok", "data", f"{report.host}: the shards of track {recipe.name} are made on first use")
+        elif report.train_tokens < needed:
+            yield Finding("problem", "data", f"{text}, a seed takes {needed}: fetch more shards")
+        elif report.val_tokens <= recipe.data.val_tokens:
+            short = f"the first validation shard has {report.val_tokens} tokens, {recipe.data.val_tokens + 1} are read"
+            yield Finding("problem", "data", f"{report.host}: {short}: fetch it again, or give --val-tokens")
+        else:
+            yield Finding("ok", "data", text)
+    if len({report.data_hash for report in reports if report.data_hash}) > 1:
+        each = "; ".join(f"{report.host} {report.data_hash[:12]}" for report in reports)
+        yield Finding("problem", "data", f"the shards are not the same on all nodes: {each}; copy them from one")
+
+
+def of_authentication(cluster: Cluster, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Finding]:
+    """Whether who reaches a Ray port needs the token."""
+    if cluster.local:
+        yield Finding("ok", "ray token", "on: Ray makes one for the cluster that a run starts on this machine")
+    elif environment.get("RAY_AUTH_MODE") == "token":
+        yield Finding("ok", "ray token", "on")
+    else:
+        yield Finding("warning", "ray token", "RAY_AUTH_MODE is not token: who reaches Ray's ports runs code there")
+
+
+def of_output(output: str) -> Iterator[Finding]:
+    """Writes, reads and deletes a small file where the dataset would be, or above it where it does not exist yet."""
+    try:
+        storage = open_storage(output)
+        if storage.renames:
+            folder = _nearest_folder(Path(storage.root))
+            with TemporaryFile(dir=folder) as file:
+                file.write(b"discreteness")
+                file.flush()
+                os.fsync(file.fileno())
+            free = shutil.disk_usage(folder).free
+            yield Finding("ok", "output", f"{folder} can be written, {free / GB:.1f} GB free")
+        else:
+            _write_and_read(storage)
+            yield Finding("ok", "output", f"{storage.uri} can be written, read and deleted from")
+    except (ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        yield Finding("problem", "output", f"{text}; give an --output that this machine may write")
+
+
+def _write_and_read(storage: Storage) -> None:
+    name = f"_probe-{uuid.uuid4().hex}"
+    storage.write(name, b"discreteness")
+    if storage.read(name) != b"discreteness":
+        raise OSError(f"{storage.path(name)} does not hold what was written")
+    storage.delete(name)
+
+
+def _nearest_folder(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path} is not a folder")
+    return path
+
+
+def _gpu(index: int) -> tuple[str, tuple[int, int], int]:
+    properties = torch.cuda.get_device_properties(index)
+    return properties.name, (properties.major, properties.minor), properties.total_memory
+
+
+def _unmet() -> Iterator[str]:
+    """Requirements of the installed package that are not met; none where it runs from a checkout or an upload."""
+    try:
+        requirements = metadata.requires("discreteness") or []
+    except metadata.PackageNotFoundError:
+        return
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield f"{requirement.name} is missing"
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name} is {version}, needed: {requirement.specifier}"

@@ -1,0 +1,98 @@
+"""an experiment -> what a run of it records, stores and takes, before anything is trained."""
+
+from typing import TYPE_CHECKING
+
+from speedrun.schedules import forward_state, step_settings
+from speedrun.tracks import Track
+
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import Experiment
+
+if TYPE_CHECKING:
+    from discreteness.checkpoint.layout import CheckpointLayout
+
+SETUP_S = 40
+"""From the command to the first step of a warm machine, measured on 2 cores."""
+LOSS_BYTES = 3.05
+"""Of a loss in its file, which is 4 in memory: 3.02 on four seeds of tiny at 48 checkpoints, 3.05 to 3.09 on short runs
+of it at 3 and 11, 3.0 on curves of small."""
+SEED_BYTES, UPDATE_BYTES = 6_000, 25
+"""A seed's two files with nothing in them, and what each of its updates adds to the one in runs/."""
+EXPERIMENT_BYTES, TOKEN_BYTES = 10_000, 6
+"""experiment.json and log/, and what each token of the documents adds to documents.parquet."""
+NOMINAL_WORKER_S = {"medium": 8 * 0.25 / 524_288, "small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
+"""Seconds of one worker a token of the batch, for estimates only. medium, small: an H100 (SPEEDRUN 13, last batch
+stage); tiny: a core of a 2-core machine. A track of one's own counts as small or tiny, by its kind of hardware."""
+
+
+def inline_report(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
+    """The plan of a run in one process per rank, which scores in its loop."""
+    ranks = experiment.world_size
+    seed_s, _, _ = seed_times(experiment, config, ranks)
+    return (
+        *what_is_recorded(experiment),
+        f"inline: {ranks} {'process' if ranks == 1 else 'processes'}, seed after seed; the first scores in its loop",
+        what_is_stored(experiment, config, count_dataset_bytes(experiment, layout_of(experiment))),
+        what_it_takes(experiment, seed_s, rounds=len(experiment.seeds)),
+    )
+
+
+def layout_of(experiment: Experiment) -> "CheckpointLayout":
+    import torch  # by who plans: the actor that only follows the plan does without
+    from speedrun.model.gpt import GPT
+
+    from discreteness.checkpoint.layout import CheckpointLayout
+
+    return CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+
+
+def what_is_recorded(experiment: Experiment) -> tuple[str, str]:
+    updates = experiment.track.schedule.last_step
+    return (
+        f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
+        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
+        f"{experiment.num_losses} losses each time",
+    )
+
+
+def what_is_stored(experiment: Experiment, config: RunConfig, dataset_bytes: int) -> str:
+    values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
+    rows = num_rows(experiment)
+    return f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}"
+
+
+def what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
+    kind = "GPU" if experiment.track.needs_gpu else "core"
+    hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
+    return (
+        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
+        f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours:,.2f} {kind}-hours"
+    )
+
+
+def num_rows(experiment: Experiment) -> int:
+    return len(experiment.seeds) * len(experiment.plan) * len(experiment.documents)
+
+
+def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> int:
+    """Kept weights take most where there are any: 7 MB a step of tiny, half a gigabyte of small."""
+    kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
+    losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses
+    seed = SEED_BYTES + UPDATE_BYTES * experiment.track.schedule.last_step + losses + kept
+    tokens = experiment.num_losses + len(experiment.documents)
+    return round(EXPERIMENT_BYTES + TOKEN_BYTES * tokens + len(experiment.seeds) * seed)
+
+
+def seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple[float, float, float]:
+    """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
+    the in-flight bound (the mean says nothing of a plan that begins with every step)."""
+    track: Track = experiment.track
+    worker_s = NOMINAL_WORKER_S.get(track.name, NOMINAL_WORKER_S["small" if track.needs_gpu else "tiny"])
+    times_s = [0.0]
+    for step in range(track.schedule.last_step):
+        batch_tokens = step_settings(track.schedule, step).batch_tokens
+        times_s.append(times_s[-1] + worker_s * batch_tokens / workers)
+    at = [times_s[step] for step in sorted(experiment.published_steps)]
+    span = min(config.max_in_flight, len(at) - 1)
+    peak = min((at[i + span] - at[i]) / span for i in range(len(at) - span))
+    return times_s[-1], times_s[-1] / (len(at) - 1), peak

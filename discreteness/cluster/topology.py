@@ -1,0 +1,141 @@
+"""experiment + cluster -> how many trainers and evaluators, and what they will move, store and take."""
+
+from dataclasses import dataclass
+
+from discreteness.cluster.estimate import (
+    count_dataset_bytes,
+    layout_of,
+    num_rows,
+    seed_times,
+    what_is_recorded,
+    what_is_stored,
+    what_it_takes,
+)
+from discreteness.cluster.machines import Cluster, Node
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import Experiment
+
+STORE_SHARE = 0.6
+"""Most of an object store that checkpoints in flight may fill: Ray begins to spill at 0.8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """How many of what, chosen at start and logged with its arithmetic."""
+
+    trainers: int
+    workers_per_trainer: int
+    gpus_per_worker: float
+    evaluators: int
+    gpus_per_evaluator: float
+    declared_cpus: int
+    """CPUs that a Ray started by us declares: what is asked, even where the machine has fewer cores."""
+    checkpoint_bytes: int
+    rows: int
+    """Of all seeds: a document at a step each."""
+    dataset_bytes: int
+    """About what all files of the dataset take, before it is compacted."""
+    report: tuple[str, ...]
+
+    @property
+    def use_gpu(self) -> bool:
+        return self.gpus_per_worker > 0
+
+
+def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topology:
+    """ValueError names what is asked and what exists: a GPU type for CPUs, a group that no machine holds, a bound that
+    one object store cannot.
+    """
+    workers = experiment.world_size
+    use_gpu = experiment.track.needs_gpu
+    if config.gpu_type and not use_gpu:
+        raise ValueError(f"--gpu-type {config.gpu_type}: --track {experiment.track.name} trains on CPUs; leave it out")
+    room = {node: _groups_that_fit(node, workers, use_gpu, config.gpu_type) for node in cluster.nodes}
+    hosts = [node for node in cluster.nodes if room[node]]
+    if use_gpu and not hosts and (cluster.local or config.trainers is None):
+        kind = f"{config.gpu_type} GPUs" if config.gpu_type else "GPUs"
+        raise ValueError(
+            f"--track {experiment.track.name}: no machine has {workers} {kind}, the cluster has {cluster.describe()}; "
+            "with --trainers N the groups wait for an autoscaler to bring them"
+        )
+    fits = sum(room[node] for node in cluster.nodes)
+    evaluators = config.evaluators or 0
+    own_gpus = use_gpu and config.evaluator_gpus == 1
+    if own_gpus:
+        evaluators = evaluators or max(1, len(hosts))
+        fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
+    trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
+    evaluators = evaluators or (trainers * workers if use_gpu else trainers)
+    layout = layout_of(experiment)
+    checkpoint_bytes = layout.num_bytes(tied=False)
+    in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
+    # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
+    store = min(node.object_store_bytes for node in hosts or cluster.nodes)
+    if hosts and (use_gpu or not cluster.local):  # those that do not fit now wait: no node holds more than fit
+        groups_a_node = min(-(-trainers // len(hosts)), max(room.values()))
+    else:  # a laptop declares as many CPUs as are asked for
+        groups_a_node = trainers
+    if (hosts or cluster.local) and in_flight * groups_a_node > STORE_SHARE * store:
+        raise ValueError(
+            f"--max-in-flight {config.max_in_flight}: {groups_a_node} groups a node may hold "
+            f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
+            f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
+        )
+    seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, config, workers)
+    dataset_bytes = count_dataset_bytes(experiment, layout)
+    rounds = -(-len(experiment.seeds) // trainers)
+    place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
+    if own_gpus:
+        place = "a GPU of its own each"
+    mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
+    report = (
+        *what_is_recorded(experiment),
+        f"cluster: {cluster.describe()}",
+        f"trainers: {trainers} groups of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each group on one "
+        f"node ({fits} would fit now)",
+        f"evaluators: {evaluators}, {place}",
+        f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
+        f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
+        f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
+        what_is_stored(experiment, config, dataset_bytes),
+        what_it_takes(experiment, seed_s, rounds),
+    )
+    share = config.evaluator_gpus if use_gpu else 0.0
+    return Topology(
+        trainers=trainers,
+        workers_per_trainer=workers,
+        gpus_per_worker=0.0 if not use_gpu else 1.0 if own_gpus else 1 - share,
+        evaluators=evaluators,
+        gpus_per_evaluator=share,
+        declared_cpus=max(int(sum(node.cpus for node in cluster.nodes)), trainers * workers),
+        checkpoint_bytes=checkpoint_bytes,
+        rows=num_rows(experiment),
+        dataset_bytes=dataset_bytes,
+        report=report,
+    )
+
+
+def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | None) -> int:
+    """Groups of one node: each worker takes a CPU, and on a GPU track one GPU (with its evaluators) of that type."""
+    if use_gpu and gpu_type not in (None, node.gpu_type):
+        return 0
+    return int(min(node.cpus, node.gpus if use_gpu else node.cpus) // workers)
+
+
+def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:
+    """Groups whose GPUs are left where each evaluator takes one. ValueError: a machine too small, GPUs of many types,
+    of which an evaluator might get another one than trainers and score to other bits."""
+    types = {node.gpu_type for node in cluster.nodes if node.gpus}
+    if len(types) > 1:
+        raise ValueError(
+            f"--evaluator-gpus 1: the cluster's GPUs are of types {', '.join(sorted(map(str, types)))}, and an "
+            "evaluator needs its trainer's; let evaluators share the trainers' GPUs, with less than 1"
+        )
+    gpus = int(sum(node.gpus for node in cluster.nodes))
+    asked = (trainers or 1) * workers
+    if cluster.local and asked + evaluators > gpus:
+        raise ValueError(
+            f"--evaluator-gpus 1: {asked} GPUs for trainers and {evaluators} for evaluators are more than the {gpus} "
+            "of this machine; use fewer, or let evaluators share the trainers' GPUs, with less than 1"
+        )
+    return (gpus - evaluators) // workers

@@ -1,0 +1,1 @@
+"""The same losses by token, so that questions about all seeds are fast."""

@@ -1,0 +1,190 @@
+"""tokens/ -> the parts that are in force, each with the seeds it holds and their losses by token.
+
+tokens/parts.json names the parts; nothing else makes a file below tokens/ count. A part is a folder: `<first>.parquet`
+has the losses of consecutive tokens (counted through all documents) from number `first` on, `<first>.means.parquet` the
+mean curves of the documents that begin there. Losing tokens/ loses nothing: `losses/` alone says what is true, and a
+part serves a seed only while its footer there is the one that the part was made from.
+"""
+
+import bisect
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from discreteness.dataset.by_token.token_file import TokenFile
+from discreteness.dataset.manifest import Manifest
+from discreteness.dataset.seed_file import CommittedSeed
+from discreteness.dataset.storage import Storage
+
+PARTS_FILE = "tokens/parts.json"
+FORMAT = 2
+PART_NAME = re.compile(r"[0-9a-f]{16}")
+
+MEANS = pa.schema(
+    [
+        pa.field("doc_id", pa.int32(), nullable=False),
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("mean_loss", pa.float64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """`seeds`: what their footers said. `starts`: the first token of each file, ascending from 0. `page_steps`:
+    steps of a token in a page.
+    """
+
+    name: str
+    seeds: tuple[CommittedSeed, ...]
+    starts: tuple[int, ...]
+    page_steps: int
+
+    @property
+    def folder(self) -> str:
+        return f"tokens/{self.name}"
+
+    def losses_path(self, start: int) -> str:
+        return f"{self.folder}/{start:07d}.parquet"
+
+    def means_path(self, start: int) -> str:
+        return f"{self.folder}/{start:07d}.means.parquet"
+
+    def paths(self, manifest: Manifest) -> list[str]:
+        """Every file of the part."""
+        return [path for start, stop in self.ranges(manifest) for path in self.paths_of(manifest, start, stop)]
+
+    def paths_of(self, manifest: Manifest, start: int, stop: int) -> list[str]:
+        """The file of losses of this range, and that of means where a document begins there."""
+        means = [self.means_path(start)] if begins(manifest, start, stop) else []
+        return [self.losses_path(start), *means]
+
+    def ranges(self, manifest: Manifest) -> list[tuple[int, int]]:
+        """First token of each file, and the one after its last."""
+        return list(zip(self.starts, [*self.starts[1:], total_losses(manifest)], strict=True))
+
+
+def total_losses(manifest: Manifest) -> int:
+    return sum(document.num_losses for document in manifest.documents)
+
+
+def first_tokens(manifest: Manifest) -> list[int]:
+    """Number of each document's first token, counted through all documents."""
+    return np.cumsum([0, *(document.num_losses for document in manifest.documents[:-1])]).tolist()
+
+
+def begins(manifest: Manifest, start: int, stop: int) -> range:
+    """Places of the documents that begin at tokens from `start` to before `stop`."""
+    first = first_tokens(manifest)
+    return range(bisect.bisect_left(first, start), bisect.bisect_left(first, stop))
+
+
+def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
+    """The parts in force, none before the first compaction. ValueError: parts.json is damaged or of another version."""
+    try:
+        content = storage.read(PARTS_FILE)
+    except FileNotFoundError:
+        return ()
+    try:
+        values = json.loads(content)
+        if values["format"] != FORMAT:
+            raise ValueError
+        parts = tuple(
+            Part(
+                name=part["name"],
+                seeds=tuple(CommittedSeed(**seed) for seed in part["seeds"]),
+                starts=tuple(part["starts"]),
+                page_steps=part["page_steps"],
+            )
+            for part in values["parts"]
+        )
+        total = total_losses(manifest)
+        for part in parts:
+            edges = [*part.starts, total]
+            if not PART_NAME.fullmatch(part.name) or edges[0] != 0 or not part.seeds or part.page_steps < 1:
+                raise ValueError
+            if any(late <= early for early, late in itertools.pairwise(edges)):
+                raise ValueError
+        return parts
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(
+            f"{storage.path(PARTS_FILE)} is damaged or of another version; no seed is in it alone: delete the folder "
+            f"{storage.path('tokens')}, and run discreteness compact"
+        ) from None
+
+
+def write_parts(storage: Storage, parts: Sequence[Part]) -> None:
+    """Puts these parts in force, and no others."""
+    content = {"format": FORMAT, "parts": [asdict(part) for part in parts]}
+    storage.write(PARTS_FILE, json.dumps(content).encode())
+
+
+class PartReader:
+    """Losses of one part. `columns`: seed -> place on the seed axis, of the seeds for which the part is true."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, part: Part, committed: dict[int, CommittedSeed]):
+        self.storage, self.manifest, self.part = storage, manifest, part
+        self.columns = {seed.seed: column for column, seed in enumerate(part.seeds) if committed.get(seed.seed) == seed}
+        self._files: dict[int, TokenFile] = {}
+
+    def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """float32 (tokens, steps, all seeds of the part), tokens counted through all documents, steps by place.
+
+        Errors as TokenFile.
+        """
+        which = np.searchsorted(self.part.starts, tokens, side="right") - 1
+        if (which == which[0]).all():
+            return self._file(which[0]).losses(tokens - self.part.starts[which[0]], steps)
+        found = np.empty((len(tokens), len(steps), len(self.part.seeds)), np.float32)
+        for index in np.unique(which):
+            here = which == index
+            found[here] = self._file(index).losses(tokens[here] - self.part.starts[index], steps)
+        return found
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """Mean curves, float64 (documents, seeds of the part, steps)."""
+        shape = (len(self.manifest.documents), len(self.part.seeds), len(self.manifest.steps))
+        found = np.empty(shape)
+        for start, stop in self.part.ranges(self.manifest):
+            if documents := begins(self.manifest, start, stop):
+                with self.storage.open(self.part.means_path(start)) as file:
+                    table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=["mean_loss"])
+                found[documents.start : documents.stop] = table["mean_loss"].to_numpy().reshape(-1, *shape[1:])
+        return found
+
+    def _file(self, index: int) -> TokenFile:
+        if index not in self._files:
+            start, stop = self.part.ranges(self.manifest)[index]
+            shape = stop - start, len(self.manifest.steps), len(self.part.seeds)
+            self._files[index] = TokenFile(self.storage, self.part.losses_path(start), shape, self.part.page_steps)
+        return self._files[index]
+
+
+def means_file(doc_ids: Sequence[int], seeds: Sequence[int], steps: Sequence[int], means: np.ndarray) -> pa.Buffer:
+    """Parquet file of mean curves float64 (documents, seeds, steps)."""
+    rows = len(seeds) * len(steps)
+    columns = [
+        np.repeat(np.array(doc_ids, np.int32), rows),
+        np.tile(np.repeat(np.array(seeds, np.int32), len(steps)), len(doc_ids)),
+        np.tile(np.array(steps, np.int32), len(doc_ids) * len(seeds)),
+        means.reshape(-1),
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(column) for column in columns], schema=MEANS),
+        sink,
+        compression="zstd",
+        use_dictionary=MEANS.names[:-1],
+        use_byte_stream_split=["mean_loss"],
+        write_page_checksum=True,
+    )
+    return sink.getvalue()

@@ -1,0 +1,1 @@
+"""The same losses in files of other tools."""

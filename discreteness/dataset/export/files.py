@@ -1,0 +1,201 @@
+"""dataset -> one file for other tools: a table of one loss a row, or a result file of the original trainers.
+
+`parquet`, `csv`: columns doc_id, token_index, step, seed, loss, sorted by these; float32, or float16 where asked.
+`pt`, `hdf5`: the old formats field for field, always float16: a dict for torch.load(weights_only=True), and one
+dataset a token; data scored with isolated packing say so in one extra key or attribute, `packing`.
+"""
+
+import math
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from discreteness.dataset.by_token.token_file import KEYS
+from discreteness.dataset.manifest import DocumentInfo
+from discreteness.dataset.reader import Experiment, long_form, open
+from discreteness.dataset.storage import Storage
+
+PRECISIONS = {
+    "parquet": ("float32", "float16"),
+    "csv": ("float32", "float16"),
+    "pt": ("float16",),
+    "hdf5": ("float16",),
+}
+"""Format -> what its losses can be; the first is what they are unless asked."""
+BLOCK_BYTES = 2**28
+"""Memory for the float32 losses that are under way in an export; large documents are read in several passes."""
+
+
+TABLE_OVERHEAD = 8
+"""Bytes a row of a table takes, its columns and what they are made from, for each byte of its loss."""
+
+
+def export(
+    uri: str | os.PathLike[str] | Storage,
+    format: str,
+    destination: str | os.PathLike[str],
+    precision: str | None = None,
+) -> Path:
+    """Writes all committed seeds to a local file, which appears whole; returns its path.
+
+    `format`: a key of PRECISIONS. ValueError: unknown format, or a precision that it does not have; no seed
+    committed; a loss beyond float16. FileExistsError: the destination exists.
+    """
+    if format not in PRECISIONS:
+        raise ValueError(f"format {format!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    precision = precision or PRECISIONS[format][0]
+    if precision not in PRECISIONS[format]:
+        raise ValueError(f"a {format} export is {' or '.join(PRECISIONS[format])}, not {precision}")
+    if "://" in os.fspath(destination):
+        raise ValueError(
+            f"an export is written to a local file, not to {os.fspath(destination)}; copy it there afterwards"
+        )
+    path = Path(destination)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; give another destination or delete it")
+    experiment = open(uri)
+    if not experiment.seeds:
+        raise ValueError(f"no seed is committed in {experiment.storage.uri} yet; there is nothing to export")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        if format == "pt":
+            _write_pt(experiment, file_names(experiment), staged)
+        elif format == "hdf5":
+            _write_hdf5(experiment, file_names(experiment), staged)
+        else:
+            _write_table(experiment, format, precision, staged)
+        descriptor = os.open(staged, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        staged.rename(path)
+    finally:
+        with suppress(FileNotFoundError):
+            staged.unlink()
+    return path
+
+
+def file_names(experiment: Experiment) -> list[str]:
+    """Document names as file names, with .txt, in document order."""
+    names = [d.name if d.name.endswith(".txt") else f"{d.name}.txt" for d in experiment.documents]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"documents share the file name {', '.join(twice)}, which the old formats cannot hold")
+    return names
+
+
+def _write_pt(experiment: Experiment, names: list[str], path: Path) -> None:
+    import torch
+
+    lengths = [document.num_losses for document in experiment.documents]
+    results: dict[int, dict[str, Any]] = {}
+    means = np.empty((len(experiment.seeds), len(experiment.steps), len(lengths)))
+    for index, seed in enumerate(experiment.seeds):
+        starts = np.cumsum([0, *lengths[:-1]])
+        whole = experiment.seed(seed)
+        pieces = [
+            _float16(d, np.arange(1, n + 1), experiment.steps, [seed], whole[None, :, first : first + n])[0]
+            for d, n, first in zip(experiment.documents, lengths, starts, strict=True)
+        ]
+        losses = np.concatenate(pieces, axis=1)
+        means[index] = np.add.reduceat(losses.astype(np.float64), starts, axis=1) / lengths
+        # Views of one storage a seed: saved once, instead of a storage a step and document.
+        rows = torch.from_numpy(losses)
+        results[seed] = {
+            "results": {
+                step: list(row.split(lengths)) for step, row in zip(experiment.steps, rows.unbind(), strict=True)
+            },
+            **_common(experiment, names, lengths),
+        }
+    content = {
+        "seeds": experiment.seeds,
+        **_common(experiment, names, lengths),
+        "results": results,
+        "summary": {step: _summary(means[:, row]) for row, step in enumerate(experiment.steps)},
+        **_packing_mark(experiment),
+    }
+    torch.save(content, path)
+
+
+def _write_hdf5(experiment: Experiment, names: list[str], path: Path) -> None:
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError("an hdf5 export needs h5py; run: pip install 'discreteness[hdf5]'") from None
+
+    with h5py.File(path, "w") as file:
+        file.attrs.update(_packing_mark(experiment))
+        metadata = file.create_group("metadata")
+        metadata["seeds"] = np.array(experiment.seeds, np.int32)
+        metadata["eval_steps"] = np.array(experiment.steps, np.int32)
+        metadata["doc_lengths"] = np.array([d.num_losses for d in experiment.documents], np.int32)
+        metadata.create_dataset("doc_names", data=names, dtype=h5py.string_dtype())
+        name_of = dict(zip((d.doc_id for d in experiment.documents), names, strict=True))
+        for document, tokens, losses in experiment.blocks(BLOCK_BYTES):
+            halves = _float16(document, tokens, experiment.steps, experiment.seeds, losses)
+            for index, token in enumerate(tokens.tolist()):
+                file.create_dataset(
+                    f"losses/{name_of[document.doc_id]}/token_{token - 1}",
+                    data=halves[:, :, index],
+                    compression="gzip",
+                    compression_opts=4,
+                )
+
+
+def _write_table(experiment: Experiment, format: str, precision: str, path: Path) -> None:
+    writer: Any = None
+    try:
+        for document, tokens, losses in experiment.blocks(BLOCK_BYTES // TABLE_OVERHEAD):
+            if precision == "float16":
+                losses = _float16(document, tokens, experiment.steps, experiment.seeds, losses)
+            if format == "csv" and precision == "float16":
+                losses = losses.astype(np.float32)  # the same numbers; Arrow's CSV knows no float16
+            table = long_form(document, tokens, experiment.steps, experiment.seeds, losses)
+            if writer is None:
+                writer = pa.csv.CSVWriter(path, table.schema) if format == "csv" else _parquet(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=KEYS, use_byte_stream_split=["loss"], write_page_checksum=True
+    )
+
+
+def _float16(
+    document: DocumentInfo, tokens: np.ndarray, steps: list[int], seeds: list[int], losses: np.ndarray
+) -> np.ndarray:
+    """float16 of losses [seeds, steps, tokens]. ValueError: a loss would become infinite."""
+    with np.errstate(over="ignore"):
+        halves = losses.astype(np.float16)
+    for seed, step, token in np.argwhere(np.isinf(halves))[:1]:
+        where = f"seed {seeds[seed]}, step {steps[step]}, document {document.name!r}, token {tokens[token]}"
+        raise ValueError(
+            f"the loss {losses[seed, step, token]} of {where} is beyond float16 (65504); "
+            "read such data with discreteness.dataset.reader.open"
+        )
+    return halves
+
+
+def _summary(means: np.ndarray) -> dict[str, list]:
+    """Over seeds, from means float64 [seeds, documents] of the float16 losses; the deviation is unbiased."""
+    deviation = means.std(axis=0, ddof=1).tolist() if len(means) > 1 else [math.nan] * means.shape[1]
+    return {"mean": means.mean(axis=0).tolist(), "std": deviation, "per_seed": means.tolist()}
+
+
+def _common(experiment: Experiment, names: list[str], lengths: list[int]) -> dict[str, list]:
+    return {"doc_names": names, "doc_lengths": lengths, "eval_steps": experiment.steps}
+
+
+def _packing_mark(experiment: Experiment) -> dict[str, str]:
+    packing = experiment.experiment["identity"]["packing"]
+    return {} if packing == "reference" else {"packing": packing}

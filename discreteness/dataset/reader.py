@@ -1,0 +1,292 @@
+"""dataset -> losses as arrays.
+
+experiment = discreteness.open("runs/tiny")
+experiment.losses("elements.txt", token=7)  # float32 [seeds, steps]
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet as pq
+
+from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
+from discreteness.dataset.by_token.token_file import TOKENS
+from discreteness.dataset.manifest import EXPERIMENT_FILE, DocumentInfo, listed, read_documents, read_manifest
+from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, mean_over_tokens, read_losses, scan
+from discreteness.dataset.storage import Storage, open_storage
+
+logger = logging.getLogger(__name__)
+
+PART_RETRIES = 3
+"""How often parts that vanish while they are read are looked up again, before the seeds themselves are read."""
+
+
+class Experiment:
+    """A dataset as it was when opened: seeds committed later appear when it is opened again.
+
+    `seeds`, `steps`: ascending. `documents`: in the order of their ids. `experiment`: experiment.json as it
+    is. `invalid`: files of losses/ that are not counted, with the reason. What `discreteness compact` made is
+    used where it is faster; the answers are the same to the bit.
+    """
+
+    def __init__(self, storage: Storage):
+        self.storage = storage
+        self._manifest = read_manifest(storage)
+        self.experiment: dict[str, Any] = json.loads(storage.read(EXPERIMENT_FILE))
+        self._committed, self.invalid = scan(storage, self._manifest)
+        self.seeds = list(self._committed)
+        self.steps = list(self._manifest.steps)
+        self.documents = list(self._manifest.documents)
+        self._first = dict(zip((d.doc_id for d in self.documents), first_tokens(self._manifest), strict=True))
+        self._parts = self._read_parts()
+
+    def losses(
+        self,
+        doc: str | int,
+        token: int | Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
+        answers: bool = False,
+    ) -> np.ndarray:
+        """Losses in nats, float32 [seeds, steps, tokens], or [seeds, steps] of one token; in the order asked
+        for.
+
+        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N, one or several; all if None: token
+        0 is BOS and has no loss, so index i of the last axis is token i + 1. `answers`: the document's answers
+        instead. The axes may lie in memory in any order. ValueError: what is asked for does not exist; nothing
+        is filled in.
+        """
+        document = self.document(doc)
+        tokens = self._tokens(document, token, answers)
+        chosen = self._existing("seed", self.seeds, seeds)
+        if not chosen:
+            raise ValueError(f"no seed is committed in {self.storage.uri} yet")
+        losses = self._losses(document, tokens - 1, chosen, self._places(steps))
+        return losses[:, :, 0] if isinstance(token, (int, np.integer)) else losses
+
+    def seed(self, seed: int) -> np.ndarray:
+        """All of one seed, float32 [steps, losses of all documents, one document after another]."""
+        (seed,) = self._existing("seed", self.seeds, [seed])
+        return read_losses(self.storage, self._manifest, self._committed[seed], self.documents)
+
+    def mean_curves(self, seeds: Sequence[int] | None = None) -> np.ndarray:
+        """Mean loss of each document, float64 [documents, seeds, steps]. Seconds where seeds are not compacted."""
+        chosen = self._existing("seed", self.seeds, seeds)
+        means = np.empty((len(self.documents), len(chosen), len(self.steps)))
+
+        def from_part(part: PartReader, rows: list[int], columns: list[int]) -> None:
+            means[:, rows] = part.means[:, columns]
+
+        for row in self._from_parts(chosen, lambda part, rows: True, from_part):
+            losses = self.seed(chosen[row])
+            for index, document in enumerate(self.documents):
+                first = self._first[document.doc_id]
+                means[index, row] = mean_over_tokens(losses[:, first : first + document.num_losses])
+        return means
+
+    def blocks(
+        self, max_bytes: int = 2**28, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None
+    ) -> Iterator[tuple[DocumentInfo, np.ndarray, np.ndarray]]:
+        """Everything in pieces of at most `max_bytes`, or of one token: document, tokens int64 (T,), and their
+        losses as of `losses`; document after document.
+        """
+        chosen, places = self._existing("seed", self.seeds, seeds), self._places(steps)
+        most = max(1, max_bytes // (4 * max(1, len(chosen) * len(places))))
+        for document in self.documents:
+            for first in range(0, document.num_losses if chosen else 0, most):
+                tokens = np.arange(first, min(first + most, document.num_losses))
+                yield document, tokens + 1, self._losses(document, tokens, chosen, places)
+
+    def table(
+        self,
+        doc: str | int,
+        token: int | Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
+        answers: bool = False,
+    ) -> pa.Table:
+        """What `losses` gives, as Arrow rows (doc_id, token_index, step, seed, loss) sorted as they were asked for."""
+        document = self.document(doc)
+        tokens = self._tokens(document, token, answers)
+        losses = self.losses(doc, tokens.tolist(), seeds, steps)
+        steps, seeds = (self.steps if steps is None else steps), (self.seeds if seeds is None else seeds)
+        return long_form(document, tokens, steps, seeds, losses)
+
+    def to_xarray(self, doc: str | int, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Any:
+        """xarray.DataArray of one document with dimensions seed, step, token and their coordinates, also the text of
+        each token. ValueError: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise ValueError("to_xarray needs xarray; run: pip install 'discreteness[xarray]'") from None
+        document = self.document(doc)
+        rows = self.tokens(doc).slice(1)
+        return xarray.DataArray(
+            self.losses(doc, seeds=seeds, steps=steps),
+            dims=("seed", "step", "token"),
+            coords={
+                "seed": list(self.seeds if seeds is None else seeds),
+                "step": list(self.steps if steps is None else steps),
+                "token": rows["token_index"].to_numpy(),
+                "text": ("token", rows["token_text"].to_pylist()),
+                "answer": ("token", rows["answer"].to_numpy()),
+            },
+            name=document.name,
+            attrs={"units": "nat"},
+        )
+
+    @property
+    def attempts(self) -> dict[int, str]:
+        """Committed seed -> the attempt that its rows come from."""
+        return {seed: committed.attempt for seed, committed in self._committed.items()}
+
+    def document(self, doc: str | int) -> DocumentInfo:
+        """A document by its name or id. ValueError names those that exist."""
+        for document in self.documents:
+            if doc in (document.name, document.doc_id):
+                return document
+        raise ValueError(
+            f"there is no document {doc!r}; there are "
+            f"{listed((f'{d.name!r} ({d.doc_id})' for d in self.documents), 50)}"
+        )
+
+    def answers(self, doc: str | int) -> list[int]:
+        """Token indices of a document's answers, ascending."""
+        rows = self.tokens(doc)
+        return rows.filter(rows["answer"])["token_index"].to_pylist()
+
+    def runs(self, seed: int) -> pa.Table:
+        """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ..."""
+        (seed,) = self._existing("seed", self.seeds, [seed])
+        content = self.storage.read(self._committed[seed].runs_path)
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+
+    def tokens(self, doc: str | int) -> pa.Table:
+        """Rows of documents.parquet of one document, one a token, BOS first."""
+        rows = self._documents_table
+        return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
+
+    def arrow(self) -> pa.dataset.Dataset:
+        """Arrow dataset over the committed seeds' files."""
+        files = [self.storage.path(committed.path) for committed in self._committed.values()]
+        return pa.dataset.dataset(files, schema=LOSSES, format="parquet", filesystem=self.storage.filesystem)
+
+    @cached_property
+    def _documents_table(self) -> pa.Table:
+        return read_documents(self.storage, self._manifest)
+
+    def _existing(self, what: str, there: list[int], wanted: Sequence[int] | None) -> list[int]:
+        if wanted is None:
+            return there
+        if missing := sorted(set(wanted) - set(there)):
+            raise ValueError(f"there is no {what} {listed(missing)}; there are {listed(there)}")
+        return list(wanted)
+
+    def _places(self, steps: Sequence[int] | None) -> np.ndarray:
+        if steps is None:
+            return np.arange(len(self.steps))
+        return np.searchsorted(self.steps, np.array(self._existing("step", self.steps, steps), np.int64))
+
+    def _tokens(self, document: DocumentInfo, token: int | Sequence[int] | None, answers: bool) -> np.ndarray:
+        if answers and token is not None:
+            raise ValueError("answers choose the tokens; give answers or token, not both")
+        if answers:
+            token = self.answers(document.doc_id)
+        if token is None:
+            return np.arange(1, document.num_losses + 1)
+        tokens = np.atleast_1d(np.array(token, np.int64))
+        if wrong := [number for number in tokens.tolist() if not 1 <= number <= document.num_losses]:
+            raise ValueError(
+                f"document {document.name!r} has losses of tokens 1 to {document.num_losses}, not of {listed(wrong)}"
+            )
+        return tokens
+
+    def _losses(self, document: DocumentInfo, tokens: np.ndarray, seeds: list[int], places: np.ndarray) -> np.ndarray:
+        """float32 [seeds, steps, tokens] of tokens and steps by place."""
+        losses = np.empty((len(tokens), len(places), len(seeds)), np.float32)  # as parts have it
+        if not losses.size:
+            return losses.transpose(2, 1, 0)
+        num_steps = len(self.steps)
+
+        def pays(part: PartReader, rows: list[int]) -> bool:
+            """Whether the part decodes fewer losses than the seeds' files would."""
+            pages = len(np.unique(places // part.part.page_steps))
+            in_part = len(tokens) * pages * part.part.page_steps * len(part.part.seeds)
+            return in_part <= len(rows) * max(ROW_GROUP_LOSSES, document.num_losses * num_steps)
+
+        def from_part(part: PartReader, rows: list[int], columns: list[int]) -> None:
+            nonlocal losses
+            found = part.losses(self._first[document.doc_id] + tokens, places)
+            if rows == columns == list(range(found.shape[2])) and len(rows) == len(seeds):
+                losses = found
+            else:
+                losses[:, :, rows] = found[:, :, columns]
+
+        for row in self._from_parts(seeds, pays, from_part):
+            found = read_losses(self.storage, self._manifest, self._committed[seeds[row]], [document])
+            losses[:, :, row] = found[np.ix_(places, tokens)].T
+        return losses.transpose(2, 1, 0)
+
+    def _from_parts(
+        self,
+        seeds: list[int],
+        pays: Callable[[PartReader, list[int]], bool],
+        take: Callable[[PartReader, list[int], list[int]], None],
+    ) -> list[int]:
+        """Lets each part that pays fill in its seeds; returns the places of the others in `seeds`.
+
+        A compaction may delete a part that is being read: then its successor is looked up, or the seeds are read.
+        """
+        left = list(range(len(seeds)))
+        for _ in range(PART_RETRIES):
+            try:
+                for part in self._parts:
+                    rows = [row for row in left if seeds[row] in part.columns]
+                    if rows and pays(part, rows):
+                        take(part, rows, [part.columns[seeds[row]] for row in rows])
+                        left = [row for row in left if seeds[row] not in part.columns]
+            except FileNotFoundError:
+                self._parts = self._read_parts()
+            else:
+                break
+        return left
+
+    def _read_parts(self) -> list[PartReader]:
+        try:
+            parts = read_parts(self.storage, self._manifest)
+        except ValueError as error:
+            logger.warning("%s", error)
+            parts = ()
+        return [PartReader(self.storage, self._manifest, part, self._committed) for part in parts]
+
+
+def long_form(
+    document: DocumentInfo, tokens: np.ndarray, steps: Sequence[int], seeds: Sequence[int], losses: np.ndarray
+) -> pa.Table:
+    """Losses [seeds, steps, tokens] of one document as rows with the columns of TOKENS, by token, step, seed."""
+    rows = len(steps) * len(seeds)
+    columns = {
+        "doc_id": np.full(losses.size, document.doc_id, np.int32),
+        "token_index": np.repeat(np.asarray(tokens, np.int32), rows),
+        "step": np.tile(np.repeat(np.array(steps, np.int32), len(seeds)), len(tokens)),
+        "seed": np.tile(np.array(seeds, np.int32), len(tokens) * len(steps)),
+        "loss": losses.transpose(2, 1, 0).reshape(-1),
+    }
+    loss = pa.field("loss", pa.from_numpy_dtype(losses.dtype), nullable=False)
+    return pa.table(columns, schema=TOKENS.set(TOKENS.get_field_index("loss"), loss))
+
+
+def open(uri: str | os.PathLike[str] | Storage) -> Experiment:
+    """Opens a dataset for reading. FileNotFoundError: there is none; ValueError: damaged or of another
+    version.
+    """
+    return Experiment(open_storage(uri))

@@ -1,0 +1,249 @@
+"""losses of a finished attempt -> a committed seed: one file that appears whole.
+
+The layout is one directory or prefix (docs/dataset.md has all its names).
+A seed is done when its file in losses/ has a valid footer; nothing else decides.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from discreteness.dataset.identity import IdentityMismatch, as_plain, differing_fields, only_sources
+from discreteness.dataset.manifest import (
+    DOCUMENTS_FILE,
+    EXPERIMENT_FILE,
+    DocumentLike,
+    Manifest,
+    documents_table,
+    listed,
+    new_manifest,
+    read_documents,
+    read_manifest,
+)
+from discreteness.dataset.seed_file import ATTEMPT, CommittedSeed, InvalidFile, losses_file, read_seed, scan, seed_path
+from discreteness.dataset.storage import Storage, open_storage
+
+logger = logging.getLogger(__name__)
+
+JOB_BEGAN, ATTEMPT_LOST = "job began", "attempt lost"
+
+
+class Dataset:
+    """The writer's side of an experiment. Plain data inside, so it can be sent to another process."""
+
+    def __init__(self, storage: Storage, manifest: Manifest):
+        self.storage = storage
+        self.manifest = manifest
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
+
+    @classmethod
+    def create_or_open(
+        cls,
+        uri: str | os.PathLike[str] | Storage,
+        identity: dict[str, Any],
+        documents: Sequence[DocumentLike],
+        token_bytes: Callable[[int], bytes],
+        in_vocabulary: Callable[[int], bool] | None,
+        steps: Sequence[int],
+        allow_code_change: bool = False,
+    ) -> "Dataset":
+        """A new dataset, or the one that is there if it has this identity; a half-created one is completed.
+
+        `steps`: the planned steps, ascending. `in_vocabulary`: None where every GPT-2 id has its own row.
+        IdentityMismatch: another experiment lives there. FileExistsError: other files do. ValueError:
+        documents, steps or files there are wrong.
+        """
+        storage = open_storage(uri)
+        table = documents_table(documents, token_bytes, in_vocabulary)
+        manifest = new_manifest(identity, documents, table, steps)
+        if storage.exists(EXPERIMENT_FILE):
+            there = read_manifest(storage)
+            manifest = _reconcile(storage, there, manifest, allow_code_change)
+            if manifest != there:
+                storage.write(EXPERIMENT_FILE, manifest.to_json())
+        else:
+            _refuse_foreign_files(storage)
+            storage.write(EXPERIMENT_FILE, manifest.to_json())
+        if storage.exists(DOCUMENTS_FILE):
+            read_documents(storage, manifest)
+        else:
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+            storage.write(DOCUMENTS_FILE, sink.getvalue())
+        storage.make_folders("losses", "runs", "log")
+        storage.sweep_staging()
+        return cls(storage, manifest)
+
+    def committed(self) -> dict[int, CommittedSeed]:
+        """Committed seeds, ascending. A file that is not one is named in the log and left out."""
+        committed, invalid = scan(self.storage, self.manifest)
+        for name, reason in invalid.items():
+            logger.warning("%s is not counted: %s", self.storage.path(name), reason)
+        return committed
+
+    def commit(
+        self, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray, records: pa.Table
+    ) -> CommittedSeed:
+        """Makes a seed's file appear; on return it is on disk or in the object store.
+
+        `steps`: integers (S,), every planned step once, in any order. `losses`: float32 (S, losses of all
+        documents, one document after another). `records`: the run's per-step values, with a column `step`,
+        each step once. Doing it again with the same attempt changes nothing. ValueError: incomplete or
+        non-finite losses, another attempt is committed already. OSError: not written; it may be tried again.
+        """
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"seed {seed} does not fit the dataset; give one of 0 to {2**31 - 1}")
+        if not ATTEMPT.fullmatch(attempt):
+            raise ValueError(f"attempt {attempt!r} cannot be part of a file name; use letters, digits, - and _")
+        order = self._complete(seed, steps, losses)
+        path = seed_path(seed)
+        if self.storage.exists(path):
+            try:
+                committed = read_seed(self.storage, self.manifest, seed)
+            except InvalidFile as error:
+                aside = f"_rejected/{uuid.uuid4().hex}-seed={seed:05d}"
+                logger.warning("%s is replaced and kept as %s: %s", self.storage.path(path), aside, error)
+                self.storage.write(aside, self.storage.read(path))
+            else:
+                if committed.attempt != attempt:
+                    raise ValueError(
+                        f"seed {seed} is committed by attempt {committed.attempt} already; "
+                        f"attempt {attempt} is not needed"
+                    )
+                return committed
+        runs = _runs_file(seed, attempt, records)
+        committed = CommittedSeed(
+            seed=seed,
+            attempt=attempt,
+            rows=self.manifest.rows_per_seed,
+            identity_hash=self.manifest.current_identity_hash(),
+            documents_hash=self.manifest.documents_hash,
+            runs_sha256=hashlib.sha256(runs).hexdigest(),
+        )
+        if (np.diff(order) != 1).any():  # a copy of all losses, which usually come in order
+            steps, losses = steps[order], losses[order]
+        content = losses_file(self.manifest, seed, attempt, steps, losses, dataclasses.asdict(committed))
+        self.storage.write(committed.runs_path, runs)
+        self.storage.write(path, content)
+        self.remove_running(seed)
+        return committed
+
+    def log(self, event: dict[str, Any]) -> None:
+        """Best effort: keeps an event (JSON values) as one file. `attempt` with `error`: a failed attempt."""
+        now = datetime.now(UTC)
+        content = {"time": now.isoformat(), "host": socket.gethostname(), "pid": os.getpid(), **event}
+        try:
+            name = f"log/{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}.json"
+            self.storage.write(name, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            logger.warning("an event is not logged in %s: %s", self.storage.uri, error)
+
+    def log_job(self, seeds: str, max_attempts: int) -> None:
+        """Best effort: what this job is to train, `seeds` as in --seeds, for who looks at the dataset alone."""
+        self.log({"event": JOB_BEGAN, "seeds": seeds, "max_attempts": max_attempts})
+
+    def write_running(self, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray) -> None:
+        """Best effort, on local and NFS storage only: rows so far of a seed in training, for the viewer."""
+        if not self.storage.renames:
+            return
+        order = np.argsort(steps)
+        footer = {"seed": seed, "attempt": attempt, "steps": len(steps)}
+        try:
+            content = losses_file(self.manifest, seed, attempt, steps[order], losses[order], footer)
+            self.storage.write(f"_running/seed={seed:05d}.parquet", content, durable=False)
+        except OSError as error:
+            logger.warning("rows of running seed %d are not shown: %s", seed, error)
+
+    def remove_running(self, seed: int) -> None:
+        """Best effort: forgets the rows of a seed that is committed or given up."""
+        if self.storage.renames:
+            with suppress(OSError):
+                self.storage.delete(f"_running/seed={seed:05d}.parquet")
+
+    def _complete(self, seed: int, steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
+        """Order that sorts the steps; ValueError unless losses are whole, finite and float32."""
+        total = sum(document.num_losses for document in self.manifest.documents)
+        expected = (len(steps), total)
+        if losses.dtype != np.float32 or losses.shape != expected or not np.issubdtype(steps.dtype, np.integer):
+            raise ValueError(
+                f"losses of seed {seed} are {losses.dtype} {losses.shape} at {steps.dtype} steps; "
+                f"expected float32 {expected} at integer steps"
+            )
+        order = np.argsort(steps, kind="stable")
+        if not np.array_equal(steps[order], self.manifest.steps):
+            found, counts = np.unique(steps, return_counts=True)
+            planned = np.array(self.manifest.steps)
+            raise ValueError(
+                f"seed {seed} is not complete: steps missing {listed(np.setdiff1d(planned, found))}; "
+                f"twice {listed(found[counts > 1])}; not planned {listed(np.setdiff1d(found, planned))}"
+            )
+        if not np.isfinite(losses).all():
+            row, column = np.argwhere(~np.isfinite(losses))[0]
+            ends = np.cumsum([document.num_losses for document in self.manifest.documents])
+            document = self.manifest.documents[int(np.searchsorted(ends, column, side="right"))]
+            token = column - (ends[self.manifest.documents.index(document)] - document.num_losses) + 1
+            raise ValueError(
+                f"the loss of seed {seed} at step {steps[row]}, document {document.name!r}, token {token} is "
+                f"{losses[row, column]}; a seed with such a loss is not committed"
+            )
+        return order
+
+
+def _reconcile(storage: Storage, there: Manifest, here: Manifest, allow_code_change: bool) -> Manifest:
+    """The manifest to go on with; IdentityMismatch if it cannot be the same experiment."""
+    differing = differing_fields(there.identity, here.identity)
+    sources = here.identity.get("sources")
+    if only_sources(differing) and (allow_code_change or sources in there.accepted_sources):
+        differing = []
+    differing = differing or differing_fields(_content(there), _content(here))
+    if differing:
+        raise IdentityMismatch(storage.uri, differing)
+    accepted = (*(s for s in there.accepted_sources if s != sources), sources)
+    return dataclasses.replace(there, accepted_sources=accepted)
+
+
+def _content(manifest: Manifest) -> dict[str, Any]:
+    documents = {document.name: dataclasses.asdict(document) for document in manifest.documents}
+    return as_plain({"steps": manifest.steps, "documents_table": manifest.documents_hash, "document": documents})
+
+
+def _refuse_foreign_files(storage: Storage) -> None:
+    foreign = [info.base_name for info in storage.list() if not info.base_name.startswith((".", "_"))]
+    if foreign:
+        raise FileExistsError(f"{storage.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output")
+
+
+def _runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
+    """Parquet file of the records, sorted by step, with seed and attempt in front."""
+    if (
+        "step" not in records.column_names
+        or not pa.types.is_integer(records["step"].type)
+        or records["step"].null_count
+    ):
+        raise ValueError(f"records of seed {seed} have no integer column 'step', but {listed(records.column_names)}")
+    if taken := [name for name in ("seed", "attempt") if name in records.column_names]:
+        raise ValueError(f"records of seed {seed} have a column {listed(taken)}, which the dataset adds itself")
+    steps, counts = np.unique(records["step"].to_numpy(), return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"records of seed {seed} hold steps twice: {listed(steps[counts > 1])}")
+    records = records.sort_by("step")
+    records = records.add_column(0, "attempt", pa.repeat(attempt, len(records)))
+    records = records.add_column(0, "seed", pa.array(np.full(len(records), seed, np.int32)))
+    sink = pa.BufferOutputStream()
+    pq.write_table(records, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()

@@ -1,0 +1,108 @@
+"""command line -> one frozen value: what the experiment is and how it is run."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from discreteness.experiment.plan import parse_seeds
+
+Packing = Literal["isolated", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Train seeds and record the loss of every token of the documents at every planned checkpoint."""
+
+    # What follows is the experiment's identity: it must match to continue one.
+
+    track: str = "auto"
+    """tiny, small, medium or auto: small where the cluster has Hopper GPUs, tiny where it has none."""
+    data: str | None = None
+    """Folder that holds the track's shards. Default: DATA_PATH or the current folder; for tiny a cache that is
+    filled on first use."""
+    checkpoints: str = "log:64"
+    """Planned steps: every:N, log:COUNT, log:COUNT,min-gap:N or a list. Step 0 and the last are always in."""
+    documents: str | None = None
+    """Folder of UTF-8 .txt files to score. Default: the built-in documents."""
+    packing: Packing = "isolated"
+    """isolated: a document's losses do not depend on its neighbours. reference: one sequence, as SPEEDRUN section 8."""
+    score_tokens: int = 16_384
+    """Most tokens in one scoring batch."""
+    workers_per_trainer: int = 1
+    """8, 4, 2 or 1 processes (one GPU each; one CPU each on tiny) that train one seed together."""
+    attention: Literal["auto", "flash3", "varlen", "reference"] = "auto"
+    """auto: varlen on GPUs, reference on CPUs. flash3: FlashAttention-3, on Hopper GPUs, from the folder in
+    FLASH_ATTENTION_3 or from the hub at the commit in FLASH_ATTENTION_3_REVISION (docs/security.md)."""
+    fp8: bool = True
+    """8-bit products in the training head, on GPUs; scoring never uses them."""
+    deterministic: bool = True
+    """Training repeats to the bit on one type of GPU, which costs it 2 to 6 %; a CPU always does."""
+    micro_batch_tokens: int = 65_536
+    """Most tokens that a worker trains in one pass; fewer take less memory."""
+
+    # What follows may change between runs of one experiment.
+
+    seeds: str = "0-3"
+    """0-299, or 0,5,7, or 0-9,20-29. Seeds that are committed already are not trained again."""
+    output: str = "runs/experiment"
+    """Dataset directory, or a URI such as s3://bucket/run."""
+    trainers: int | None = None
+    """Trainer groups. Default: as many as fit now, at least one."""
+    gpu_type: str | None = None
+    """Accelerator type that trainers need, by Ray's name, such as H100. Default: any."""
+    evaluators: int | None = None
+    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer group; with GPUs of
+    their own one a machine."""
+    evaluator_gpus: float = 0.1
+    """Share of a GPU that an evaluator reserves, which trainers leave free. 1: evaluators have GPUs of their own, any
+    that are free, and trainers whole ones."""
+    max_in_flight: int = 8
+    """Checkpoints of one trainer group between publication and accepted row."""
+    max_attempts: int = 3
+    """Training runs of a seed before it counts as failed."""
+    start_timeout_s: float = 600
+    """How long a trainer group may wait for its place."""
+    val_tokens: int | None = None
+    """Tokens of the validation loss, scored by the pool every `validate_every` steps of the track; 0: off. Default:
+    the track's."""
+    verify_every: int = 0
+    """Every n-th checkpoint is scored by its trainer as well, and the two must be equal; 0: off."""
+    keep_weights: str = "none"
+    """none, last, or steps such as 0,100,360: checkpoints kept as safetensors."""
+    allow_code_change: bool = False
+    """Continue an experiment although the sources of trainer or scoring have changed since."""
+    take_over: bool = False
+    """Continue although another driver seems to hold the dataset."""
+    log_format: Literal["text", "json"] = "text"
+    """json: one object a line on stdout, with time, level, event, message, and seed, attempt, group, step where they
+    apply."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+    def check(self) -> None:
+        """ValueError names the flag whose value cannot be. Apart from construction: a parser would box the line."""
+        from discreteness.dataset.storage import refuse_credentials  # pyarrow, which --help does not need
+
+        refuse_credentials(self.output)
+        parse_seeds(self.seeds)
+        if self.workers_per_trainer not in (1, 2, 4, 8):
+            raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")
+        bounds = {
+            "score_tokens": (self.score_tokens, 16),
+            "micro_batch_tokens": (self.micro_batch_tokens, 16),
+            "trainers": (self.trainers, 1),
+            "evaluators": (self.evaluators, 1),
+            "max_in_flight": (self.max_in_flight, 1),
+            "max_attempts": (self.max_attempts, 1),
+            "start_timeout_s": (self.start_timeout_s, 1),
+            "val_tokens": (self.val_tokens, 0),
+            "verify_every": (self.verify_every, 0),
+        }
+        for name, (value, least) in bounds.items():
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if not 0 < self.evaluator_gpus <= 1:
+            raise ValueError(
+                f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and at most 1, which is a GPU of "
+                "its own"
+            )

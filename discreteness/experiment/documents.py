@@ -1,0 +1,140 @@
+"""text files -> validation documents: token ids, and which tokens are answers.
+
+A document is one UTF-8 file, taken as it is. An answer, which what stands before it or common knowledge
+decides, is marked in place: `The capital of France is⟦ Paris⟧.` The marks are no part of the text. They stand
+on borders of tokens, so the space before a word, which GPT-2's tokens begin with, is inside.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from speedrun.data.tokenizer import BOS, decode_bytes, encode
+
+BUILT_IN = Path(__file__).with_name("documents")
+MAX_TEXT_TOKENS = 2047
+"""With BOS 2,048, the longest document that the small track trains on."""
+MAX_FILE_BYTES = MAX_TEXT_TOKENS * (128 + len("⟦⟧".encode()))
+"""No token of GPT-2 has more than 128 bytes, and each may be marked: what is larger is not even read."""
+
+
+class DocumentError(ValueError):
+    """A folder or file that gives no documents; the message is one line and names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A validation text of N tokens after BOS: it gives N losses, loss i for token i + 1."""
+
+    doc_id: int
+    """Place among the documents it was loaded with, from 0."""
+    name: str
+    """File name, `.txt` included."""
+    category: str
+    """The file name up to its first `_` or to `.txt`: documents of one family share it."""
+    text: str
+    """Without marks."""
+    token_ids: tuple[int, ...]
+    """N + 1 GPT-2 ids; the first is BOS, 50256."""
+    answers: frozenset[int]
+    """Indices into `token_ids` of the tokens that are marked as answers."""
+
+
+def built_in() -> list[Document]:
+    """Return the documents of this package, in the order of their names."""
+    return load(BUILT_IN)
+
+
+def load(directory: str | Path) -> list[Document]:
+    """Return a document for each `.txt` file of `directory`, in the order of their names.
+
+    DocumentError: no such folder, or no such file in it; a file that is empty, not UTF-8, over 2,047 tokens,
+    or whose marks are not pairs around whole tokens. `<|endoftext|>` in a file is ordinary text.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DocumentError(f"{directory} is not a folder: give a folder of .txt files")
+    paths = sorted((path for path in directory.iterdir() if path.suffix == ".txt"), key=lambda path: path.name)
+    if not paths:
+        raise DocumentError(f"{directory} has no .txt file: put at least one document there")
+    return [read(doc_id, path) for doc_id, path in enumerate(paths)]
+
+
+def documents_hash(documents: Iterable[Document]) -> str:
+    """Return the SHA-256, in hexadecimal, of names and token ids in their order: what losses depend on."""
+    sha = hashlib.sha256()
+    for document in documents:
+        sha.update(f"{document.name!r} {list(document.token_ids)}\n".encode())
+    return sha.hexdigest()
+
+
+def read(doc_id: int, path: Path) -> Document:
+    """Return the document of one file, with any ending. DocumentError as `load`."""
+    if not path.name.isprintable():
+        raise DocumentError(f"{str(path)!r} has a name that cannot be printed: give it another")
+    try:
+        if not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise DocumentError(f"{path} is not a file: take it out of the folder")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DocumentError(
+                f"{path} has {path.stat().st_size} bytes, more than {MAX_TEXT_TOKENS} tokens: split it in parts"
+            )
+        marked = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be read: {error.strerror}; make it a readable file") from None
+    return of_text(doc_id, path, marked)
+
+
+def of_text(doc_id: int, path: Path, marked: str) -> Document:
+    """Return the document of a text with its marks, as if `path` held it. DocumentError as `load`."""
+    text, spans = _unmark(path, marked)
+    ids = encode(text)
+    if not ids:
+        raise DocumentError(f"{path} has no text: write some, or take it out of the folder")
+    if len(ids) > MAX_TEXT_TOKENS:
+        raise DocumentError(f"{path} has {len(ids)} tokens of text, at most {MAX_TEXT_TOKENS} fit: split it in parts")
+    return Document(
+        doc_id=doc_id,
+        name=path.name,
+        category=path.stem.partition("_")[0],
+        text=text,
+        token_ids=(BOS, *ids),
+        answers=_answers(path, text, spans, ids),
+    )
+
+
+def _unmark(path: Path, marked: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text without marks, and the (start, end) of each marked part in it, in characters."""
+    parts = re.split("([⟦⟧])", marked)
+    texts, marks = parts[0::2], parts[1::2]
+    for n, mark in enumerate(marks):
+        alone = mark != "⟦⟧"[n % 2] or (mark == "⟦" and n + 1 == len(marks))
+        if alone or (mark == "⟧" and not texts[n]):
+            line = "".join(texts[: n + 1]).count("\n") + 1
+            what = f"{mark} has no partner" if alone else "⟦⟧ marks nothing"
+            raise DocumentError(f"{path}, line {line}: {what}; write each answer as ⟦answer⟧")
+    borders = list(accumulate(map(len, texts)))[:-1]
+    return "".join(texts), list(zip(borders[0::2], borders[1::2], strict=True))
+
+
+def _answers(path: Path, text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int]) -> frozenset[int]:
+    borders = [0, *accumulate(len(decode_bytes(token)) for token in ids)]  # bytes before token i of the text
+    index_of = {border: index for index, border in enumerate(borders)}
+    answers: set[int] = set()
+    for start, end in spans:
+        first, last = (index_of.get(len(text[:position].encode())) for position in (start, end))
+        if first is None or last is None:
+            line = text.count("\n", 0, start) + 1
+            raise DocumentError(
+                f"{path}, line {line}: the marks of {text[start:end]!r} cut a token; "
+                "put the space before a word inside, and mark whole words"
+            )
+        answers.update(range(first + 1, last + 1))  # token 0 is BOS
+    return frozenset(answers)

@@ -1,0 +1,224 @@
+"""configuration -> the experiment: track, documents, plan, data, and the identity they make together."""
+
+import os
+import re
+import socket
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import speedrun
+from speedrun.data import tokenizer
+from speedrun.data.sampler import Vocabulary, find_shards
+from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.execution import Execution
+from speedrun.schedules import step_settings
+from speedrun.tracks import Track, track
+
+import discreteness
+from discreteness.dataset.identity import data_identity, sources_hash
+from discreteness.dataset.writer import Dataset
+from discreteness.experiment import documents as documents_module
+from discreteness.experiment.config import Packing, RunConfig
+from discreteness.experiment.documents import Document, documents_hash
+from discreteness.experiment.plan import parse_plan, parse_seeds
+
+BETWEEN_WEIGHTS_AND_LOSSES = (
+    "service/trainer_worker",
+    "checkpoint/staging",
+    "checkpoint/layout",
+    "checkpoint/header",
+    "service/publisher",
+    "checkpoint/loading",
+    "scoring/scorer",
+    "scoring/evaluator",
+    "service/inline",
+    "dataset/curve",
+    "dataset/writer",
+    "dataset/seed_file",
+)
+"""Modules that a weight passes on its way to a stored loss, or that set how it is computed (threads, validation's
+state). Not the control path: it hands on references and rows by attempt and step, and never looks into one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All that decides a loss, and the seeds asked for. Plain values, ready to travel."""
+
+    track: Track
+    data_root: str
+    documents: tuple[Document, ...]
+    packing: Packing
+    score_tokens: int
+    world_size: int
+    execution: Execution
+    plan: tuple[int, ...]
+    """Steps whose losses are recorded."""
+    validation_steps: frozenset[int]
+    val_tokens: int
+    kept_steps: frozenset[int]
+    seeds: tuple[int, ...]
+    identity: dict
+
+    @property
+    def published_steps(self) -> frozenset[int]:
+        """Steps at which a checkpoint leaves the trainer."""
+        return frozenset(self.plan) | self.validation_steps
+
+    @property
+    def num_validation_chunks(self) -> int:
+        return self.val_tokens // self.track.data.val_chunk_tokens
+
+    @property
+    def num_losses(self) -> int:
+        return sum(len(document.token_ids) - 1 for document in self.documents)
+
+
+def prepare(config: RunConfig, track_name: str) -> Experiment:
+    """Reads documents and shards and checks everything against everything. ValueError names what is wrong.
+
+    `track_name` replaces the configuration's "auto".
+    """
+    config.check()
+    recipe = track(track_name)
+    world_size = config.workers_per_trainer
+    if recipe.data.num_slots % world_size:
+        raise ValueError(
+            f"--workers-per-trainer {world_size}: track {recipe.name} has {recipe.data.num_slots} slots a step; "
+            f"use {', '.join(str(n) for n in (8, 4, 2, 1) if recipe.data.num_slots % n == 0)}"
+        )
+    documents = tuple(documents_module.load(config.documents) if config.documents else documents_module.built_in())
+    data_root = str(data_folder(config.data, recipe))
+    if recipe.data.made_on_first_use:
+        ensure_tiny_corpus(data_root)
+    training = find_shards(data_root, recipe.data.train_glob)
+    shards = training + find_shards(data_root, recipe.data.val_glob)
+    plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
+    val_tokens = recipe.data.val_tokens if config.val_tokens is None else config.val_tokens
+    if val_tokens % recipe.data.val_chunk_tokens:
+        raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
+    wishes = Execution(
+        attention=config.attention,
+        fp8_head=config.fp8,
+        deterministic=config.deterministic,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+    execution = wishes.of(recipe, "cuda" if recipe.needs_gpu else "cpu")
+    data = data_identity(shards)
+    _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
+    identity = {
+        "track": asdict(recipe),
+        "checkpoints": list(plan),
+        "documents": documents_hash(documents),
+        "packing": config.packing,
+        "score_tokens": config.score_tokens,
+        "data": data,
+        "world_size": world_size,
+        "execution": asdict(execution),
+        "sources": sources_hash(identity_sources()),
+    }
+    return Experiment(
+        track=recipe,
+        data_root=data_root,
+        documents=documents,
+        packing=config.packing,
+        score_tokens=config.score_tokens,
+        world_size=world_size,
+        execution=execution,
+        plan=plan,
+        validation_steps=_validation_steps(recipe) if val_tokens else frozenset(),
+        val_tokens=val_tokens,
+        kept_steps=_kept_steps(config.keep_weights, plan),
+        seeds=parse_seeds(config.seeds),
+        identity=identity,
+    )
+
+
+def open_dataset(experiment: Experiment, config: RunConfig) -> Dataset:
+    """The dataset of this experiment, made or continued. Refuses another experiment's directory by field."""
+    vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
+    return Dataset.create_or_open(
+        config.output,
+        experiment.identity,
+        experiment.documents,
+        token_bytes=tokenizer.decode_bytes,
+        in_vocabulary=vocabulary.contains,
+        steps=experiment.plan,
+        allow_code_change=config.allow_code_change,
+    )
+
+
+def shared_row_warning(experiment: Experiment) -> str | None:
+    """What a user should know of documents whose tokens have no row of their own in a small vocabulary."""
+    vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
+    ids = [token for document in experiment.documents for token in document.token_ids]
+    foreign = {token for token in ids if not vocabulary.contains(token)}
+    if not foreign:
+        return None
+    count = sum(token in foreign for token in ids)
+    return (
+        f"{count} of {len(ids)} document tokens ({len(foreign)} ids) share one row of track "
+        f"{experiment.track.name}'s vocabulary: their losses mean little (in_vocabulary in documents.parquet)"
+    )
+
+
+def check_shards(experiment: Experiment, *globs: str) -> None:
+    """ValueError where this machine's shards of these globs are not those that the experiment was begun with.
+
+    Every process asks it before it uses them: a group before it leases a seed, so that a seed is never trained on other
+    tokens than the identity names.
+    """
+    names = [Path(glob).name for glob in globs]
+    there = {s["name"]: s for s in experiment.identity["data"] if any(fnmatch(s["name"], name) for name in names)}
+    shards = (path for glob in globs for path in find_shards(experiment.data_root, glob))
+    here = {shard["name"]: shard for shard in data_identity(shards)}
+    for name in sorted(there | here):
+        if there.get(name) != here.get(name):
+            what = "is not there" if name not in here else "should not be there" if name not in there else "differs"
+            raise ValueError(
+                f"shard {name} under {experiment.data_root} on {socket.gethostname()} {what}, compared with where the "
+                "job was started: copy the shards from there; `discreteness doctor` compares all nodes"
+            )
+
+
+def data_folder(data: str | None, recipe: Track) -> Path:
+    """Where the track's shards are: what was asked, DATA_PATH, or for tiny the user's cache."""
+    if data:
+        return Path(data).absolute()
+    if recipe.data.made_on_first_use:
+        return default_data_root().absolute()
+    return Path(os.environ.get("DATA_PATH", ".")).absolute()
+
+
+def _check_tokens(recipe: Track, data_root: str, there: int) -> None:
+    """Said before hours of training, not after them. Batches of whole documents need somewhat more than this."""
+    needed = sum(step_settings(recipe.schedule, step).batch_tokens for step in range(recipe.schedule.last_step))
+    if there < needed:
+        raise ValueError(
+            f"the shards of --data {data_root} hold {there} training tokens; a seed of track {recipe.name} takes "
+            f"{needed}: add shards"
+        )
+
+
+def _validation_steps(recipe: Track) -> frozenset[int]:
+    last = recipe.schedule.last_step
+    return frozenset(range(0, last + 1, recipe.validate_every)) | {last}
+
+
+def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:
+    if text == "none":
+        return frozenset()
+    if text == "last":
+        return frozenset(plan[-1:])
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text, re.ASCII):
+        raise ValueError(f"--keep-weights {text!r}: use none, last, or steps such as 0,100")
+    steps = frozenset(int(part) for part in text.split(","))
+    if missing := sorted(steps - set(plan)):
+        raise ValueError(f"--keep-weights {text!r}: step {missing[0]} is not in --checkpoints")
+    return steps
+
+
+def identity_sources() -> list[Path]:
+    """Sources that decide losses: the whole trainer, and what lies between its weights and a stored loss."""
+    ours = [Path(discreteness.__file__).parent / f"{name}.py" for name in BETWEEN_WEIGHTS_AND_LOSSES]
+    return [Path(speedrun.__file__).parent, *ours]

@@ -1,0 +1,1 @@
+"""Weights and documents to losses."""

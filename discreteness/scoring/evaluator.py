@@ -1,0 +1,71 @@
+"""checkpoint bytes -> losses: one model, loaded again and again. Plain; the pool makes it an actor."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+from speedrun.schedules import final_validation_state, forward_state
+
+from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.experiment.prepare import Experiment, check_shards
+
+
+class Evaluator:
+    """Holds one model, loads checkpoints into it and scores documents and validation chunks.
+
+    Two threads may call it: while one scores, the other's checkpoint comes in. They score in the order in which they
+    came, and each the weights it brought.
+    """
+
+    def __init__(self, experiment: Experiment, device: str):
+        # Here, as the dispatcher imports this module to make actors of the class, and computes nothing itself.
+        import torch
+        from speedrun.model.gpt import GPT
+        from speedrun.validation import Validator
+
+        from discreteness.checkpoint.layout import CheckpointLayout
+        from discreteness.checkpoint.loading import Loader
+        from discreteness.scoring.scorer import Scorer
+
+        if device == "cpu":
+            torch.set_num_threads(1)  # sums in one order: bitwise what the trainer itself would compute
+        self.track = experiment.track
+        self.model = GPT(self.track.model, getattr(torch, self.track.dtype), device, experiment.execution)
+        self.loader = Loader(self.model, CheckpointLayout.of(self.model))
+        self.scorer = Scorer.of(experiment, self.model, recorded=True)
+        self.validator = None
+        if experiment.val_tokens:
+            check_shards(experiment, self.track.data.val_glob)
+            self.validator = Validator(self.model, self.track, experiment.data_root, experiment.val_tokens)
+        self._next = threading.Lock()
+        self._model = threading.Lock()
+        if device != "cpu":
+            self.scorer.score(forward_state(self.track, 0))  # compiles kernels before anybody waits for a score
+
+    def ready(self) -> int:
+        """The process id, once the model is built."""
+        return os.getpid()
+
+    def score(self, data: np.ndarray, header: CheckpointHeader) -> np.ndarray:
+        """uint8 checkpoint bytes -> float32 losses of all documents, one after another."""
+        with self._loaded(data, header):
+            return self.scorer.score(header.state)
+
+    def validate(self, data: np.ndarray, header: CheckpointHeader, chunk: int) -> float:
+        """uint8 checkpoint bytes -> mean loss of one validation chunk; the last step's has the final window."""
+        assert self.validator is not None, "validation was switched off when this evaluator was made"
+        with self._loaded(data, header):
+            last = header.step == self.track.schedule.last_step
+            return self.validator.chunk_loss(chunk, final_validation_state(self.track) if last else header.state)
+
+    @contextmanager
+    def _loaded(self, data: np.ndarray, header: CheckpointHeader) -> Iterator[None]:
+        """The model holds these weights, and nobody else's until the end of the block."""
+        with ExitStack() as held:
+            with self._next:  # given up only with the model in hand: nobody overtakes
+                self.loader.fetch(data, header)
+                held.enter_context(self._model)
+                self.loader.place()
+            yield

@@ -1,0 +1,126 @@
+"""kept weights + new documents -> a second dataset, scored as if the documents had been there from the start.
+
+The new dataset has its own identity: that of its origin, with these documents and steps, and the origin's hash. The
+runs of its seeds, their training losses and times, are the origin's.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import asdict
+
+import numpy as np
+from speedrun.data import tokenizer
+from speedrun.execution import Execution
+from speedrun.kernels.flash_attention import loaded_library
+from speedrun.tracks import Track, track
+from speedrun.validation import vocabulary_of
+
+from discreteness.checkpoint.safetensors_file import WeightsFormat
+from discreteness.dataset.curve import trainers_library, with_libraries
+from discreteness.dataset.identity import differing_fields, sources_hash
+from discreteness.dataset.lock import DatasetLock
+from discreteness.dataset.manifest import listed
+from discreteness.dataset.reader import Experiment as Reader
+from discreteness.dataset.reader import open as open_reader
+from discreteness.dataset.writer import Dataset
+from discreteness.experiment import documents as documents_module
+from discreteness.experiment.documents import documents_hash
+from discreteness.experiment.prepare import Experiment, identity_sources
+from discreteness.scoring.evaluator import Evaluator
+
+WEIGHTS_FILE = re.compile(r"seed=(\d{5,})-([A-Za-z0-9_-]+)/step=(\d{6,})\.safetensors")
+
+
+def rescore(origin_uri: str, documents: str, output: str, track_name: str | None = None) -> int:
+    """Scores every committed seed of a dataset that has its weights at all kept steps. 0: all of them are scored.
+
+    `track_name`: where the origin's track is one of your own (module:name). ValueError: the origin holds no weights,
+    or was made with another track than the one of that name; OSError as `DatasetLock` and `Dataset.create_or_open`.
+    """
+    origin = open_reader(origin_uri)
+    recipe = _track_of(origin, track_name)
+    kept = kept_weights(origin)
+    steps = sorted({step for paths in kept.values() for step in paths})
+    if not steps:
+        raise ValueError(f"{origin_uri} holds no weights of its committed seeds; make it with --keep-weights STEPS")
+    complete = [seed for seed, paths in kept.items() if len(paths) == len(steps)]
+    if partial := sorted(set(origin.seeds) - set(complete)):
+        print(f"left out, as not all of steps {listed(steps)} are kept: seeds {listed(partial)}")
+    experiment = _experiment(origin, recipe, documents, tuple(steps), tuple(complete))
+    with DatasetLock(output) as lock:
+        dataset = Dataset.create_or_open(
+            output,
+            experiment.identity,
+            experiment.documents,
+            token_bytes=tokenizer.decode_bytes,
+            in_vocabulary=vocabulary_of(recipe).contains,
+            steps=steps,
+        )
+        committed = dataset.committed()
+        evaluator = Evaluator(experiment, "cuda" if recipe.needs_gpu else "cpu")
+        weights = WeightsFormat(recipe)
+        for seed in complete:
+            if seed in committed:
+                continue
+            losses = [evaluator.score(*weights.read(origin.storage.read(kept[seed][step]))) for step in steps]
+            lock.check()
+            runs = origin.runs(seed)
+            attempt = runs["attempt"][0].as_py()
+            library = loaded_library()
+            records = runs.drop_columns(["seed", "attempt"])
+            records = with_libraries(records, trainers_library(runs), [library] if library else [])
+            dataset.commit(seed, attempt, np.array(steps, np.int32), np.stack(losses), records)
+            print(f"seed {seed} committed: {len(steps)} checkpoints")
+    print(f"dataset: {output}")
+    return 0 if not partial else 1
+
+
+def kept_weights(origin: Reader) -> dict[int, dict[int, str]]:
+    """seed -> step -> path of the weights of the attempt that was committed. Other attempts' weights do not count."""
+    kept: dict[int, dict[int, str]] = defaultdict(dict)
+    for seed, attempt in origin.attempts.items():
+        for info in origin.storage.list(f"weights/seed={seed:05d}-{attempt}"):
+            path = f"seed={seed:05d}-{attempt}/{info.base_name}"
+            if match := WEIGHTS_FILE.fullmatch(path):
+                kept[seed][int(match[3])] = f"weights/{path}"
+    return kept
+
+
+def _track_of(origin: Reader, name: str | None) -> Track:
+    """The track that the origin was made with; the dataset holds its values, a name is needed for their meaning."""
+    values = origin.experiment["identity"]["track"]
+    recipe = track(name or values["name"])
+    if differing := differing_fields(values, asdict(recipe)):
+        field, there, here = differing[0]
+        raise ValueError(
+            f"--track {recipe.name} is not the track of the dataset: {field} is {there} there, {here} here"
+        )
+    return recipe
+
+
+def _experiment(
+    origin: Reader, recipe: Track, documents: str, steps: tuple[int, ...], seeds: tuple[int, ...]
+) -> Experiment:
+    identity = origin.experiment["identity"]
+    texts = tuple(documents_module.load(documents))
+    return Experiment(
+        track=recipe,
+        data_root="",
+        documents=texts,
+        packing=identity["packing"],
+        score_tokens=identity["score_tokens"],
+        world_size=identity["world_size"],
+        execution=Execution(**identity["execution"]),
+        plan=steps,
+        validation_steps=frozenset(),
+        val_tokens=0,
+        kept_steps=frozenset(),
+        seeds=seeds,
+        identity=identity
+        | {
+            "checkpoints": list(steps),
+            "documents": documents_hash(texts),
+            "sources": sources_hash(identity_sources()),
+            "origin": origin.experiment["identity_hash"],
+        },
+    )

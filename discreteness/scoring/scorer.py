@@ -1,0 +1,190 @@
+"""documents + a model with a checkpoint in it -> the loss of each token.
+
+One function for evaluator, inline run and `--verify-every`: the same batches in the same order, so a loss depends
+only on weights, document set and packing.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from speedrun.data.sampler import Vocabulary
+from speedrun.model.gpt import GPT, PackedTokens, Stage
+from speedrun.schedules import ForwardState
+from speedrun.validation import vocabulary_of
+
+from discreteness.experiment.config import Packing
+from discreteness.experiment.documents import Document
+
+if TYPE_CHECKING:
+    from discreteness.experiment.prepare import Experiment
+
+MAX_RECORDINGS = 8
+"""Schedule states whose launches are kept: a run passes through five, one after another."""
+
+
+@dataclass(frozen=True)
+class DocumentBatch:
+    """Whole documents packed into one sequence, padded to a multiple of 16 by one more document of token 0."""
+
+    packed: PackedTokens
+    num_losses: int
+    """Entries that belong to documents; what follows is padding."""
+
+
+def pack_documents(
+    documents: Sequence[Document], vocabulary: Vocabulary, packing: Packing, score_tokens: int
+) -> list[DocumentBatch]:
+    """Documents in their order, each whole, packed greedily into batches of at most `score_tokens` tokens.
+
+    "isolated": smear, key offset and positions restart at each document, so its losses do not depend on the others.
+    "reference": all documents in one sequence of any length, borders seen by attention only (SPEEDRUN section 8).
+    """
+    groups: list[list[Document]] = [[]]
+    tokens = 0
+    for document in documents:
+        length = len(document.token_ids) - 1
+        if packing == "isolated" and groups[-1] and tokens + length > score_tokens:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(document)
+        tokens += length
+    return [_pack(group, vocabulary, packing) for group in groups]
+
+
+def _pack(documents: Sequence[Document], vocabulary: Vocabulary, packing: Packing) -> DocumentBatch:
+    lengths = [len(document.token_ids) - 1 for document in documents]
+    num_losses = sum(lengths)
+    if padding := -num_losses % 16:
+        lengths.append(padding)
+    ids = np.concatenate([document.token_ids[:-1] for document in documents] + [np.zeros(padding, np.int64)])
+    targets = np.concatenate([document.token_ids[1:] for document in documents] + [np.zeros(padding, np.int64)])
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(len(ids))
+    starts = np.zeros(len(ids), bool)
+    starts[0] = True
+    if packing == "isolated":
+        starts[borders[:-1]] = True
+        positions = positions - np.repeat(borders[:-1], lengths)
+    packed = PackedTokens(
+        ids=torch.from_numpy(vocabulary.rows(ids)),
+        targets=torch.from_numpy(vocabulary.rows(targets)).long().unsqueeze(1),
+        positions=torch.from_numpy(positions),
+        starts=torch.from_numpy(starts),
+        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
+        max_seqlen=torch.tensor(max(lengths)),
+    )
+    return DocumentBatch(packed, num_losses)
+
+
+class Scorer:
+    """Scores one document set with whatever weights `model` holds at the call.
+
+    recorded: from a schedule state's second time on its hundreds of kernels are launched as one CUDA graph. They are
+    the same kernels in the same order, so the same bits, but few documents take longer to launch than to compute. For
+    a GPU that scores often and with few states; elsewhere it changes nothing.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        documents: Sequence[Document],
+        vocabulary: Vocabulary,
+        *,
+        packing: Packing = "isolated",
+        score_tokens: int = 16_384,
+        recorded: bool = False,
+    ):
+        self.model = model
+        device = next(model.parameters()).device
+        self.batches = [
+            DocumentBatch(_to(batch.packed, device), batch.num_losses)
+            for batch in pack_documents(documents, vocabulary, packing, score_tokens)
+        ]
+        self.num_positions = max(int(batch.packed.positions.max()) + 1 for batch in self.batches)
+        self.recordings = Recordings(self._launch) if recorded and device.type == "cuda" else None
+
+    @classmethod
+    def of(cls, experiment: "Experiment", model: GPT, *, recorded: bool = False) -> "Scorer":
+        """The scorer of an experiment: the same everywhere, so that the same weights give the same losses."""
+        return cls(
+            model,
+            experiment.documents,
+            vocabulary_of(experiment.track),
+            packing=experiment.packing,
+            score_tokens=experiment.score_tokens,
+            recorded=recorded,
+        )
+
+    def score(self, state: ForwardState) -> np.ndarray:
+        """float32 (sum of the documents' losses,): all documents one after another, entry i of a document is the
+        loss in nats of its token i + 1."""
+        losses = self.recordings(state, self._stage) if self.recordings else self._launch(self._stage(state))
+        return losses.cpu().numpy()
+
+    def _stage(self, state: ForwardState) -> Stage:
+        return self.model.stage(state, self.num_positions)
+
+    def _launch(self, stage: Stage) -> torch.Tensor:
+        losses = [self.model.token_losses(batch.packed, stage)[: batch.num_losses] for batch in self.batches]
+        return torch.cat(losses).float()
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    stage: Stage
+    """Read at each replay; its windows and scale, which lie on the CPU, only when recorded: so one graph a state."""
+    losses: torch.Tensor
+    """Written at each replay."""
+
+
+class Recordings:
+    """schedule state -> its launches as one CUDA graph. All graphs share one pool of memory, as they run in turn."""
+
+    def __init__(self, launch: Callable[[Stage], torch.Tensor]):
+        self.launch = launch
+        self.pool = torch.cuda.graph_pool_handle()
+        self.possible = True
+        self._known: dict[ForwardState, _Recording] = {}
+
+    def __call__(self, state: ForwardState, make_stage: Callable[[ForwardState], Stage]) -> torch.Tensor:
+        """The losses, valid until the next call. A state's first are launched one by one, and then recorded."""
+        if recording := self._known.get(state):
+            recording.graph.replay()
+            return recording.losses
+        stage = make_stage(state)
+        losses = self.launch(stage)  # also compiles what is not yet compiled, which no recording may do
+        if self.possible:
+            self._record(state, stage)
+        return losses
+
+    def _record(self, state: ForwardState, stage: Stage) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads go on loading the next checkpoint, which "global" would take for errors.
+            # The outer block gives the stream back even where the capture fails to end.
+            here = torch.cuda.stream(torch.cuda.current_stream())
+            with here, torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                losses = self.launch(stage)
+        except RuntimeError as error:
+            self.possible = False
+            warnings.warn(f"scoring launches its kernels one by one, as recording them failed: {error}", stacklevel=2)
+            return
+        if len(self._known) == MAX_RECORDINGS:
+            self._known.pop(next(iter(self._known)))
+        self._known[state] = _Recording(graph, stage, losses)
+
+
+def _to(packed: PackedTokens, device: torch.device) -> PackedTokens:
+    return replace(
+        packed,
+        ids=packed.ids.to(device),
+        targets=packed.targets.to(device),
+        positions=packed.positions.to(device),
+        starts=packed.starts.to(device),
+        cu_seqlens=packed.cu_seqlens.to(device),
+    )

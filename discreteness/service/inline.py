@@ -1,0 +1,174 @@
+"""configuration -> a finished experiment in one process a rank, scored in the training loop; no Ray.
+
+The truth that streaming is compared with, the baseline of benchmarks, and what a torchrun user gets:
+`discreteness run --inline`, or `torchrun --standalone --nproc_per_node=2 -m discreteness run --inline ...`.
+"""
+
+import os
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from speedrun.kernels.flash_attention import loaded_library
+from speedrun.schedules import final_validation_state
+from speedrun.training import Checkpoint, SeedFailed, Trainer
+from speedrun.validation import Validator
+
+from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.checkpoint.safetensors_file import WeightsFormat
+from discreteness.cluster.estimate import inline_report
+from discreteness.dataset.curve import Curve
+from discreteness.dataset.lock import DatasetLock, LockLost
+from discreteness.dataset.writer import ATTEMPT_LOST, Dataset
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.scoring.scorer import Scorer
+from discreteness.service.log import Log
+
+
+def run_inline(config: RunConfig) -> int:
+    """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    with Log(config.log_format) as log:
+        return _run(replace(config, workers_per_trainer=world_size), world_size, log)
+
+
+def _run(config: RunConfig, world_size: int, log: Log) -> int:
+    track_name = config.track
+    if track_name == "auto":
+        track_name = "small" if torch.cuda.is_available() else "tiny"
+    experiment = prepare(config, track_name)
+    if config.dry_run:
+        if os.environ.get("RANK", "0") == "0":
+            for line in inline_report(experiment, config):
+                log.say(line, "plan")
+        return 0
+    use_cuda = experiment.track.needs_gpu
+    if use_cuda and not torch.cuda.is_available():
+        raise ValueError(f"--track {track_name}: it needs a GPU and this machine has none")
+    group = _join(world_size, use_cuda)
+    rank = dist.get_rank() if group else 0
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
+        if rank:
+            return _follow(experiment, trainer)
+        if warning := shared_row_warning(experiment):
+            log.say(f"warning: {warning}", "plan", level="warning")
+        with DatasetLock(config.output, take_over=config.take_over) as lock:
+            dataset = open_dataset(experiment, config)
+            dataset.log_job(config.seeds, max_attempts=1)
+            return _lead(experiment, trainer, dataset, lock, log)
+    except LockLost as loss:
+        log.say(f"{loss}: stopped", "taken over", level="error")
+        return 1
+    finally:
+        if group:
+            dist.destroy_process_group()
+
+
+def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, lock: DatasetLock, log: Log) -> int:
+    committed = dataset.committed()
+    failed = 0
+    scorer = Scorer.of(experiment, trainer.model)
+    for seed in experiment.seeds:
+        if seed in committed:
+            continue
+        _announce(trainer, seed)
+        rows = _Rows(experiment, trainer, scorer, dataset, seed)
+        try:
+            for checkpoint in trainer.train(seed, experiment.published_steps):
+                lock.check()
+                rows.add(checkpoint)
+        except SeedFailed as failure:
+            text = f"seed {seed} FAILED: {failure}"
+            log.say(text, "seed failed", level="error", seed=seed, attempt=rows.attempt)
+            event = {"event": ATTEMPT_LOST, "seed": seed, "attempt": rows.attempt, "error": str(failure)}
+            dataset.log(event | {"train_s": rows.curve.train_s()})
+            failed += 1
+            continue
+        if library := loaded_library():  # of this process, which trains and scores
+            rows.curve.trained_with, rows.curve.scored_with = library, [library]
+        rows.curve.commit(dataset, seed, rows.attempt)
+        text = f"seed {seed} committed: {len(rows.curve.losses)} checkpoints"
+        log.say(text, "seed committed", seed=seed, attempt=rows.attempt)
+    _announce(trainer, -1)
+    log.say(f"dataset: {dataset.uri}")
+    return 1 if failed else 0
+
+
+def _follow(experiment: Experiment, trainer: Trainer) -> int:
+    """The other ranks train what rank 0 announces; scoring and dataset are rank 0's."""
+    while (seed := _announce(trainer, 0)) >= 0:
+        try:
+            for _ in trainer.train(seed, experiment.published_steps):
+                pass
+        except SeedFailed:
+            continue
+    return 0
+
+
+class _Rows:
+    """checkpoints of one seed -> losses and records by step."""
+
+    def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer, dataset: Dataset, seed: int):
+        self.experiment = experiment
+        self.model = trainer.model
+        self.scorer = scorer
+        self.dataset = dataset
+        self.seed = seed
+        self.attempt = uuid.uuid4().hex[:12]
+        self.curve = Curve()
+        self.validator = None
+        if experiment.val_tokens:
+            self.validator = Validator(trainer.model, experiment.track, experiment.data_root, experiment.val_tokens)
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        self.curve.add_records(checkpoint.records)
+        if checkpoint.step in self.experiment.plan:
+            self.curve.add_losses(checkpoint.step, self.scorer.score(checkpoint.state))
+        if checkpoint.step in self.experiment.kept_steps:
+            self._keep(checkpoint)
+        if self.validator and checkpoint.step in self.experiment.validation_steps:
+            last = checkpoint.step == self.experiment.track.schedule.last_step
+            state = final_validation_state(self.experiment.track) if last else checkpoint.state
+            means = [self.validator.chunk_loss(i, state) for i in range(len(self.validator.chunks))]
+            self.curve.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        layout = CheckpointLayout.of(self.model)
+        data = layout.pack(self.model, checkpoint.state.tied)
+        header = CheckpointHeader(
+            seed=self.seed,
+            attempt=self.attempt,
+            step=checkpoint.step,
+            layout=layout.fingerprint,
+            state=checkpoint.state,
+            num_bytes=data.nbytes,
+        )
+        self.dataset.storage.write(*WeightsFormat(self.experiment.track).file(data, header))
+
+
+def _join(world_size: int, use_cuda: bool) -> dist.ProcessGroup | None:
+    if world_size == 1:
+        return None
+    if use_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Rank 0 scores in the loop while the others wait in their next collective.
+    dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(minutes=30))
+    return dist.group.WORLD
+
+
+def _announce(trainer: Trainer, seed: int) -> int:
+    """Rank 0's seed on every rank; -1 ends."""
+    if not trainer.group:
+        return seed
+    number = torch.tensor([seed], device=trainer.device)
+    dist.broadcast(number, 0, group=trainer.group)
+    return int(number.item())

@@ -1,0 +1,168 @@
+"""what the dispatcher counts -> Ray's metrics, and so Prometheus and Grafana.
+
+The driver sets them at each of its looks at the dispatcher, so they cost the control path nothing. Ray puts `ray_`
+before every name and `_total` behind those of counters; docs/metrics.md is the list.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.util import metrics as ray_metrics
+
+from discreteness.experiment.prepare import Experiment
+from discreteness.service.dispatcher import AGE_BOUNDS_S, Progress
+from discreteness.service.flops import flop_per_token
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, as Prometheus will describe it. Each also has the label `dataset`, the run's output."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    """Few values each: a seed or a step would make a new series every time."""
+
+    @property
+    def exported(self) -> str:
+        """Its name in Prometheus. A histogram's ends in `_bucket`, `_count` or `_sum` besides."""
+        return f"ray_discreteness_{self.name}" + ("_total" if self.kind == "counter" else "")
+
+    def make(self) -> Any:
+        """Ray's object for it. In a process that is connected to Ray."""
+        name, labels = f"discreteness_{self.name}", ("dataset", *self.labels)
+        if self.kind == "histogram":
+            return ray_metrics.Histogram(name, self.help, list(AGE_BOUNDS_S), labels)
+        return (ray_metrics.Counter if self.kind == "counter" else ray_metrics.Gauge)(name, self.help, labels)
+
+
+METRICS = (
+    Metric("gauge", "seeds", "Seeds that were asked for, by state: committed, training, waiting, failed.", ("state",)),
+    Metric(
+        "gauge",
+        "trainer_groups",
+        "Trainer groups by state: training; waiting for a place, a restart or a seed; finished; given_up.",
+        ("state",),
+    ),
+    Metric("gauge", "step", "Newest step of the seed that a group trains.", ("group",)),
+    Metric("gauge", "train_loss_nats", "Training objective of the newest update of a group, a token.", ("group",)),
+    Metric("counter", "updates", "Optimizer steps trained, those of lost attempts too."),
+    Metric("counter", "tokens", "Tokens trained on, those of lost attempts too."),
+    Metric("counter", "model_flop", "Floating-point operations that the model needed for these tokens."),
+    Metric(
+        "gauge",
+        "peak_flop_per_second",
+        "What the GPUs of the trainer groups could do in bfloat16; absent where their type is not known.",
+    ),
+    Metric("counter", "checkpoints_published", "Planned checkpoints that reached the dispatcher."),
+    Metric("counter", "checkpoints_scored", "Checkpoints whose losses came back."),
+    Metric("gauge", "checkpoints_in_flight", "Checkpoints published and not yet scored."),
+    Metric("gauge", "in_flight_bytes", "Bytes of the checkpoints in flight."),
+    Metric("gauge", "lag_steps", "Steps from an attempt's oldest unscored checkpoint to its newest step, the most."),
+    Metric("histogram", "checkpoint_age_seconds", "From a checkpoint's arrival at the dispatcher to its losses."),
+    Metric("counter", "stall_seconds", "What publishing made training wait: for credits and for staging buffers."),
+    Metric("gauge", "evaluators", "Evaluators by state: ready; missing (starting or not yet placed).", ("state",)),
+    Metric("counter", "evaluators_lost", "Evaluators that died, hung or could not start, and were replaced."),
+    Metric("counter", "evaluator_busy_seconds", "Time in which an evaluator had a checkpoint, summed over evaluators."),
+    Metric("counter", "attempts_lost", "Attempts at a seed that ended without a commit."),
+    Metric("counter", "rows_committed", "Rows (seed, step, document) committed by this job."),
+    Metric("counter", "bytes_committed", "Bytes of the files of seeds committed by this job."),
+)
+
+
+class Exporter:
+    """Keeps Ray's metrics at what the dispatcher last said. Lives in the driver."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset_uri: str,
+        num_done: int,
+        num_groups: int,
+        num_evaluators: int,
+        peak_flop_s: float | None,
+    ):
+        self.experiment = experiment
+        self.dataset_uri = dataset_uri
+        self.num_done = num_done
+        self.num_groups = num_groups
+        self.num_evaluators = num_evaluators
+        self.peak_flop_s = peak_flop_s
+        self.made = {metric.name: metric.make() for metric in METRICS}
+        self.counted: dict[str, float] = {}
+        self.ages = (0,) * (len(AGE_BOUNDS_S) + 1)
+
+    def show(self, progress: Progress) -> None:
+        tags = {"dataset": self.dataset_uri}
+        for name, total in self.totals(progress).items():
+            added = total - self.counted.get(name, 0)
+            if name not in self.counted:
+                # A counter that appears with its first event has no increase for it, and Ray refuses to add 0.
+                added = added or sys.float_info.min
+            if added > 0:
+                self.made[name].inc(added, tags)
+            self.counted[name] = total
+        for name, labels, value in self.levels(progress):
+            self.made[name].set(value, tags | labels)
+        bounds_s = (*AGE_BOUNDS_S, 2 * AGE_BOUNDS_S[-1])
+        for bound_s, before, now in zip(bounds_s, self.ages, progress.ages, strict=True):
+            for _ in range(now - before):  # Ray, too, keeps of a value only its class
+                self.made["checkpoint_age_seconds"].observe(bound_s, tags)
+        self.ages = progress.ages
+
+    def totals(self, progress: Progress) -> dict[str, float]:
+        """Counter -> its count since this job began."""
+        model = self.experiment.track.model
+        rows_per_seed = len(self.experiment.plan) * len(self.experiment.documents)
+        return {
+            "updates": progress.updates,
+            "tokens": sum(progress.tokens.values()),
+            "model_flop": sum(flop_per_token(model, *windows) * n for windows, n in progress.tokens.items()),
+            "checkpoints_published": progress.published,
+            "checkpoints_scored": progress.checkpoints,
+            "stall_seconds": progress.stall_s,
+            "evaluators_lost": progress.evaluators_lost,
+            "evaluator_busy_seconds": progress.evaluator_busy_s,
+            "attempts_lost": progress.attempts_lost,
+            "rows_committed": progress.committed * rows_per_seed,
+            "bytes_committed": progress.bytes_committed,
+        }
+
+    def levels(self, progress: Progress) -> Iterator[tuple[str, dict[str, str], float]]:
+        """(gauge, labels, value). What is not measured is left out, and soon no longer exported by Ray."""
+        training = {running.group: running.step for running in progress.training}
+        given_up = sum(reason != "" for reason in progress.groups_ended.values())
+        left = self.num_groups - len(progress.groups_ended)
+        by_state = {
+            "seeds": {
+                "committed": self.num_done + progress.committed,
+                "training": len(progress.training),
+                "waiting": progress.pending,
+                "failed": len(progress.failed),
+            },
+            "trainer_groups": {
+                "training": len(training),
+                "waiting": left - len(training),
+                "finished": len(progress.groups_ended) - given_up,
+                "given_up": given_up,
+            },
+            "evaluators": {
+                "ready": progress.evaluators_ready,
+                "missing": self.num_evaluators - progress.evaluators_ready,
+            },
+        }
+        for name, counts in by_state.items():
+            for state, count in counts.items():
+                yield name, {"state": state}, count
+        for group, step in training.items():
+            yield "step", {"group": group}, step
+        for group, loss in progress.train_loss.items():
+            yield "train_loss_nats", {"group": group}, loss
+        if self.peak_flop_s is not None:
+            yield "peak_flop_per_second", {}, self.peak_flop_s * self.experiment.world_size * left
+        yield "checkpoints_in_flight", {}, progress.in_flight
+        yield "in_flight_bytes", {}, progress.in_flight_bytes
+        yield "lag_steps", {}, progress.lag_steps

@@ -1,0 +1,66 @@
+"""what the dispatcher counts -> its events, and how far the run is: live on a terminal, else a line now and then."""
+
+import time
+
+from rich.status import Status
+
+from discreteness.experiment.prepare import Experiment
+from discreteness.service.dispatcher import Progress
+from discreteness.service.log import Log
+
+LOG_INTERVAL_S = 10
+
+
+class Reporter:
+    """Tells events as they come and the state of the run. Works under `ray job logs`, where nothing is a terminal."""
+
+    def __init__(self, log: Log, experiment: Experiment, num_done: int):
+        self.log = log
+        self.num_seeds = len(experiment.seeds)
+        self.num_done = num_done
+        self.last_step = experiment.track.schedule.last_step
+        self.events_seen = 0
+        self.status: Status | None = None
+        self.began_s = time.monotonic()
+        self.shown_s = 0.0
+        self.first_trained: tuple[float, int] | None = None
+        """(seconds, updates) when the first updates were seen: start-up does not count for the time left."""
+
+    def show(self, progress: Progress) -> None:
+        for event in progress.events:
+            self.log.tell(event)
+        self.events_seen += len(progress.events)
+        if self.log.console.is_terminal and not self.log.json:
+            if self.status is None:
+                self.status = self.log.console.status("")
+                self.status.start()
+            self.status.update(self._line(progress))
+        elif time.monotonic() - self.shown_s >= LOG_INTERVAL_S:
+            self.shown_s = time.monotonic()
+            self.log.say(self._line(progress), "progress")
+            for running in progress.training if self.log.json else ():  # the line has them already
+                about = {"seed": running.seed, "attempt": running.attempt, "group": running.group, "step": running.step}
+                self.log.say(f"seed {running.seed} at {running.step}", "training", **about)
+
+    def close(self) -> None:
+        if self.status:
+            self.status.stop()
+            self.status = None
+
+    def _line(self, progress: Progress) -> str:
+        elapsed_s = time.monotonic() - self.began_s
+        training = ", ".join(f"seed {running.seed} at {running.step}" for running in progress.training) or "none"
+        trained = progress.committed * self.last_step + sum(running.step for running in progress.training)
+        if trained and self.first_trained is None:
+            self.first_trained = (elapsed_s, trained)
+        eta = ""
+        if self.first_trained and trained > self.first_trained[1]:
+            left = (self.num_seeds - self.num_done - len(progress.failed)) * self.last_step - trained
+            rate = (trained - self.first_trained[1]) / (elapsed_s - self.first_trained[0])
+            eta = f", about {left / rate / 60:.0f} min left"
+        return (
+            f"[{elapsed_s:.0f} s] seeds committed {self.num_done + progress.committed}/{self.num_seeds}, "
+            f"training {training}; checkpoints scored {progress.checkpoints}, in flight {progress.in_flight} "
+            f"({progress.in_flight_bytes / 1e6:.0f} MB, lag {progress.lag_steps} steps); evaluators "
+            f"{progress.evaluators_ready}{eta}"
+        )

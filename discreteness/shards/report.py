@@ -1,0 +1,50 @@
+"""shards -> what is in them, and what is wrong with them, every token read."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from speedrun.data.sampler import BOS, SCAN_TOKENS, open_shard
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """One shard."""
+
+    path: Path
+    tokens: int
+    documents: int
+    longest_document: int
+    problems: tuple[str, ...]
+
+
+def examine(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
+    """A report of each shard: files, and all `*.bin` below folders. ValueError: a path is neither, or there is none."""
+    for path in _shard_paths(paths):
+        try:
+            tokens = open_shard(path)
+        except ValueError as error:
+            yield ShardReport(path, 0, 0, 0, (str(error),))
+            continue
+        starts, largest = [], 0
+        for at in range(0, len(tokens), SCAN_TOKENS):
+            part = tokens[at : at + SCAN_TOKENS]
+            largest = max(largest, int(part.max()))
+            starts.append(np.flatnonzero(part == BOS) + at)
+        begins = np.concatenate(starts)
+        problems = []
+        if largest > BOS:
+            problems.append(f"shard {path} holds id {largest}, beyond GPT-2's last id {BOS}: fetch or write it again")
+        if not len(begins):
+            problems.append(f"shard {path} has no document: {BOS} must stand before each; fetch or write it again")
+        longest = int(np.diff(begins, append=len(tokens)).max()) if len(begins) else 0
+        yield ShardReport(path, len(tokens), len(begins), longest, tuple(problems))
+
+
+def _shard_paths(paths: Iterable[str | Path]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        found = sorted(path.rglob("*.bin")) if path.is_dir() else [path]
+        if not found:
+            raise ValueError(f"no .bin file under {path}: give shards, or the folder that they are in")
+        yield from found

@@ -1,0 +1,1 @@
+"""GPU kernels: attention, head, lookup, symmetric products."""

@@ -1,0 +1,1 @@
+"""The network: GPT, attention, head, lookup, initial weights."""

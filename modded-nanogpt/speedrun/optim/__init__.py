@@ -1,0 +1,1 @@
+"""Optimizers: NorMuon, Adam, orthogonalisation, and what ranks share."""

@@ -1,0 +1,196 @@
+"""Spectra, what seeds share, tables and pictures: planted experiments analysed from end to end."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from benchmarks.planted import noise, sigmoid
+from discreteness.analysis.across_seeds import across_seeds, learned_together, medians, shuffled
+from discreteness.analysis.analyze import ALL_DOCUMENTS, analyze, load, rebuilt_shares, summary
+from discreteness.analysis.fits import fit, octaves
+from discreteness.analysis.spectrum import rebuilt_share, spectrum
+from discreteness.dataset.reader import open as open_dataset
+from discreteness.experiment.plan import parse_plan
+from tests.support import dataset_case as case
+
+STEPS = np.array(parse_plan("log:40", 500))
+X = octaves(STEPS)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Six tokens, four seeds. Token 1 steps at update 60 in every seed, token 2 at 20 or 200, the others are smooth."""
+    path = tmp_path_factory.mktemp("analysis") / "set"
+    dataset = case.create(path, steps=tuple(STEPS.tolist()))
+    random = np.random.default_rng(0)
+    for seed in range(4):
+        curves = np.stack([10 - (0.5 + 0.05 * token) * X for token in range(case.TOTAL)])
+        for token, time in ((0, 60), (1, 20 if seed % 2 else 200)):
+            curves[token] = 0.3 + 7 * sigmoid(X, np.array([np.log2(time + 1)]), np.array([0.8]))[0]
+        losses = (curves + noise(random, STEPS, case.TOTAL, 0.05)).T.astype(np.float32)
+        dataset.commit(seed, "one", STEPS.astype(np.int32), losses, records())
+    return path
+
+
+def records():
+    steps = STEPS.tolist()
+    return pa.table({"step": steps, "train_loss": [5.0] * len(steps), "val_loss": [None] * (len(steps) - 1) + [4.0]})
+
+
+def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
+    found = analyze(dataset)
+    assert found.fits.num_rows == 4 * case.TOTAL
+    keys = list(zip(*(found.fits[name].to_pylist() for name in ("doc_id", "token_index", "seed")), strict=True))
+    assert keys == sorted(keys)
+    assert keys[:4] == [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
+    tokens = found.tokens.to_pylist()
+    assert [row["step_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
+    assert tokens[0]["time"] == pytest.approx(60, rel=0.05)
+    assert tokens[0]["time_spread"] < 0.05
+    assert tokens[1]["time_spread"] == pytest.approx(np.log2(201 / 21) / np.sqrt(3), rel=0.05)
+    assert [row["learned_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
+    assert tokens[2]["time"] is None
+    assert tokens[0]["dip"] is None, "four seeds cannot show two groups"
+    assert tokens[0]["final_loss"] == pytest.approx(0.3, abs=0.1)
+    again = load(dataset)
+    assert again.seeds == [0, 1, 2, 3]
+    for name in ("fits", "tokens", "spectrum"):
+        assert getattr(again, name).to_pylist() == getattr(found, name).to_pylist()
+    text = summary(open_dataset(dataset), found)
+    assert "2 of 6 tokens have a step in every seed, 4 in none, 0 in some" in text
+
+
+def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_path):
+    run = program(
+        "-m", "discreteness", "analyze", dataset, "--output", tmp_path / "out", "--figure", tmp_path / "one.png"
+    )
+    assert run.wait() == 0, run.output
+    assert "4 seeds x 40 checkpoints x 3 documents = 480 rows" in run.output
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {"_staging"}
+    pictures = {f"{name}.{kind}" for name in ("overview", "fits", "spectrum", "seeds") for kind in ("png", "svg")}
+    assert names == pictures | {"fits.parquet", "tokens.parquet", "spectrum.parquet"}
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out/fits.svg").read_text().count("<path") > 50
+    assert load(dataset, tmp_path / "out").seeds == [0, 1, 2, 3]
+
+
+def test_what_was_not_analysed_or_is_damaged_is_said(dataset, tmp_path):
+    with pytest.raises(FileNotFoundError, match="run: discreteness analyze"):
+        load(dataset, tmp_path / "nothing")
+    analyze(dataset, tmp_path)
+    (tmp_path / "fits.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="damaged"):
+        load(dataset, tmp_path)
+
+
+def test_too_few_checkpoints_and_no_seeds_are_refused(tmp_path):
+    dataset = case.create(tmp_path / "set")
+    with pytest.raises(ValueError, match="no seed is committed"):
+        analyze(tmp_path / "set")
+    case.commit(dataset, 0)
+    with pytest.raises(ValueError, match="4 checkpoints, too few"):
+        analyze(tmp_path / "set")
+    assert not (tmp_path / "set/analysis").exists()
+
+
+def test_the_spectrum_of_steps_rebuilds_the_smooth_mean_that_they_add_up_to():
+    """Two hundred sharp steps at times spread evenly over log step: their mean is a straight line."""
+    random = np.random.default_rng(0)
+    steps = np.array(parse_plan("log:200", 1840))
+    x, centers = octaves(steps), random.uniform(3, 9.5, 200)
+    losses = 1 + 6 * sigmoid(x, centers, np.full(200, 0.5)) + noise(random, steps, 200, 0.1)
+    found = spectrum(losses, steps, fit(losses, steps))
+    accounts = {
+        name: rebuilt_share(found.measured, getattr(found, name)) for name in ("rebuilt", "by_steps", "at_times")
+    }
+    assert accounts["rebuilt"] > 0.99
+    assert accounts["by_steps"] > 0.95
+    assert accounts["at_times"] > 0.8
+    assert found.steps.sum() == pytest.approx(200, abs=8)
+    assert found.at_times.sum() == pytest.approx(200 * 6, rel=0.03)
+    whole = found.measured.sum()
+    assert whole == pytest.approx((losses[:, 0] - losses[:, -1]).sum(), rel=1e-6)
+
+
+def test_spectra_add_and_share_is_one_only_for_the_truth():
+    random = np.random.default_rng(0)
+    losses = 1 + 6 * sigmoid(X, random.uniform(2, 7, 10), np.full(10, 0.5))
+    fits = fit(losses, STEPS)
+    parts = [spectrum(losses[rows], STEPS, fits[rows]) for rows in (slice(0, 4), slice(4, 10))]
+    whole, summed = spectrum(losses, STEPS, fits), parts[0] + parts[1]
+    for field in dataclasses.fields(whole):
+        assert getattr(summed, field.name) == pytest.approx(getattr(whole, field.name), abs=1e-9)
+    assert rebuilt_share(whole.measured, whole.measured) == 1
+    assert rebuilt_share(np.array([1.0, 3.0]), np.array([2.0, 2.0])) == 0
+    assert np.isnan(rebuilt_share(np.ones(3), np.zeros(3)))
+
+
+def test_two_groups_of_seeds_are_told_from_one():
+    """Final losses of 100 seeds: 20 tokens with two groups, 80 with one."""
+    random = np.random.default_rng(0)
+    one, two = random.normal(2, 0.3, (80, 100)), random.normal(2, 0.3, (20, 100)) + 3 * (random.random((20, 100)) < 0.4)
+    shared = across_seeds(np.concatenate([one, two]), np.full((100, 100), np.nan))
+    assert (shared.dip_q[80:] < 0.05).all()
+    assert (shared.dip_q[:80] < 0.05).sum() <= 2
+    assert (shared.cluster == -1).all()
+    assert np.isnan(shared.time).all()
+
+
+def test_tokens_learned_together_share_their_seeds_delays():
+    """Two groups of ten tokens whose times move together from seed to seed, and ten tokens that move alone."""
+    random = np.random.default_rng(0)
+    groups = np.repeat(random.normal(6, 1, (2, 30)), 10, axis=0)
+    times = np.concatenate([groups, random.normal(6, 1, (10, 30))]) + random.normal(0, 0.02, (30, 30))
+    times[3, 7] = np.nan  # a seed without a step does not separate it
+    clusters = learned_together(times)
+    assert len(set(clusters[:10])) == len(set(clusters[10:20])) == 1
+    assert clusters[0] != clusters[10]
+    assert (clusters[20:] == -1).all()
+    assert (learned_together(shuffled(times, random)) == -1).all()
+
+
+def test_values_across_seeds_by_hand():
+    final = np.array([[0.5, 0.7, 0.1], [2.0, 2.0, 2.0]])
+    times = np.array([[3.0, 5.0, np.nan], [np.nan, np.nan, np.nan]])
+    shared = across_seeds(final, times)
+    assert shared.learned_share == pytest.approx([2 / 3, 0])
+    assert shared.step_share == pytest.approx([2 / 3, 0])
+    assert shared.time[0] == ((2**3 - 1) + (2**5 - 1)) / 2, "an even number: the middle of the two in the middle"
+    assert shared.time_spread[0] == pytest.approx(np.sqrt(2))
+    assert shared.final_spread == pytest.approx([np.std([0.5, 0.7, 0.1], ddof=1), 0])
+
+
+@given(
+    arrays(np.float64, st.tuples(st.integers(0, 3), st.integers(1, 8)), elements=st.floats(0, 1e4) | st.just(np.nan))
+)
+def test_medians_over_seeds_are_numpys(values):
+    expected = [np.median(there) if len(there := row[~np.isnan(row)]) else np.nan for row in values]
+    np.testing.assert_array_equal(medians(values), expected)
+
+
+def test_medians_in_the_table_of_tokens_are_of_its_own_fits(dataset):
+    """Token 2 steps early in odd seeds and late in even ones, so its times have no middle one."""
+    found = analyze(dataset)
+    fits = found.fits.filter((pc.field("doc_id") == 0) & (pc.field("token_index") == 2)).to_pylist()
+    assert len(fits) == 4 and all(row["is_step"] for row in fits)
+    token = found.tokens.to_pylist()[1]
+    for name, values in {
+        "time": [row["time"] for row in fits],
+        "width": [row["width"] for row in fits],
+        "fall": [row["high"] - row["low"] for row in fits],
+    }.items():
+        assert token[name] == pytest.approx(np.median(values), rel=1e-9), name
+
+
+def test_rebuilt_shares_of_all_documents_come_from_the_table(dataset):
+    found = analyze(dataset)
+    everything, times, steps = rebuilt_shares(found, ALL_DOCUMENTS)
+    assert everything > 0.9
+    assert times < everything
+    assert steps < everything

@@ -1,0 +1,229 @@
+"""How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from speedrun.execution import PLAIN
+from speedrun.tracks import medium, small, tiny
+
+from discreteness.cluster import machines as cluster_module
+from discreteness.cluster.machines import Cluster, Node
+from discreteness.cluster.topology import choose
+from discreteness.experiment import documents
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.plan import parse_plan
+from discreteness.experiment.prepare import Experiment
+
+HEAD = Node(cpus=0, gpus=0, gpu_type=None, object_store_bytes=10_000_000_000)
+P5 = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=400_000_000_000)
+LAPTOP = Node(cpus=8, gpus=0, gpu_type=None, object_store_bytes=4_000_000_000)
+
+
+def experiment(track, world_size, seeds=300, plan=tuple(range(0, 361, 10))):
+    return Experiment(
+        track=track,
+        data_root="",
+        documents=tuple(documents.built_in()),
+        packing="isolated",
+        score_tokens=16_384,
+        world_size=world_size,
+        execution=PLAIN,
+        plan=plan,
+        validation_steps=frozenset(),
+        val_tokens=0,
+        kept_steps=frozenset(),
+        seeds=tuple(range(seeds)),
+        identity={},
+    )
+
+
+def test_groups_fill_a_laptops_cores():
+    chosen = choose(experiment(tiny, 2), RunConfig(), Cluster((LAPTOP,), local=True))
+    assert (chosen.trainers, chosen.evaluators, chosen.declared_cpus) == (4, 4, 8)
+    assert not chosen.use_gpu
+    more = choose(experiment(tiny, 4), RunConfig(trainers=3), Cluster((LAPTOP,), local=True))
+    assert (more.trainers, more.declared_cpus) == (3, 12)
+
+
+def test_no_more_groups_than_seeds():
+    assert choose(experiment(tiny, 1, seeds=3), RunConfig(), Cluster((LAPTOP,), local=True)).trainers == 3
+
+
+def test_a_head_without_gpus_holds_no_group_and_its_small_store_no_checkpoint():
+    chosen = choose(experiment(small, 8), RunConfig(), Cluster((HEAD, P5, P5), local=False))
+    assert (chosen.trainers, chosen.evaluators) == (2, 16)
+    assert chosen.gpus_per_worker == pytest.approx(0.9)
+    assert any("400000 MB" in line for line in chosen.report)
+
+
+def test_a_seed_of_medium_takes_its_own_time():
+    """2,176,974,848 tokens at 250 ms for 524,288 on eight GPUs; the record took 1041 s (SPEEDRUN 13.2)."""
+    chosen = choose(experiment(medium, 8), RunConfig(), Cluster((P5,), local=False))
+    assert any("about 1038 s a seed" in line for line in chosen.report)
+    (hours,) = re.findall(r"([\d.]+) GPU-hours$", "\n".join(chosen.report), re.M)
+    assert float(hours) == pytest.approx(300 * 1038 * 8 / 3600, rel=0.01)
+    assert chosen.checkpoint_bytes == pytest.approx(2 * 613_420_437, rel=1e-4)  # matrices in bfloat16, as they are read
+
+
+def test_four_seeds_of_tiny_at_48_checkpoints_take_what_a_real_run_of_them_took():
+    """`make run` of 2026-11-23: 5,184 rows; all files together 2,568,027 bytes."""
+    plan = parse_plan("log:48", tiny.schedule.last_step)
+    chosen = choose(experiment(tiny, 2, seeds=4, plan=plan), RunConfig(), Cluster((LAPTOP,), local=True))
+    assert chosen.rows == 5_184
+    assert chosen.dataset_bytes == pytest.approx(2_568_027, rel=0.02)
+
+
+def test_a_cluster_whose_workers_are_still_to_come_needs_a_number():
+    empty = Cluster((HEAD,), local=False)
+    with pytest.raises(ValueError, match="--trainers N"):
+        choose(experiment(small, 8), RunConfig(), empty)
+    assert choose(experiment(small, 8), RunConfig(trainers=8), empty).trainers == 8
+    with pytest.raises(ValueError, match="no machine has 1 GPUs"):
+        choose(experiment(small, 1), RunConfig(trainers=1), Cluster((LAPTOP,), local=True))
+
+
+def test_what_the_object_store_cannot_hold_is_refused():
+    little = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=5_000_000_000)
+    with pytest.raises(ValueError, match="--max-in-flight 8"):
+        choose(experiment(small, 8), RunConfig(), Cluster((little,), local=False))
+    # 4 checkpoints of 537 MB are below 60 % of 5 GB, but every worker of the group may hold one.
+    assert choose(experiment(small, 4), RunConfig(max_in_flight=4, trainers=1), Cluster((little,), local=False))
+
+
+def test_the_bound_of_a_store_is_that_of_the_smallest_node_and_of_the_fullest():
+    """537 MB a checkpoint of small, 60 % of a store."""
+
+    def node(gigabytes):
+        return Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=int(gigabytes * 1e9))
+
+    with pytest.raises(ValueError, match=r"--max-in-flight 1: 1 groups a node may hold 4\.3 GB"):
+        choose(experiment(small, 8), RunConfig(max_in_flight=1), Cluster((node(5),), local=False))  # one a worker
+    with pytest.raises(ValueError, match=r"object store of 5\.0 GB"):
+        choose(experiment(small, 8), RunConfig(), Cluster((P5, node(5)), local=False))
+    half = RunConfig(trainers=3, max_in_flight=4)  # 2.1 GB a group: one of the two nodes has two
+    with pytest.raises(ValueError, match=r"2 groups a node may hold 4\.3 GB"):
+        choose(experiment(small, 4), half, Cluster((node(6), node(6)), local=False))
+
+
+def moves(chosen):
+    """MB/s of a group, on average and at its peak, as the report has them."""
+    text = re.search(r"moves ([\d.]+) MB/s on average, ([\d.]+) MB/s at its peak", "\n".join(chosen.report))
+    return float(text[1]), float(text[2])
+
+
+def test_the_peak_is_that_of_the_densest_checkpoints_as_many_as_may_be_in_flight():
+    """A step of tiny begins with 512 tokens: 0.1 s of two workers."""
+    machine, config = Cluster((LAPTOP,), local=True), RunConfig(max_in_flight=4)
+    dense = choose(experiment(tiny, 2, plan=(*range(0, 200, 100), *range(10, 15), 360)), config, machine)
+    assert moves(dense)[1] > 5 * moves(dense)[0]
+    assert moves(dense)[1] == pytest.approx(dense.checkpoint_bytes / 0.1 / 1e6, abs=0.1)
+    few = choose(experiment(tiny, 2, plan=(0, 360)), config, machine)
+    assert moves(few)[0] == moves(few)[1]
+
+
+def test_rounds_are_counted_to_the_last_and_kept_weights_take_their_bytes():
+    machine = Cluster((LAPTOP,), local=True)
+    plain = choose(experiment(tiny, 2, seeds=5), RunConfig(trainers=2), machine)
+    assert any(", 3 rounds," in line for line in plain.report)
+    kept = replace(experiment(tiny, 2, seeds=5), kept_steps=frozenset({0, 360}))
+    embedding = 4 * tiny.model.vocab_size * tiny.model.model_dim  # left out while it is tied, at step 0
+    more = choose(kept, RunConfig(trainers=2), machine).dataset_bytes - plain.dataset_bytes
+    assert more == 5 * (2 * plain.checkpoint_bytes - embedding)
+
+
+def test_the_track_fits_the_hardware():
+    assert Cluster((LAPTOP,), local=True).track("auto") == "tiny"
+    assert Cluster((HEAD, P5), local=False).track("auto") == "small"
+    assert Cluster((LAPTOP,), local=True).track("small") == "small"
+    old = Node(cpus=8, gpus=4, gpu_type="V100", object_store_bytes=1)
+    with pytest.raises(ValueError, match="V100"):
+        Cluster((old,), local=False).track("auto")
+
+
+A100 = Node(cpus=96, gpus=8, gpu_type="A100", object_store_bytes=400_000_000_000)
+
+
+def test_a_mixed_cluster_counts_only_nodes_of_the_type_that_is_asked_for():
+    mixed = Cluster((HEAD, P5, A100, A100, LAPTOP), local=False)
+    assert choose(experiment(small, 8), RunConfig(), mixed).trainers == 3
+    assert choose(experiment(small, 8), RunConfig(gpu_type="A100"), mixed).trainers == 2
+    assert choose(experiment(small, 4), RunConfig(gpu_type="H100"), mixed).trainers == 2
+    with pytest.raises(ValueError, match="no machine has 8 B200 GPUs"):
+        choose(experiment(small, 8), RunConfig(gpu_type="B200"), mixed)
+
+
+def test_a_node_with_fewer_cores_than_workers_holds_no_group():
+    thin = Node(cpus=4, gpus=8, gpu_type="H100", object_store_bytes=400_000_000_000)
+    assert choose(experiment(small, 4), RunConfig(), Cluster((thin,), local=False)).trainers == 1
+    with pytest.raises(ValueError, match="no machine has 8 GPUs"):
+        choose(experiment(small, 8), RunConfig(), Cluster((thin,), local=False))
+
+
+def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators():
+    from discreteness.service.trainer_groups import scaling
+
+    chosen = choose(experiment(small, 8), RunConfig(evaluator_gpus=0.25), Cluster((P5,), local=False))
+    place = scaling(chosen, "H100")
+    assert (place.num_workers, place.placement_strategy, place.accelerator_type) == (8, "STRICT_PACK", "H100")
+    assert place.resources_per_worker == {"CPU": 1.0, "GPU": 0.75}
+    assert chosen.gpus_per_evaluator + place.resources_per_worker["GPU"] == 1
+    on_cpus = scaling(choose(experiment(tiny, 2), RunConfig(), Cluster((LAPTOP,), local=True)), None)
+    assert (on_cpus.use_gpu, on_cpus.accelerator_type) == (False, None)
+    assert on_cpus.resources_per_worker == {"CPU": 1.0}
+    with pytest.raises(ValueError, match=r"H100.*tiny trains on CPUs"):
+        choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True))
+
+
+def test_groups_that_wait_for_a_node_fill_no_store_of_those_there_are():
+    # One group's 8 checkpoints of 537 MB are 54 % of 8 GB: two groups would not fit, but each node holds one.
+    node = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=8_000_000_000)
+    cluster = Cluster((node, node), local=False)
+    assert choose(experiment(small, 8), RunConfig(trainers=5), cluster).trainers == 5
+    with pytest.raises(ValueError, match="2 groups a node"):
+        choose(experiment(small, 4), RunConfig(trainers=5), cluster)
+    small_laptop = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=120_000_000)
+    with pytest.raises(ValueError, match="4 groups a node"):
+        choose(experiment(tiny, 2), RunConfig(trainers=4), Cluster((small_laptop,), local=True))
+
+
+def test_evaluators_with_gpus_of_their_own_leave_whole_ones_to_trainers():
+    from discreteness.service.trainer_groups import scaling
+
+    own = RunConfig(evaluator_gpus=1)
+    one = choose(experiment(small, 1), own, Cluster((P5,), local=True))
+    assert (one.trainers, one.evaluators, one.gpus_per_worker, one.gpus_per_evaluator) == (7, 1, 1.0, 1)
+    assert scaling(one, None).resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
+    assert any("evaluators: 1, a GPU of its own each" in line for line in one.report)
+    two = choose(experiment(small, 4), own, Cluster((HEAD, P5, P5), local=False))
+    assert (two.trainers, two.evaluators) == (3, 2)
+    many = choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3), Cluster((P5,), local=True))
+    assert (many.trainers, many.evaluators) == (2, 3)
+    assert choose(experiment(small, 8), own, Cluster((P5, P5), local=False)).trainers == 1
+    # Nodes still to come are waited for, as trainers wait for them.
+    assert choose(experiment(small, 1), RunConfig(evaluator_gpus=1, trainers=9), Cluster((HEAD,), local=False))
+
+
+def test_evaluators_find_gpus_of_their_own_or_a_line_says_why_not():
+    with pytest.raises(ValueError, match="8 GPUs for trainers and 1 for evaluators are more than the 8 of this"):
+        choose(experiment(small, 8), RunConfig(evaluator_gpus=1), Cluster((P5,), local=True))
+    with pytest.raises(ValueError, match="6 GPUs for trainers and 3 for evaluators"):
+        choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3, trainers=3), Cluster((P5,), local=True))
+    with pytest.raises(ValueError, match="types A100, H100"):
+        choose(experiment(small, 1), RunConfig(evaluator_gpus=1), Cluster((P5, A100), local=False))
+
+
+def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeypatch):
+    """What Ray raises on an overloaded machine, which a test cannot have on purpose; any other error stays as it is."""
+
+    def init(**options):
+        raise Exception(f"The current node {reason} during startup.")
+
+    monkeypatch.setattr(cluster_module.ray, "init", init)
+    here = Cluster((Node(2.0, 0.0, None, 10**9, "here"),), local=True)
+    reason = "timed out"
+    with pytest.raises(OSError, match="machine is busy; give the same command again"):
+        cluster_module.start_local(here, 2)
+    reason = "broke"
+    with pytest.raises(Exception, match="broke during startup"):
+        cluster_module.start_local(here, 2)

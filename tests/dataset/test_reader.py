@@ -1,0 +1,236 @@
+"""Losses as arrays, status, and the check of every row."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from discreteness.dataset import reader
+from discreteness.dataset.identity import identity_hash
+from discreteness.dataset.seed_file import CommittedSeed, losses_file
+from discreteness.dataset.status import status as status_of
+from discreteness.dataset.verify import verify
+from discreteness.dataset.writer import Dataset
+from tests.support.dataset_case import DOCUMENTS, IDENTITY, STEPS, Text, commit, create, losses, records
+from tests.support.faulty_filesystem import object_storage
+
+
+@pytest.fixture
+def run(tmp_path):
+    dataset = create(tmp_path / "run")
+    for seed in 3, 0:
+        commit(dataset, seed)
+    return tmp_path / "run"
+
+
+def test_losses_are_seeds_by_steps_by_tokens(run):
+    experiment = reader.open(run)
+    assert (experiment.seeds, experiment.steps) == ([0, 3], list(STEPS))
+    assert [(d.doc_id, d.name, d.num_losses) for d in experiment.documents] == [
+        (0, "a.txt", 3), (1, "b.txt", 1), (4, "c", 2)
+    ]  # fmt: skip
+    everything = np.stack([losses(0), losses(3)])
+    found = experiment.losses("c")
+    assert found.dtype == np.float32 and np.array_equal(found, everything[:, :, 4:])
+    assert np.array_equal(experiment.losses(4), found)
+    # losses[i] is for token i + 1: token 2 of c is the last of the six losses of a step
+    assert np.array_equal(experiment.losses("c", token=2), everything[:, :, 5])
+    assert np.array_equal(
+        experiment.losses("a.txt", seeds=[3, 0, 3], steps=[20, 0]), everything[[1, 0, 1]][:, [3, 0], :3]
+    )
+    assert experiment.losses("a.txt", token=1, seeds=[3], steps=[5]).tolist() == [[3005.0]]
+
+
+def test_what_is_missing_is_named_never_filled_in(run):
+    experiment = reader.open(run)
+    for arguments, message in (
+        ({"doc": "d"}, r"no document 'd'; there are 'a\.txt' \(0\), 'b\.txt' \(1\), 'c' \(4\)"),
+        ({"doc": 2}, "no document 2"),
+        ({"doc": "c", "token": 0}, "tokens 1 to 2, not of 0"),
+        ({"doc": "c", "token": 3}, "tokens 1 to 2, not of 3"),
+        ({"doc": "c", "token": [1, 0, 9]}, "tokens 1 to 2, not of 0, 9"),
+        ({"doc": "a.txt", "token": 1, "answers": True}, "give answers or token, not both"),
+        ({"doc": "c", "seeds": [0, 1, 2]}, "no seed 1, 2; there are 0, 3"),
+        ({"doc": "c", "steps": [2]}, "no step 2; there are 0, 1, 5, 20"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            experiment.losses(**arguments)
+    with pytest.raises(ValueError, match="no seed 1"):
+        experiment.runs(1)
+    with pytest.raises(ValueError, match="give answers or token, not both"):
+        experiment.table("a.txt", token=1, answers=True)
+    with pytest.raises(FileNotFoundError, match="is not a dataset"):
+        reader.open(run.parent)
+
+
+def test_an_experiment_without_seeds_has_no_losses(tmp_path):
+    create(tmp_path)
+    experiment = reader.open(tmp_path)
+    assert experiment.seeds == [] and experiment.arrow().count_rows() == 0
+    with pytest.raises(ValueError, match="no seed is committed"):
+        experiment.losses("c")
+
+
+def test_tables_of_runs_tokens_and_all_losses(run):
+    experiment = reader.open(run)
+    assert experiment.runs(3).to_pydict() == {
+        "seed": [3] * 4, "attempt": ["one"] * 4, "step": list(STEPS), "train_loss": [10.0, 9.0, 5.0, -10.0]
+    }  # fmt: skip
+    assert experiment.tokens("b.txt")["token_id"].to_pylist() == [50256, 200]
+    assert experiment.experiment["identity"] == IDENTITY
+    assert experiment.experiment["identity_hash"] == identity_hash(IDENTITY)
+    table = experiment.arrow().to_table(columns=["seed", "step"])
+    assert sorted(table["seed"].to_pylist()) == [0] * 12 + [3] * 12
+
+
+def test_rows_pieces_and_means_say_what_losses_says(run):
+    experiment = reader.open(run)
+    rows = experiment.table("c", token=[2, 1], seeds=[3], steps=[5, 0]).to_pylist()
+    assert rows == [
+        {"doc_id": 4, "token_index": token, "step": step, "seed": 3, "loss": 3000 + step + (3 + token) / 8}
+        for token in (2, 1)
+        for step in (5, 0)
+    ]
+    assert experiment.answers("a.txt") == [3] and experiment.answers("c") == []
+    assert experiment.losses("c", answers=True).shape == (2, 4, 0)
+    pieces = list(experiment.blocks(max_bytes=2 * 4 * 4 * 2))  # two tokens of two seeds and four steps
+    assert [(d.name, tokens.tolist()) for d, tokens, _ in pieces] == [
+        ("a.txt", [1, 2]), ("a.txt", [3]), ("b.txt", [1]), ("c", [1, 2])
+    ]  # fmt: skip
+    for document, tokens, losses_there in pieces:
+        assert np.array_equal(losses_there, experiment.losses(document.name, token=tokens.tolist()))
+    assert np.array_equal(experiment.seed(3), losses(3))
+    means = experiment.mean_curves(seeds=[3])
+    assert means.dtype == np.float64 and means.shape == (3, 1, 4)
+    assert means[:, 0, 1].tolist() == [3001.125, 3001.375, 3001.5625]
+    with pytest.raises(ValueError, match="no seed 1"):
+        experiment.mean_curves(seeds=[1])
+
+
+def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(ValueError, match=r"pip install 'discreteness\[xarray\]'"):
+        reader.open(run).to_xarray("c")
+
+
+def test_the_object_store_reads_the_same():
+    storage = object_storage()
+    commit(create(storage), 5)
+    experiment = reader.open(storage)
+    assert np.array_equal(experiment.losses("a.txt")[0], losses(5)[:, :3])
+    assert experiment.arrow().count_rows() == 12
+    assert verify(storage) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_finite_float32_comes_back_bit_for_bit(data):
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    steps = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=6, unique=True))
+    finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    values = data.draw(hnp.arrays(np.float32, (len(steps), sum(lengths)), elements=finite))
+    documents = [
+        Text(doc_id=3 * i, name=str(i), category="", token_ids=(50256, *([1] * n))) for i, n in enumerate(lengths)
+    ]
+    storage = object_storage()
+    dataset = create(storage, documents=documents, steps=sorted(steps))
+    dataset.commit(2**31 - 1, "a", np.array(steps), values, records())
+    found = np.concatenate([reader.open(storage).losses(str(i))[0] for i in range(len(lengths))], axis=1)
+    assert np.array_equal(found.view(np.uint32), values[np.argsort(steps)].view(np.uint32))
+    assert verify(storage) == []
+
+
+def test_status_sums_up(run):
+    status = status_of(run)
+    assert (status.steps, status.documents, status.losses_per_step, status.rows) == (4, 3, 6, 24)
+    assert [seed.seed for seed in status.committed] == [0, 3]
+    assert status.num_bytes == sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    assert status.identity_hash == identity_hash(IDENTITY)
+    (run / "log").mkdir(exist_ok=True)
+    (run / "log" / "broken.json").write_text("{")
+    (run / "log" / "list.json").write_text("[]")
+    (run / "_running").mkdir()
+    (run / "_running" / "seed=00007.parquet").write_bytes(b"half")
+    assert status_of(run).failed_attempts == status_of(run).running == ()
+
+
+def rewrite(run, **columns):
+    """Puts other columns under the valid footer of seed 3, as no writer of ours would."""
+    dataset = create(run)
+    footer = dataclasses.asdict(dataset.committed()[3])
+    content = losses_file(dataset.manifest, 3, "one", np.array(STEPS), losses(3), footer)
+    table = pq.read_table(pa.BufferReader(content))
+    for name, column in columns.items():
+        values = column(table[name].to_pylist())
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    with pq.ParquetWriter(run / "losses" / "seed=00003.parquet", table.schema.remove_metadata()) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"discreteness": json.dumps(footer)})
+
+
+def changed(index, value):
+    return lambda values: [*values[:index], value, *values[index + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"attempt": changed(5, "two")}, "attempt is one, two, its footer says one"),
+        ({"seed": changed(0, 4)}, "seed is 3, 4, its footer says 3"),
+        ({"step": changed(1, 0)}, r"missing: (0, 1)"),
+        ({"doc_id": changed(11, 5)}, r"missing: (4, 20)"),
+        ({"step": changed(1, 2)}, r"missing: (0, 1)"),
+        ({"step": lambda v: [1, 0, *v[2:]]}, "not sorted"),
+        ({"losses": changed(2, [1.0])}, "document 0, step 5 has 1 losses, expected 3"),
+        ({"losses": changed(6, [np.nan])}, "document 1, step 5 has a loss of nan"),
+        ({"losses": changed(9, [1.0, np.inf])}, "document 4, step 1 has a loss of inf"),
+    ],
+)
+def test_verify_reads_every_row(run, changes, problem):
+    rewrite(run)
+    assert verify(run) == []
+    rewrite(run, **changes)
+    assert list(create(run).committed()) == [0, 3], "footers alone do not show it"
+    problems = verify(run)
+    assert any(found.startswith("losses/seed=00003.parquet: ") and problem in found for found in problems)
+
+
+def test_losses_refuses_rows_that_are_not_the_plan(run):
+    rewrite(run, step=changed(1, 0))
+    with pytest.raises(ValueError, match=r"seed=00003\.parquet does not hold each step of document 'a\.txt' once"):
+        reader.open(run).losses("a.txt")
+
+
+def test_verify_sees_one_flipped_bit_of_a_loss(run):
+    path = run / "losses" / "seed=00000.parquet"
+    column = pq.read_metadata(path).row_group(0).column(4)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    path.write_bytes(content)
+    assert list(create(run).committed()) == [0, 3]
+    assert any("seed=00000.parquet: cannot be read" in problem for problem in verify(run))
+    with pytest.raises(OSError, match="CRC"):
+        reader.open(run).losses("a.txt")
+
+
+def test_verify_sees_runs_that_are_gone_or_changed(run):
+    (run / "runs" / "seed=00000-one.parquet").unlink()
+    (run / "runs" / "seed=00003-one.parquet").write_bytes(b"x")
+    assert verify(run) == [
+        "runs/seed=00000-one.parquet: is missing, losses/seed=00000.parquet names it",
+        "runs/seed=00003-one.parquet: its hash is not the one in losses/seed=00003.parquet",
+    ]
+
+
+def test_committed_seed_is_plain(run):
+    (first, _) = status_of(run).committed
+    assert first == CommittedSeed(**dataclasses.asdict(first))
+    assert isinstance(create(run), Dataset) and len(DOCUMENTS) == 3

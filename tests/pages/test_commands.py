@@ -1,0 +1,210 @@
+"""Every command in a block of README.md and docs/: run on data, run dry, or parsed by its program; none left out."""
+
+import argparse
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+from speedrun.data.sampler import HEADER_BYTES, HEADER_INTS, MAGIC
+from speedrun.tracks import small
+
+from discreteness.cli.main import COMMANDS
+from discreteness.cluster.machines import Cluster, Node
+from discreteness.experiment.config import RunConfig
+from discreteness.service import driver
+from tests.conftest import ROOT
+from tests.pages.test_pages import FENCE, PAGES
+from tests.support.dataset_case import DOCUMENTS, token_bytes
+from tests.support.planted_dataset import create_planted, log_plan
+from tests.support.ray_commands import unknown_to_ray
+
+DOCUMENTED = [
+    page for page in PAGES if page.name not in ("log.md", "SPEEDRUN.md")
+]  # what was typed once, and a contract
+RUN = {"status", "watch", "verify", "compact", "analyze", "export", "documents"}
+"""Subcommands that are run here, where they are given `runs/first` or `texts`."""
+ELSEWHERE = {
+    "doctor": "test_doctor.py, test_jobs.py",
+    "view": "test_viewer.py",
+    "rescore": "test_rescore.py",
+    "score": "test_model_pages.py",
+    "generate": "test_model_pages.py",
+    "validate": "test_model_pages.py",
+    "data": "test_model_pages.py",
+}
+"""Subcommands that are parsed here, and the tests that run them."""
+OTHERS = {
+    "export",
+    "cd",
+    "source",
+    "chmod",
+    "mount",
+    "pip",
+    "curl",
+    "docker",
+    "kubectl",
+    "prometheus",
+    "tensorboard",
+    "ssh",
+    "nft",
+}
+"""Programs of others: only the files of ours that they are given are looked up."""
+
+
+def lines(page):
+    """Command lines of a page's blocks, as words, without what they set before the program."""
+    for language, block in FENCE.findall(page.read_text()):
+        for line in block.replace("\\\n", " ").splitlines() if not language else ():
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError:  # a tree, with an apostrophe
+                continue
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                del words[0]
+            if words and (words[0].startswith("./") or words[0].startswith(".venv/bin/")):
+                words[0] = Path(words[0]).name
+            if words:
+                yield words
+            if "--" in words and words[:3] == ["ray", "job", "submit"]:
+                yield words[words.index("--") + 1 :]
+
+
+def given_to(*programs):
+    return [(page, words) for page in DOCUMENTED for words in lines(page) if words[0] in programs]
+
+
+def ours(words):
+    """What `discreteness ...` would call. SystemExit: it is not understood."""
+    return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=words[1:], console_outputs=False)
+
+
+def jobs():
+    return [(p, words[2:]) for p, words in given_to("python") if words[1:2] == ["jobs/run_seeds.py"]]
+
+
+def scripts():
+    """[(script, arguments)] of other programs in Python."""
+    for _, words in given_to("python", "torchrun"):
+        at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+        if at is not None and words[1] != "-m" and words[at] != "jobs/run_seeds.py":
+            (path,) = [p for folder in ("", "modded-nanogpt") if (p := ROOT / folder / words[at]).is_file()]
+            yield path, words[at + 1 :]
+
+
+def test_every_line_that_looks_like_a_command_is_of_a_program_that_is_checked():
+    known = {"discreteness", "python", "torchrun", "ray", "make", "run.sh"} | OTHERS
+    first = {words[0] for page in DOCUMENTED for words in lines(page)}
+    # The rest are the two trees, the flow and the outline of a dataset: names of files, arrows.
+    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == {"run", "trainer", "v"}
+    named = [words for _, words in given_to("discreteness") if words[1] in COMMANDS]
+    assert len(named) > 30 and {words[1] for words in named} - RUN - ELSEWHERE.keys() == set()
+    files = [word for _, words in given_to(*OTHERS) for word in words if word.startswith("deploy/")]
+    assert len(files) == 3 and all((ROOT / name).is_file() for name in files)
+
+
+def test_every_command_of_ours_is_understood_by_its_own_parser():
+    for _, words in given_to("discreteness"):
+        ours(words)
+    with pytest.raises(SystemExit):
+        ours(["discreteness", "export", "runs/first", "--format", "arrow", "--output", "x"])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """runs/first and runs/more, as a user has them, and texts/."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("The capital of France is⟦ Paris⟧.")
+    monkeypatch.chdir(tmp_path)
+    steps = log_plan(12, 300)
+    for name in "first", "more":
+        dataset = create_planted(Path("runs", name).absolute(), DOCUMENTS, token_bytes, steps, range(3))
+        dataset.log_job("0-2", 3)
+    return tmp_path
+
+
+def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
+    done = set()
+    for page in DOCUMENTED:
+        for _, words in [(p, w) for p, w in given_to("discreteness") if p == page and w[1] in RUN]:
+            if not any(word.startswith("s3://") for word in words):
+                if (output := getattr(command := ours(words), "output", None)) and Path(output).is_file():
+                    Path(output).unlink()  # of the page before
+                assert command() == 0, (page.name, words)
+                done.add(words[1])
+    assert done == RUN
+    told = capsys.readouterr().out
+    for part in ("committed: 3 seeds 0 1 2", "complete and correct", "' Paris'", "3 seeds added to board"):
+        assert part in told
+    assert Path("losses.csv").is_file() and Path("first.png").is_file()
+
+
+def sparse_shards(folder):
+    """What `small` takes, by headers alone: the tokens behind them are holes."""
+    for glob, count in ((small.data.train_glob, 9), (small.data.val_glob, 1)):
+        for number in range(count):
+            path = folder / glob.replace("*", f"{number:06d}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            header = np.zeros(HEADER_INTS, "<i4")
+            header[:3] = MAGIC, 1, 10**8
+            with path.open("wb") as file:
+                file.write(header.tobytes())
+                file.truncate(HEADER_BYTES + 2 * 10**8)
+
+
+def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
+    """`--dry-run` of each: on this machine, and for `small` on eight nodes of eight H100."""
+    sparse_shards(folder)
+    track = dict(FENCE.findall((ROOT / "docs/howto.md").read_text()))["python"]
+    (folder / "mytracks.py").write_text(track)
+    monkeypatch.syspath_prepend(str(folder))
+    cluster = Cluster((Node(192, 8, "H100", 4 * 10**11),) * 8, local=False)
+    asked = {shlex.join(words): tyro.cli(RunConfig, args=words) for _, words in jobs()}
+    assert len(asked) > 10
+    for line, config in asked.items():
+        with monkeypatch.context() as patch:
+            if config.track == "small":
+                config = replace(config, data=str(folder))
+                patch.setattr(driver, "join_or_look", lambda metadata: cluster)
+            assert driver.run(replace(config, dry_run=True)) == 0, line
+    told = capsys.readouterr().out
+    assert told.count("time: about") == len(asked)
+    assert "trainers: 64 groups of 1 workers, one GPU each" in told and "trainers: 8 groups of 8 workers" in told
+    assert "track slow: 4 seeds" in told
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["first", "more"]
+
+
+class Parsed(Exception):
+    """A script has understood its arguments."""
+
+
+def test_scripts_understand_the_arguments_they_are_printed_with(monkeypatch):
+    def stop(parser, *arguments):
+        raise Parsed(real(parser, *arguments))
+
+    real = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    folders = (ROOT / name for name in ("benchmarks", "modded-nanogpt", "modded-nanogpt/data"))
+    monkeypatch.setattr(sys, "path", [*sys.path, *map(str, folders)])
+    found = list(scripts())
+    assert len({path for path, _ in found}) > 5
+    for path, arguments in found:
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        with pytest.raises(Parsed):
+            runpy.run_path(str(path), run_name="__main__")
+
+
+def test_ray_and_make_know_what_they_are_asked():
+    commands = [words for _, words in given_to("ray")]
+    assert len(commands) > 10 and [words for words in commands if unknown_to_ray(words)] == []
+    targets = {words[1] for _, words in given_to("make")}
+    assert {"run", "test", "chaos"} < targets
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

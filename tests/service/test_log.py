@@ -1,0 +1,111 @@
+"""What a run says: lines for a person, one JSON object a line for a program, and where seed, attempt and step stand."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from discreteness.service.dispatcher import Progress, Running
+from discreteness.service.log import Event, Log
+from discreteness.service.progress import Reporter
+
+EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
+
+
+def progress(**changes):
+    """Seed 3 in training at step 12."""
+    values = {
+        "committed": 1,
+        "failed": {},
+        "pending": 4,
+        "training": [Running(seed=3, attempt="abc", group="trainer-0", step=12)],
+        "train_loss": {},
+        "updates": 112,
+        "tokens": {},
+        "bytes_committed": 0,
+        "published": 9,
+        "checkpoints": 8,
+        "ages": (0,) * 10,
+        "in_flight": 1,
+        "in_flight_bytes": 7_000_000,
+        "lag_steps": 2,
+        "evaluators_ready": 1,
+        "evaluators_lost": 0,
+        "evaluator_busy_s": 3.5,
+        "attempts_lost": 0,
+        "stall_s": 0.0,
+        "groups_ended": {},
+        "done": False,
+        "events": [],
+    }
+    return Progress(**(values | changes))
+
+
+def test_an_event_is_one_line_that_names_what_it_is_about_and_nothing_else():
+    event = Event(event="attempt lost", message='two\nlines, "[red]"', level="warning", seed=3, step=0, time_s=1.5e9)
+    line = event.to_json()
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2017-07-14T02:40:00.000+00:00",
+        "event": "attempt lost",
+        "message": 'two\nlines, "[red]"',
+        "level": "warning",
+        "seed": 3,
+        "step": 0,
+    }
+
+
+def test_text_is_the_message_alone(capsys):
+    with Log("text") as log:
+        log.say("seed 3 [red]committed", "seed committed", seed=3)
+    assert capsys.readouterr().out == "seed 3 [red]committed\n"
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_what_modules_log_comes_too_while_the_run_lasts(format, capsys):
+    with Log(format):
+        logging.getLogger("discreteness.dataset.lock").warning("taking over %s", "set")
+    logging.getLogger("discreteness.dataset.lock").error("elsewhere")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "taking over set" in line
+    if format == "json":
+        assert json.loads(line)["level"] == "warning"
+
+
+def test_the_error_that_ends_a_run_is_an_object_as_well(capsys):
+    with pytest.raises(ValueError), Log("json"):
+        raise ValueError("--seeds '9-3': give 3-9")
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert (told["level"], told["event"], told["message"]) == ("error", "error", "ValueError: --seeds '9-3': give 3-9")
+
+
+def test_as_json_stdout_is_ours_alone(capsys):
+    """Ray's warnings are printed in the driver's process."""
+    with Log("json") as log:
+        print("(raylet) WARNING: many processes")
+        log.say("all")
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["message"] == "all"
+    assert printed.err == "(raylet) WARNING: many processes\n"
+
+
+def test_a_program_hears_of_each_event_once_and_of_each_seed_in_training(capsys):
+    leased = Event(event="seed leased", message="seed 3 leased", seed=3, attempt="abc", group="trainer-0", step=0)
+    with Log("json") as log:
+        reporter = Reporter(log, EXPERIMENT, num_done=1)
+        reporter.show(progress(events=[leased]))
+        reporter.show(progress())  # at once: nothing new
+    assert reporter.events_seen == 1
+    first, whole, training = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["event"], first["attempt"]) == ("seed leased", "abc")
+    assert whole["event"] == "progress" and "seeds committed 2/6, training seed 3 at 12" in whole["message"]
+    about = [training[name] for name in ("event", "seed", "attempt", "group", "step")]
+    assert about == ["training", 3, "abc", "trainer-0", 12]
+
+
+def test_a_person_reads_of_all_seeds_in_one_line(capsys):
+    with Log("text") as log:
+        Reporter(log, EXPERIMENT, num_done=1).show(progress())
+    assert len(capsys.readouterr().out.splitlines()) == 1

@@ -1,0 +1,97 @@
+"""How far a run is: the numbers of the line by hand, the time left, when it is said."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from discreteness.service import progress as progress_module
+from discreteness.service.dispatcher import Running
+from discreteness.service.log import Event, Log
+from discreteness.service.progress import LOG_INTERVAL_S, Reporter
+from tests.service.test_log import progress
+from tests.support.plain_ray import Clock
+
+EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
+
+
+def at(*steps):
+    """Seeds in training at these steps."""
+    return [Running(seed=3 + i, attempt="a", group=f"trainer-{i}", step=step) for i, step in enumerate(steps)]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    clock.now_s = 1000.0  # of a machine that has been up for a while
+    monkeypatch.setattr(progress_module, "time", clock)
+    return clock
+
+
+def lines(capsys):
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_line_has_the_numbers_of_earlier_jobs_and_of_this_one(clock, capsys):
+    with Log("text") as log:
+        reporter = Reporter(log, EXPERIMENT, num_done=2)
+        clock.sleep(15)
+        reporter.show(progress(committed=1, training=at(12, 40), checkpoints=8, in_flight=3, in_flight_bytes=7_400_000))
+        clock.sleep(15)
+        reporter.show(progress(committed=1, training=[]))
+    first, second = lines(capsys)
+    assert first == (
+        "[15 s] seeds committed 3/6, training seed 3 at 12, seed 4 at 40; checkpoints scored 8, in flight 3 (7 MB, "
+        "lag 2 steps); evaluators 1"
+    )
+    assert "[30 s]" in second and "training none" in second
+
+
+def test_the_time_left_counts_from_the_first_update_and_without_seeds_done_or_failed(clock, capsys):
+    """20 updates at 100 s, 150 at 160 s: 13 in 6 s. Of six seeds one was done before and one is given up: 250 to go."""
+    with Log("text") as log:
+        reporter = Reporter(log, EXPERIMENT, num_done=1)
+        clock.sleep(90)
+        reporter.show(progress(committed=0, training=at(0)))
+        clock.sleep(10)
+        reporter.show(progress(committed=0, training=at(20)))
+        clock.sleep(60)
+        reporter.show(progress(committed=1, training=at(50), failed={9: "nan"}))
+    start, first, second = lines(capsys)
+    assert "left" not in start and "left" not in first
+    assert second.endswith(f"about {250 / (130 / 60) / 60:.0f} min left")
+    assert second.endswith("about 2 min left")
+
+
+def test_where_nothing_is_a_terminal_a_line_comes_now_and_then(clock, capsys):
+    with Log("text") as log:
+        reporter = Reporter(log, EXPERIMENT, num_done=0)
+        for _ in range(41):
+            reporter.show(progress())
+            clock.sleep(LOG_INTERVAL_S / 4)
+    assert len(lines(capsys)) == 11
+
+
+def test_events_come_at_once_each_of_them_counted(clock, capsys):
+    with Log("text") as log:
+        reporter = Reporter(log, EXPERIMENT, num_done=0)
+        reporter.show(progress())
+        reporter.show(progress(events=[Event(event="note", message=text) for text in ("one", "two")]))
+        reporter.show(progress(events=[Event(event="note", message="three")]))
+    assert lines(capsys)[1:] == ["one", "two", "three"]
+    assert reporter.events_seen == 3
+
+
+def test_on_a_terminal_one_line_is_kept_up_to_date_until_it_is_closed(clock):
+    with Log("text") as log:
+        log.console = Console(file=io.StringIO(), force_terminal=True, width=300)
+        reporter = Reporter(log, EXPERIMENT, num_done=0)
+        reporter.show(progress(checkpoints=41))
+        shown = reporter.status
+        reporter.show(progress(checkpoints=42))
+        assert reporter.status is shown
+        assert "checkpoints scored 42" in shown.status
+        reporter.close()
+        reporter.close()  # also where it was never shown
+    assert reporter.status is None

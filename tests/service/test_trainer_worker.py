@@ -1,0 +1,550 @@
+"""What a group's ranks do together: leases, votes, seeds one after another; whom they tell of what goes wrong."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from speedrun.model.gpt import GPT
+from speedrun.schedules import forward_state
+from speedrun.tracks import tiny
+from speedrun.training import Checkpoint, SeedFailed
+
+from discreteness.experiment import documents
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.prepare import prepare
+from discreteness.scoring.comparison import first_difference
+from discreteness.scoring.evaluator import Evaluator
+from discreteness.service import inline, publisher, trainer_worker
+from discreteness.service.dispatcher import LEASE_POLL_S, Lease
+from discreteness.service.trainer_groups import GroupSpec
+from discreteness.service.trainer_worker import HEARTBEAT_STEPS, train_group
+from tests.cluster.test_topology import experiment as planned
+from tests.support import gloo
+from tests.support.brief_track import write_shards
+from tests.support.plain_ray import Actor, AtOnce, Clock, PlainRay
+
+LAST = tiny.schedule.last_step
+FAR = (0, 120, 240, LAST)
+"""Checkpoints between which there are signs of life."""
+MODEL = GPT(replace(tiny.model, vocab_size=64, num_heads=1, head_dim=16), torch.float32, "cpu")
+
+
+def lease(seed, next_seed=-1):
+    return Lease(order="train", seed=seed, attempt=f"{seed:012x}", next_seed=next_seed)
+
+
+class Dispatcher:
+    """Hands out these leases, then "stop". It notes what it is told, in order, as (what, about, ...)."""
+
+    def __init__(self, clock, leases=(), *, no_from=None, accepts_s=0, finishes_s=0, lets_in=True):
+        self.clock, self.leases = clock, [*leases, Lease(order="stop")]
+        self.no_from, self.accepts_s, self.finishes_s, self.lets_in = no_from, accepts_s, finishes_s, lets_in
+        self.told, self.records, self.open = [], [], 0
+
+    def enter(self, group, node_id, end):
+        self.told.append(("enter", group, node_id))
+        self.end = end
+        return self.lets_in
+
+    def lease(self, group):
+        self.told.append(("lease", group))
+        return self.leases.pop(0)
+
+    def publish(self, header, references, records, expected, stall_s):
+        self.told.append(("publish", header.attempt, header.step))
+        self.records += records
+        no = self.no_from is not None and header.step >= self.no_from
+        answer = self.clock.later(self.accepts_s, f"attempt {header.attempt} is over" if no else None)
+        self.open += 1
+        answer.add_done_callback(lambda _: setattr(self, "open", self.open - 1))
+        return answer
+
+    def hear(self, attempt, step, records):
+        self.told.append(("hear", attempt, step))
+        self.records += records
+
+    def finish(self, attempt, records, stall_s, library):
+        self.told.append(("finish", attempt, self.open))
+        self.records += records
+        return self.clock.later(self.finishes_s, None)
+
+    def fail(self, attempt, error):
+        self.told.append(("fail", attempt, error))
+
+    def trouble(self, group, error):
+        self.told.append(("trouble", group, error))
+
+    def preempted(self, group):
+        self.told.append(("preempted", group))
+
+    def of(self, *kinds):
+        return [one for one in self.told if one[0] in kinds]
+
+
+class WorkerRay(PlainRay):
+    """What a worker of Ray Train sees of itself. Its machine is about to be taken away from moment `notice` on."""
+
+    def __init__(self, clock, rank=0, notice=None):
+        super().__init__(clock)
+        self.rank, self.notice = rank, notice
+        self.killed, self.asked = [], 0
+        self.train = SimpleNamespace(
+            get_context=lambda: SimpleNamespace(get_world_rank=lambda: rank),
+            get_preemption_info=self.preemption,
+        )
+
+    def get_runtime_context(self):
+        return SimpleNamespace(current_actor=f"worker {self.rank}", get_node_id=lambda: "node 7")
+
+    def kill(self, actor):
+        self.killed.append(actor)
+
+    def preemption(self):
+        self.asked += 1
+        return None if self.notice is None or self.asked <= self.notice else object()
+
+
+class Training:
+    """Stands for the trainer: a checkpoint at each step that is asked for, without the work between."""
+
+    def __init__(self, group=None, fails=None):
+        self.model, self.group = MODEL, group
+        self.rank = dist.get_rank(group) if group else 0
+        self.world_size = dist.get_world_size(group) if group else 1
+        self.fails = fails or {}
+        self.did = []
+
+    def prepare(self, seed):
+        self.did.append(("prepare", seed))
+
+    def train(self, seed, plan):
+        step = -1
+        try:
+            for step in sorted(plan):
+                if error := self.fails.get((seed, step)):
+                    raise error
+                yield Checkpoint(step, {}, forward_state(tiny, step), [{"seed": seed, "step": step}])
+            self.did.append(("trained", seed))
+        except GeneratorExit:
+            self.did.append(("closed", seed, step))
+            raise
+
+
+def experiment(plan=FAR, world_size=1):
+    one_document = tuple(documents.built_in()[:1])
+    return replace(planned(tiny, world_size, seeds=1, plan=plan), documents=one_document)
+
+
+@contextmanager
+def worker(clock, training, ray=None, build=None):
+    """train_group with plain objects where Ray, the shards and the trainer would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        ray = ray or WorkerRay(clock, training.rank)
+        for module in (publisher, trainer_worker):
+            patch.setattr(module, "ray", ray)
+        patch.setattr(publisher, "time", clock)
+        patch.setattr(trainer_worker, "ensure_tiny_corpus", lambda root: None)
+        patch.setattr(trainer_worker, "check_shards", lambda experiment, *globs: None)
+        patch.setattr(trainer_worker, "Trainer", lambda *arguments: build() if build else training)
+        patch.setattr(trainer_worker, "Staging", lambda model, layout: AtOnce(model, clock))
+        yield
+
+
+def spec_of(dispatcher, experiment, verify_every=0):
+    return GroupSpec(
+        name="trainer-0",
+        dispatcher=Actor(dispatcher),
+        experiment=experiment,
+        max_in_flight=8,
+        verify_every=verify_every,
+        use_gpu=False,
+    )
+
+
+def run(dispatcher, training, plan=FAR, ray=None, build=None):
+    with worker(dispatcher.clock, training, ray, build):
+        train_group(spec_of(dispatcher, experiment(plan, training.world_size)))
+
+
+# ---- one rank ----
+
+
+def test_a_group_enters_trains_seed_after_seed_and_finishes_each_when_all_is_accepted():
+    clock = Clock()
+    dispatcher, training = Dispatcher(clock, [lease(5), lease(7)], accepts_s=10, finishes_s=50), Training()
+    run(dispatcher, training)
+    assert dispatcher.of("enter") == [("enter", "trainer-0", "node 7")]
+    assert training.did == [("trained", 5), ("trained", 7)]
+    assert dispatcher.of("lease", "finish") == [
+        ("lease", "trainer-0"),
+        ("finish", lease(5).attempt, 0),  # nothing is still to be accepted
+        ("lease", "trainer-0"),
+        ("finish", lease(7).attempt, 0),
+        ("lease", "trainer-0"),
+    ]
+    assert [one[2] for one in dispatcher.of("publish")] == [*FAR, *FAR]
+    asked = sorted({*FAR, *range(0, LAST, HEARTBEAT_STEPS)})
+    assert [(record["seed"], record["step"]) for record in dispatcher.records] == [
+        (seed, step) for seed in (5, 7) for step in asked
+    ]
+
+
+def test_the_call_that_ends_a_silent_group_kills_its_rank_0():
+    clock = Clock()
+    dispatcher, ray = Dispatcher(clock), WorkerRay(clock)
+    run(dispatcher, Training(), ray=ray)
+    dispatcher.end()
+    assert ray.killed == ["worker 0"]
+
+
+def test_a_group_that_is_not_let_in_builds_and_asks_nothing():
+    dispatcher = Dispatcher(Clock(), [lease(5)], lets_in=False)
+    training = Training()
+    run(dispatcher, training)
+    assert dispatcher.told == [("enter", "trainer-0", "node 7")]
+    assert training.did == []
+
+
+def test_no_two_signs_of_life_are_more_updates_apart_than_promised():
+    dispatcher = Dispatcher(Clock(), [lease(5)])
+    run(dispatcher, Training(), plan=(0, 3, 99, LAST))
+    steps = [one[2] for one in dispatcher.of("publish", "hear")]
+    assert steps == sorted(set(steps))
+    assert max(later - earlier for earlier, later in pairwise(steps)) == HEARTBEAT_STEPS
+    assert {step for _, _, step in dispatcher.of("publish")} == {0, 3, 99, LAST}
+
+
+def test_the_seed_that_is_probably_next_is_prepared_once_and_only_if_there_is_one():
+    training = Training()
+    run(Dispatcher(Clock(), [lease(5, next_seed=9), lease(9), lease(1, next_seed=0)]), training)
+    assert training.did == [("prepare", 9), ("trained", 5), ("trained", 9), ("prepare", 0), ("trained", 1)]
+
+
+def test_a_failed_seed_is_told_with_its_reason_and_the_next_one_is_trained():
+    training = Training(fails={(5, 120): SeedFailed("the training loss is nan")})
+    dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
+    run(dispatcher, training)
+    assert dispatcher.of("fail", "finish") == [
+        ("fail", lease(5).attempt, "the training loss is nan"),
+        ("finish", lease(7).attempt, 0),
+    ]
+
+
+def test_any_other_error_is_told_with_its_rank_and_then_ends_the_group():
+    training = Training(fails={(5, 120): ZeroDivisionError("by nothing")})
+    dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
+    with pytest.raises(ZeroDivisionError):
+        run(dispatcher, training)
+    assert dispatcher.of("fail", "finish", "lease")[1:] == [
+        ("fail", lease(5).attempt, "trainer-0 rank 0: ZeroDivisionError: by nothing")
+    ]
+
+
+def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_group():
+    dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
+    dispatcher.finish = lambda attempt, records, stall_s, library: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(dispatcher, Training())
+    assert len(dispatcher.of("lease")) == 1
+
+
+def test_a_dispatcher_that_is_silent_holds_no_error_back():
+    clock = Clock()
+    dispatcher = Dispatcher(clock, [lease(5)])
+    dispatcher.fail = lambda attempt, error: clock.later(1e9, None)
+    with pytest.raises(ZeroDivisionError):
+        run(dispatcher, Training(fails={(5, 0): ZeroDivisionError()}))
+    assert clock.now_s <= 60
+
+
+def test_what_keeps_a_group_from_its_first_lease_is_told_and_ends_it():
+    dispatcher = Dispatcher(Clock(), [lease(5)])
+    with pytest.raises(ZeroDivisionError):
+        run(dispatcher, Training(), build=lambda: 1 / 0)
+    assert dispatcher.told[1:] == [("trouble", "trainer-0", "rank 0: ZeroDivisionError: division by zero")]
+
+
+def test_a_preempted_group_goes_on_with_its_seed_and_takes_no_other():
+    clock = Clock()
+    dispatcher, training = Dispatcher(clock, [lease(5), lease(7)]), Training()
+    run(dispatcher, training, ray=WorkerRay(clock, notice=3))
+    assert training.did == [("trained", 5)]
+    assert len(dispatcher.of("lease")) == 1
+    assert dispatcher.of("finish") == [("finish", lease(5).attempt, 0)]
+    # Told at once, at a sign of life: what the loss of the machine ends is then no failure.
+    assert dispatcher.told.index(("preempted", "trainer-0")) < dispatcher.told.index(("hear", lease(5).attempt, 150))
+
+
+def test_a_preempted_group_without_a_seed_takes_none():
+    clock = Clock()
+    dispatcher = Dispatcher(clock, [lease(5)])
+    run(dispatcher, Training(), ray=WorkerRay(clock, notice=0))
+    assert dispatcher.of("lease", "preempted") == [("preempted", "trainer-0")]
+
+
+def test_a_refused_attempt_is_trained_no_further_and_not_finished():
+    dispatcher, training = Dispatcher(Clock(), [lease(5), lease(7)], no_from=120), Training()
+    run(dispatcher, training)
+    assert training.did[0] == ("closed", 5, 150)  # the answer is seen at the next sign of life
+    assert dispatcher.of("finish") == []
+    assert len(dispatcher.of("lease")) == 3
+
+
+def test_an_attempt_that_is_refused_at_its_last_checkpoint_is_not_finished():
+    dispatcher = Dispatcher(Clock(), [lease(5)], no_from=LAST, accepts_s=20)
+    run(dispatcher, Training())
+    assert dispatcher.of("finish") == []
+
+
+def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, private_home):
+    """With the real trainer, and a real evaluator where the dispatcher would ask one."""
+    config = RunConfig(
+        track="tests.support.brief_track:brief", data=str(write_shards(tmp_path)), checkpoints="every:1", val_tokens=0
+    )
+    brief_experiment = replace(prepare(config, config.track), documents=tuple(documents.built_in()[:3]))
+    evaluator = Evaluator(brief_experiment, "cpu")
+    different, verified, clock = [], [], Clock()
+
+    class Verifying(Dispatcher):
+        def publish(self, header, references, records, expected, stall_s):
+            if expected is not None:
+                losses = evaluator.score(references[0].data, header)
+                different.append(first_difference(losses, expected, brief_experiment.documents))
+                verified.append((header.step, expected.tobytes()))
+            return super().publish(header, references, records, expected, stall_s)
+
+    dispatcher = Verifying(clock, [lease(5), lease(6)])
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (publisher, trainer_worker):
+            patch.setattr(module, "ray", WorkerRay(clock))
+        torch.set_num_threads(3)
+        train_group(spec_of(dispatcher, brief_experiment, verify_every=2))
+    assert torch.get_num_threads() == 1  # else sums are taken in another order on each machine
+    assert different == [None] * 6
+    assert [step for step, _ in verified] == [0, 2, 4, 0, 2, 4]
+    assert len({losses for _, losses in verified}) == 6  # each of its own weights
+    assert dispatcher.of("finish") == [("finish", lease(5).attempt, 0), ("finish", lease(6).attempt, 0)]
+    records = [record["step"] for record in dispatcher.records if "train_loss" in record]
+    assert records == [1, 2, 3, 4, 5] * 2
+
+
+# ---- two ranks ----
+
+
+def together(group, scenario):
+    """What a scenario gives on this rank, its collectives, and its error if it has one."""
+    small = dist.new_group(timeout=timedelta(seconds=60))
+    result, error = {}, ""
+    try:
+        with gloo.in_step(small) as entered:
+            scenario(small, result)
+    except Exception as wrong:
+        error = f"{type(wrong).__name__}: {wrong}"
+    dist.barrier(group)
+    return result | {"entered": entered, "error": error}
+
+
+def leases_of_two(group, result):
+    """Two leases after a wait, the second of an attempt and a seed as large as they get."""
+    given = [
+        Lease(order="wait"),
+        Lease(order="wait"),
+        Lease(order="train", seed=3, attempt="00000000000a", next_seed=8),
+        Lease(order="train", seed=2**31, attempt="ffffffffffff", next_seed=-1),
+        Lease(order="stop"),
+    ]
+    rank, clock = dist.get_rank(group), Clock()
+    dispatcher = Dispatcher(clock, given if rank == 0 else [])
+    with worker(clock, Training(group)):
+        spec = spec_of(dispatcher, experiment())
+        got = []
+        while (one := trainer_worker._next_lease(spec, rank, group)) is not None:
+            got.append([one.order, one.seed, one.attempt, one.next_seed])
+    result |= {"leases": got, "asked": len(dispatcher.of("lease"))}
+
+
+def votes_of_two(group, result):
+    """When six checkpoints stop, where rank r says yes at checkpoint yes[r] (None: never) and at all later ones."""
+    for name, yes in {
+        "nobody": (None, None),
+        "rank 0 first": (0, None),
+        "rank 1 in between": (None, 2),
+        "both": (3, 2),
+        "rank 1 last": (None, 5),
+        "after the last": (None, 6),
+    }.items():
+        votes, mine = trainer_worker._Votes(group), yes[dist.get_rank(group)]
+        stopped = None
+        for number in range(6):
+            if votes.stop(mine is not None and number >= mine):
+                stopped = number
+                break
+        result[name] = [stopped, votes.now(mine == 6)]
+
+
+def announcements_of_two(group, result):
+    """What rank 0 of an inline run says; rank 1's own number is not heard."""
+    trainer = SimpleNamespace(group=group, device="cpu")
+    mine = (3, 2**31, -1) if dist.get_rank(group) == 0 else (0, 0, 0)
+    result["seeds"] = [inline._announce(trainer, seed) for seed in mine]
+
+
+def seeds_of_two(group, result, *, refuses=None, no_from=None, notice=None, fails=None, broken=None, lets_in=True):
+    """The whole loop on two ranks, each with a dispatcher of its own; that of rank `refuses` says no."""
+    rank, clock = dist.get_rank(group), Clock()
+    given = [lease(5, next_seed=7), lease(7)] if rank == 0 else []
+    no_from = no_from if rank == refuses else None
+    accepts_s = 0 if no_from == 120 else 20
+    dispatcher = Dispatcher(
+        clock, given, no_from=no_from, accepts_s=accepts_s, finishes_s=2.5 * LEASE_POLL_S, lets_in=lets_in
+    )
+    training = Training(group, fails={(5, 120): SeedFailed("nan")} if fails else {})
+    if rank == broken:
+        training.fails[5, 120] = ZeroDivisionError("by nothing")
+    world, dist.group.WORLD = dist.group.WORLD, group
+    try:
+        run(dispatcher, training, ray=WorkerRay(clock, rank, notice))
+    finally:
+        dist.group.WORLD = world
+        result |= {"told": dispatcher.told, "did": training.did, "records": dispatcher.records}
+
+
+def two_ranks(group):
+    torch.set_num_threads(1)
+    settings = {
+        "seeds": {},
+        "rank 0 is refused": {"refuses": 0, "no_from": 120},
+        "rank 1 is refused": {"refuses": 1, "no_from": 120},
+        "rank 1 is refused at the end": {"refuses": 1, "no_from": LAST},
+        "a seed fails": {"fails": True},
+        "rank 1 breaks": {"broken": 1},
+        "the machine goes": {"notice": 3},
+        "not let in": {"lets_in": False},
+    }
+    parts = {"leases": leases_of_two, "votes": votes_of_two, "announcements": announcements_of_two}
+    results = {name: together(group, scenario) for name, scenario in parts.items()}
+    for name, changes in settings.items():
+        results[name] = together(group, lambda small, result, changes=changes: seeds_of_two(small, result, **changes))
+    return results
+
+
+@pytest.fixture(scope="module")
+def both(private_home):
+    """Scenario -> its results on rank 0 and on rank 1."""
+    first, second = gloo.run(two_ranks, 2)
+    return {name: (first[name], second[name]) for name in first}
+
+
+def told(result, *kinds):
+    return [one for one in result["told"] if one[0] in kinds]
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        *("leases", "votes", "announcements", "seeds", "a seed fails", "the machine goes", "not let in"),
+        *("rank 0 is refused", "rank 1 is refused", "rank 1 is refused at the end"),
+    ],
+)
+def test_no_rank_waits_for_another_in_vain(both, scenario):
+    first, second = both[scenario]
+    assert (first["error"], second["error"]) == ("", "")
+    assert first["entered"] == second["entered"]
+
+
+def test_rank_0_asks_for_leases_and_both_ranks_get_the_same(both):
+    first, second = both["leases"]
+    assert (
+        first["leases"]
+        == second["leases"]
+        == [
+            ["train", 3, "00000000000a", 8],
+            ["train", 2**31, "ffffffffffff", -1],
+        ]
+    )
+    assert (first["asked"], second["asked"]) == (5, 0)
+
+
+def test_ranks_of_an_inline_run_hear_of_rank_0s_seed(both):
+    assert both["announcements"][0]["seeds"] == both["announcements"][1]["seeds"] == [3, 2**31, -1]
+
+
+def test_a_yes_of_any_rank_stops_both_at_the_next_checkpoint_and_no_vote_is_lost(both):
+    first, second = both["votes"]
+    stops = {
+        "nobody": [None, False],
+        "rank 0 first": [1, False],
+        "rank 1 in between": [3, False],
+        "both": [3, False],
+        "rank 1 last": [None, True],  # still under way when the seed ends
+        "after the last": [None, True],
+    }
+    for name, expected in stops.items():
+        assert first[name] == second[name] == expected, name
+
+
+def test_ranks_share_the_checkpoints_and_rank_0_alone_tells_the_rest(both):
+    first, second = both["seeds"]
+    attempts = [lease(5).attempt, lease(7).attempt]
+    assert told(first, "publish") == [("publish", attempt, step) for attempt in attempts for step in FAR[::2]]
+    assert second["told"] == [("publish", attempt, step) for attempt in attempts for step in FAR[1::2]]
+    assert told(first, "finish") == [("finish", attempt, 0) for attempt in attempts]
+    assert second["records"] == []
+    steps = sorted({*FAR, *range(0, LAST, HEARTBEAT_STEPS)})
+    assert [record["step"] for record in first["records"]] == [*steps, *steps]
+    assert first["did"] == second["did"] == [("prepare", 7), ("trained", 5), ("trained", 7)]
+
+
+def test_the_others_hear_of_rank_0_while_it_waits_for_a_commit(both):
+    """A commit of 2.5 times LEASE_POLL_S: two looks in vain and one that has it; then the next lease."""
+    _, second = both["seeds"]
+    checkpoints = len({*FAR, *range(0, LAST, HEARTBEAT_STEPS)})
+    seed = ["broadcast", *["all_reduce"] * (checkpoints + 1), *["broadcast"] * 3]
+    assert second["entered"] == ["broadcast", *seed, *seed, "broadcast", "the end"]
+
+
+@pytest.mark.parametrize("scenario", ["rank 0 is refused", "rank 1 is refused"])
+def test_where_one_rank_is_refused_both_stop_at_one_checkpoint_and_go_on_to_the_next_seed(both, scenario):
+    first, second = both[scenario]
+    assert first["did"] == second["did"]
+    assert [did[:2] for did in first["did"]] == [("prepare", 7), ("closed", 5), ("closed", 7)]
+    assert told(first, "finish") == []
+    assert len(told(first, "lease")) == 3
+
+
+def test_a_refusal_at_the_very_end_keeps_both_from_finishing(both):
+    first, second = both["rank 1 is refused at the end"]
+    assert first["did"] == second["did"] == [("prepare", 7), ("trained", 5), ("trained", 7)]
+    assert told(first, "finish") == []
+
+
+def test_a_failed_seed_is_told_by_rank_0_alone(both):
+    first, second = both["a seed fails"]
+    assert told(first, "fail") == [("fail", lease(5).attempt, "nan")]
+    assert told(second, "fail") == []
+    assert first["did"] == second["did"] == [("prepare", 7), ("trained", 7)]
+
+
+def test_an_error_is_told_by_the_rank_that_has_it(both):
+    first, second = both["rank 1 breaks"]
+    assert second["error"] == "ZeroDivisionError: by nothing"
+    assert told(second, "fail") == [("fail", lease(5).attempt, "trainer-0 rank 1: ZeroDivisionError: by nothing")]
+    assert "OutOfStep" in first["error"]  # where there is Ray Train, it ends the other ranks
+
+
+def test_both_ranks_of_a_preempted_group_leave_after_their_seed_and_rank_0_says_so(both):
+    first, second = both["the machine goes"]
+    assert first["did"] == second["did"] == [("prepare", 7), ("trained", 5)]
+    assert len(told(first, "lease")) == 1
+    assert told(first, "preempted") and not told(second, "preempted")
+
+
+def test_both_ranks_of_a_group_that_is_not_let_in_leave(both):
+    first, second = both["not let in"]
+    assert first["did"] == second["did"] == []
+    assert (len(first["told"]), second["told"]) == (1, [])

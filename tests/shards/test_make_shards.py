@@ -1,0 +1,244 @@
+"""Text to shards: the tokens of the whole texts, whatever the pieces and processes; splits; refusals; reports."""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from speedrun.data.sampler import BOS, TrainingBatches, find_shards, open_shard, write_shard
+from speedrun.data.tokenizer import encode, encode_array
+from speedrun.tracks import small, tiny
+
+from discreteness.cli.data_commands import Info, Make, Verify
+from discreteness.shards import make as module
+from discreteness.shards.make import batches, encode_pieces, make_shards, pieces
+from discreteness.shards.report import examine
+from tests.support.quick_track import quick
+
+own = dataclasses.replace(
+    quick,
+    name="own",
+    data=dataclasses.replace(
+        quick.data,
+        train_glob="data/mine/mine_train_*.bin",
+        val_glob="data/mine/mine_val_*.bin",
+        made_on_first_use=False,
+    ),
+)
+"""A track that reads shards of one's own; run by name as tests.shards.test_make_shards:own."""
+
+one_shard = dataclasses.replace(own, data=dataclasses.replace(own.data, train_glob="data/mine/all.bin"))
+
+TEXTS = {
+    "a.txt": "The sun comes up.\n\n  Then it goes down again.\n" * 30,
+    "deep/b.txt": "one two  three\tfour\n" * 40,
+    "deep/c.txt": "Où est-il ? 東京で。 \U0001f600\n" * 25,
+    "d.txt": "It's <|endoftext|> in a text.\n" * 35,
+    "e.txt": "1 + 1 = 2\n" * 50,
+    "empty.txt": "",
+    ".hidden/f.txt": "never seen",
+    "g.md": "not chosen",
+}
+
+
+def write(folder, texts):
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def documents_of(texts):
+    """What the module promises, said once more: whole documents in the order of the names' hashes."""
+    names = [n for n, text in texts.items() if n.endswith(".txt") and not n.startswith(".") and text]
+    names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+    return [[BOS, *encode(texts[name])] for name in names]
+
+
+def content(folder, name):
+    return open_shard(folder / "data" / "mine" / name).tolist()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_shards_hold_the_documents_in_the_promised_order_and_validation_ends_with_a_document(tmp_path, processes):
+    texts = write(tmp_path / "texts", TEXTS)
+    told = []
+    made = make_shards(
+        texts,
+        tmp_path,
+        own,
+        val_tokens=400,
+        shard_tokens=700,
+        processes=processes,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    documents = documents_of(TEXTS)
+    assert len(documents) == 5
+    lengths = np.cumsum([len(document) for document in documents])
+    in_val = int(np.searchsorted(lengths, 401)) + 1
+    val = [token for document in documents[:in_val] for token in document]
+    train = [token for document in documents[in_val:] for token in document]
+    assert content(tmp_path, "mine_val_000000.bin") == val
+    shards = [train[at : at + 700] for at in range(0, len(train), 700)]
+    assert len(shards) >= 2
+    for number, shard in enumerate(shards, 1):
+        assert content(tmp_path, f"mine_train_{number:06d}.bin") == shard
+    assert (made.documents, made.train_tokens, made.val_tokens) == (5, len(train), len(val))
+    assert (
+        made.train_shards
+        == len(shards)
+        == len(list(made.folder.glob("mine_train_*")))
+        == len(list(made.folder.iterdir())) - 1
+    )
+    size = sum(len(text.encode()) for name, text in TEXTS.items() if name.endswith(".txt") and name[0] != ".")
+    assert told[-1] == (size, size)
+
+
+def test_the_trainer_reads_them(tmp_path):
+    make_shards(write(tmp_path / "texts", TEXTS), tmp_path, own, val_tokens=100, processes=1)
+    sampler = TrainingBatches(find_shards(tmp_path, own.data.train_glob), 0, 1, 2, 512)
+    inputs, targets, offsets = sampler.next(128)
+    assert inputs[0] == BOS
+    assert inputs[1:].tolist() == targets[:-1].tolist()
+    assert offsets[-1] == 64
+
+
+VARIED = st.text(st.sampled_from("\n\n\n\n  \t\r\u3000\u2028aa's1,é東\U0001f600"), max_size=300)
+
+
+@example("a\n\n\nb\n\n c", 1, 7)
+@example("a\n\n\nb\n\n c", 2, 7)
+@given(VARIED, st.integers(1, 40), st.sampled_from([2, 3, 7, 1 << 16]))
+def test_pieces_never_change_the_tokens(text, piece_bytes, look_bytes):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LOOK_BYTES", look_bytes)
+        path = Path(folder, "one.txt")
+        path.write_bytes(text.encode())
+        cut = list(pieces(path, piece_bytes))
+        assert [p.start for p in cut] == [0, *(p.stop for p in cut[:-1])][: len(cut)]
+        assert all(p.stop - p.start > 0 for p in cut)
+        tokens = encode_pieces(cut).tokens.tolist()
+        assert tokens == ([BOS, *encode(text)] if text else [])
+        assert encode_pieces(cut).num_bytes == len(text.encode())
+
+
+def test_a_long_file_is_cut_and_short_ones_are_joined(tmp_path):
+    paths = [tmp_path / name for name in ("long.txt", "x.txt", "y.txt", "z.txt")]
+    paths[0].write_text("word\n" * 1000)
+    for path in paths[1:]:
+        path.write_text("short\n")
+    found = [[(piece.path.name, piece.stop - piece.start) for piece in batch] for batch in batches(paths, 2000)]
+    assert [sum(size for _, size in batch) for batch in found] == [2004, 2000, 996 + 3 * 6]
+    assert [name for name, _ in found[2]] == ["long.txt", "x.txt", "y.txt", "z.txt"]
+
+
+def test_every_line_of_jsonl_is_a_document(tmp_path):
+    lines = ["first\nof two lines", "with \u2028 inside", "\ud800 alone", "last"]
+    text = "\n".join(json.dumps({"text": line, "id": 1}, ensure_ascii=line != lines[1]) for line in lines)
+    write(tmp_path / "texts", {"all.jsonl": text + "\n\n" + json.dumps({"text": ""})})
+    make_shards(tmp_path / "texts", tmp_path, own, glob="*.jsonl", val_tokens=5, processes=1)
+    whole = content(tmp_path, "mine_val_000000.bin") + content(tmp_path, "mine_train_000001.bin")
+    assert whole == [token for line in lines for token in (BOS, *encode(line))]
+    for bad in ('{"text": 1}', "[]", "{", '{"words": "a"}'):
+        write(tmp_path / "bad", {"all.jsonl": bad})
+        with pytest.raises(ValueError, match=r'all\.jsonl, behind byte 0: .* is no JSON object with a "text"'):
+            make_shards(tmp_path / "bad", tmp_path / "other", own, glob="*.jsonl", val_tokens=1, processes=1)
+    assert list((tmp_path / "other" / "data").iterdir()) == [], "nothing half made is left"
+
+
+def test_bytes_that_are_no_utf8_are_replaced_and_said(tmp_path):
+    write(tmp_path / "texts", {"a.txt": b"caf\xe9 au lait", "b.txt": "café", "c.txt": "thé"})
+    made = make_shards(tmp_path / "texts", tmp_path, own, val_tokens=1, processes=1)
+    assert [path.name for path in made.not_utf8] == ["a.txt"]
+    whole = content(tmp_path, "mine_val_000000.bin") + content(tmp_path, "mine_train_000001.bin")
+    wanted = encode("caf\ufffd au lait")
+    assert any(whole[at : at + len(wanted)] == wanted for at in range(len(whole)))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"texts": "nowhere"}, ValueError, "nowhere is not a folder"),
+        ({"glob": "*.pdf"}, ValueError, r"matches '\*\.pdf'.*--glob"),
+        ({"recipe": tiny}, ValueError, "track tiny does not read shards of one folder"),
+        ({"val_tokens": 10**6}, ValueError, "takes 1000001 and the rest"),
+        ({"val_tokens": 0}, ValueError, "--val-tokens 0"),
+        ({"shard_tokens": 2**31}, ValueError, "--shard-tokens 2147483648"),
+        ({"recipe": one_shard}, ValueError, "track own does not read shards of one folder that can be filled"),
+        ({"data_root": "full"}, FileExistsError, "not empty: delete it"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_and_leaves_nothing(tmp_path, change, error, words):
+    texts = write(tmp_path / "texts", TEXTS)
+    write(tmp_path / "full", {"data/mine/mine_train_000001.bin": "x"})
+    arguments = dict(texts=texts, data_root=tmp_path, recipe=own, val_tokens=100, processes=1) | change
+    if change.get("data_root"):
+        arguments["data_root"] = tmp_path / "full"
+    with pytest.raises(error, match=words):
+        make_shards(**arguments)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and texts not in path.parents]
+    assert [path.name for path in left] == ["mine_train_000001.bin"]
+
+
+@given(st.text())
+def test_arrays_hold_the_same_ids(text):
+    assert encode_array(text).tolist() == encode(text)
+    assert encode_array(text).dtype == np.uint16
+
+
+def test_a_lone_surrogate_is_encoded_as_by_encode():
+    assert encode_array("a\ud800b").tolist() == encode("a\ud800b")
+
+
+def test_reports_count_and_name_what_is_wrong(tmp_path):
+    write_shard(tmp_path / "good.bin", np.array([7, BOS, 1, 2, BOS, 3, 4, 5]))
+    write_shard(tmp_path / "high.bin", np.array([BOS, 50257, 1]))
+    write_shard(tmp_path / "none.bin", np.array([1, 2]))
+    (tmp_path / "short.bin").write_bytes((tmp_path / "good.bin").read_bytes()[:-2])
+    good, high, none, short = examine([tmp_path])
+    assert (good.tokens, good.documents, good.longest_document, good.problems) == (8, 2, 4, ())
+    assert "high.bin holds id 50257" in high.problems[0]
+    assert "none.bin has no document" in none.problems[0]
+    assert "short.bin has 1038 bytes, expected 1040" in short.problems[0]
+    with pytest.raises(ValueError, match=r"no \.bin file under"):
+        list(examine([tmp_path / "good.bin", write(tmp_path / "texts", TEXTS)]))
+
+
+def test_the_commands_make_describe_and_check(tmp_path, capsys):
+    texts = write(tmp_path / "texts", TEXTS | {"latin.txt": b"caf\xe9"})
+    command = Make(str(texts), data=str(tmp_path), track="tests.shards.test_make_shards:own", val_tokens=300)
+    assert command() == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"6 documents in {tmp_path}/data/mine training: " in output
+    assert "warning: 1 files are not UTF-8 throughout, such as" in output
+    with pytest.raises(FileExistsError, match="is not empty: delete it"):
+        command()
+    assert Info((str(tmp_path),))() == 0
+    total = sum(len(open_shard(path)) for path in (tmp_path / "data" / "mine").iterdir())
+    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == [str(total), "6"]
+    assert Verify((str(tmp_path / "data" / "mine"),))() == 0
+    assert capsys.readouterr().out == "2 shards: complete and correct\n"
+    (tmp_path / "data/mine/mine_val_000000.bin").write_bytes(b"x" * 2000)
+    assert Verify((str(tmp_path),))() == 1
+    output = capsys.readouterr().out
+    assert "magic" in output and "2 shards: 1 problems" in output
+
+
+def test_the_command_line_reaches_them(program, tmp_path):
+    write_shard(tmp_path / "one.bin", np.array([BOS, 1, 2]))
+    run = program("-m", "discreteness", "data", "verify", tmp_path)
+    assert run.wait() == 0, run.output
+    assert run.output == "1 shards: complete and correct\n"
+
+
+def test_the_small_track_finds_them_under_its_own_names(tmp_path):
+    made = make_shards(write(tmp_path / "texts", TEXTS), tmp_path, small, val_tokens=100, processes=1)
+    assert made.folder == tmp_path / "data" / "fineweb10B"
+    assert [path.name for path in find_shards(tmp_path, small.data.train_glob)] == ["fineweb_train_000001.bin"]
+    assert [path.name for path in find_shards(tmp_path, small.data.val_glob)] == ["fineweb_val_000000.bin"]

@@ -1,0 +1,46 @@
+"""an autoscaler's configuration + trainer groups that wait -> the nodes that Ray's own scheduler would start."""
+
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+
+from discreteness.cluster.topology import Topology
+from discreteness.service.trainer_groups import scaling
+
+
+def planned_nodes(configuration, num_groups, workers, gpu_type=None):
+    """({node type: how many}, how many groups get no place). Nothing runs yet; the requests are those of a real run."""
+    config = AutoscalingConfig(configuration, skip_content_hash=True)
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=config.get_node_type_configs(),
+        max_num_nodes=config.get_max_num_nodes(),
+        gang_resource_requests=[_group(number, workers, gpu_type) for number in range(num_groups)],
+    )
+    reply = ResourceDemandScheduler().schedule(request)
+    started = {launch.instance_type: launch.count for launch in reply.to_launch}
+    return started, len(reply.infeasible_gang_resource_requests)
+
+
+def _group(number, workers, gpu_type):
+    """What Ray's autoscaler is told of one group: a STRICT_PACK placement group is a gang that wants to be together."""
+    place = scaling(
+        Topology(
+            trainers=1,
+            workers_per_trainer=workers,
+            gpus_per_worker=0.9,
+            evaluators=workers,
+            gpus_per_evaluator=0.1,
+            declared_cpus=workers,
+            checkpoint_bytes=0,
+            rows=0,
+            dataset_bytes=0,
+            report=(),
+        ),
+        gpu_type,
+    )
+    assert place.placement_strategy == "STRICT_PACK"
+    together = [(ResourceRequestUtil.PlacementConstraintType.AFFINITY, f"_PG_{number}", "")]
+    bundle = ResourceRequestUtil.make(place._resources_per_worker_not_none, together)
+    return GangResourceRequest(requests=[bundle] * place.num_workers)

@@ -1,0 +1,228 @@
+"""The viewer's numbers: means, bands, running seeds, files that change; frames; fits of the first seeds."""
+
+import json
+import struct
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import discreteness
+from discreteness.analysis.analyze import analyze
+from discreteness.dataset.storage import open_storage
+from discreteness.viewer import growing as growing_module
+from discreteness.viewer.frames import frame
+from discreteness.viewer.growing import Growing, over_seeds
+from discreteness.viewer.stepwise import Stepwise
+from tests.support.dataset_case import STEPS, commit, create, losses
+from tests.support.planted_dataset import create_planted, log_plan, text_documents
+
+NAN = np.nan
+
+
+def test_mean_and_band_of_five_seeds_by_hand():
+    losses = np.array([[0, 10], [1, 20], [2, 30], [3, 40], [4, 50]], np.float32)
+    mean, low, high = over_seeds(losses)
+    assert mean.tolist() == [2, 30]
+    np.testing.assert_allclose(low, [0.4, 14], rtol=1e-6)
+    np.testing.assert_allclose(high, [3.6, 46], rtol=1e-6)
+    assert {values.dtype for values in (mean, low, high)} == {np.dtype("float32")}
+
+
+@given(arrays(np.float32, (7, 3), elements=st.floats(0, 20, width=32) | st.just(np.float32(NAN))))
+def test_mean_and_band_are_numpys_over_the_seeds_that_have_a_loss(losses):
+    mean, low, high = over_seeds(losses)
+    for step in range(3):
+        there = losses[:, step][np.isfinite(losses[:, step])].astype(np.float64)
+        expected = [there.mean(), *np.quantile(there, [0.1, 0.9])] if len(there) else [NAN] * 3
+        np.testing.assert_allclose([mean[step], low[step], high[step]], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_seed_gives_no_number():
+    assert all(np.isnan(values).all() for values in over_seeds(np.empty((0, 4), np.float32)))
+
+
+@pytest.fixture(params=[2**30, 0], ids=["kept", "too large to keep"])
+def kept_bytes(request, monkeypatch):
+    monkeypatch.setattr(growing_module, "KEPT_BYTES", request.param)
+
+
+def test_curves_and_summary_are_the_datasets_losses(tmp_path, kept_bytes):
+    dataset = create(tmp_path / "d")
+    for seed in 3, 1, 2:
+        commit(dataset, seed)
+    growing = Growing(open_storage(tmp_path / "d"))
+    experiment = discreteness.open(tmp_path / "d")
+    document = growing.document(0)
+    for token in 1, 2, 3:
+        curves = growing.curves(document, token)
+        assert curves.seeds == [1, 2, 3] and curves.num_committed == 3
+        np.testing.assert_array_equal(curves.losses, experiment.losses("a.txt", token))
+    mean, deviation, num_seeds = growing.summary(document)
+    assert num_seeds == 3
+    expected = experiment.losses("a.txt").transpose(0, 2, 1)
+    np.testing.assert_allclose(mean, expected.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(deviation, expected.astype(np.float64).std(axis=0, ddof=1), rtol=1e-6)
+
+
+def test_a_running_seed_is_shown_up_to_where_it_is_and_does_not_move_the_mean(tmp_path, kept_bytes):
+    dataset = create(tmp_path / "d")
+    commit(dataset, 1)
+    growing = Growing(open_storage(tmp_path / "d"))
+    before = growing.summary(growing.document(0))[0]
+    dataset.write_running(7, "two", np.array(STEPS[:2], np.int32), losses(7)[:2])
+    growing.look()
+    curves = growing.curves(growing.document(4), 2)
+    assert curves.seeds == [1, 7] and curves.num_committed == 1
+    np.testing.assert_array_equal(curves.losses[1], [*losses(7)[:2, 5], NAN, NAN])
+    np.testing.assert_array_equal(curves.mean, curves.losses[0])
+    np.testing.assert_array_equal(growing.summary(growing.document(0))[0], before)
+
+
+def test_running_seeds_are_the_mean_as_long_as_none_is_committed(tmp_path):
+    dataset = create(tmp_path / "d")
+    dataset.write_running(3, "a", np.array(STEPS[:1], np.int32), losses(3)[:1])
+    dataset.write_running(5, "b", np.array(STEPS[:3], np.int32), losses(5)[:3])
+    growing = Growing(open_storage(tmp_path / "d"))
+    mean, deviation, _ = growing.summary(growing.document(1))
+    middle = (losses(3)[0, 3] + losses(5)[0, 3]) / 2
+    np.testing.assert_array_equal(mean[0], [middle, *losses(5)[1:3, 3], NAN])
+    assert np.isfinite(deviation[0]).tolist() == [True, False, False, False]
+
+
+def test_looking_again_sees_seeds_come_grow_and_end(tmp_path):
+    dataset = create(tmp_path / "d")
+    growing = Growing(open_storage(tmp_path / "d"))
+    assert growing.look().version == growing.look().version == 1
+    for num_steps in 1, 3:
+        dataset.write_running(2, "one", np.array(STEPS[:num_steps], np.int32), losses(2)[:num_steps])
+        assert growing.look().running[2].steps == num_steps
+        seen = growing.curves(growing.document(0), 1).losses[0]
+        np.testing.assert_array_equal(seen, [*losses(2)[:num_steps, 0], *[NAN] * (4 - num_steps)])
+    commit(dataset, 2)
+    snapshot = growing.look()
+    assert (snapshot.version, snapshot.experiment.seeds, dict(snapshot.running)) == (4, [2], {})
+    np.testing.assert_array_equal(growing.curves(growing.document(0), 1).losses[0], losses(2)[:, 0])
+
+
+def test_seeds_that_come_later_are_added_to_the_summary_and_a_removed_one_is_taken_out(tmp_path):
+    dataset = create(tmp_path / "d")
+    growing = Growing(open_storage(tmp_path / "d"))
+    document = growing.document(0)
+    for seeds in [1], [1, 2], [1, 2, 9]:
+        commit(dataset, seeds[-1])
+        growing.look()
+        expected = np.mean([losses(seed)[:, :3].T for seed in seeds], axis=0)
+        np.testing.assert_allclose(growing.summary(document)[0], expected, rtol=1e-6)
+    (tmp_path / "d/losses/seed=00002.parquet").unlink()
+    growing.look()
+    np.testing.assert_allclose(growing.summary(document)[0], (losses(1) + losses(9))[:, :3].T / 2, rtol=1e-6)
+
+
+def test_what_is_kept_stays_below_the_bound(tmp_path, monkeypatch):
+    dataset = create(tmp_path / "d")
+    for seed in range(4):
+        commit(dataset, seed)
+    largest = 4 * 3 * len(STEPS) * 4
+    monkeypatch.setattr(growing_module, "KEPT_BYTES", largest)
+    growing = Growing(open_storage(tmp_path / "d"))
+    for _ in range(2):
+        for document in growing.snapshot.experiment.documents:
+            growing.summary(document)
+            np.testing.assert_array_equal(growing.curves(document, 1).losses.shape, (4, 4))
+            assert 0 < sum(kept.nbytes for kept in growing._kept.values()) == growing._kept_bytes <= largest
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    growing = Growing(open_storage(create(tmp_path / "d").storage))
+    with pytest.raises(KeyError, match="no document with id 3"):
+        growing.document(3)
+    for token in 0, 4:
+        with pytest.raises(KeyError, match="tokens 1 to 3, not"):
+            growing.curves(growing.document(0), token)
+
+
+def test_a_frame_can_be_taken_apart_again():
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array([-1, 7], np.int32),
+        "c": np.empty(0, "f4"),
+    }
+    content = frame({"é": 'x"y', "n": None}, **arrays)
+    (length,) = struct.unpack("<I", content[:4])
+    head = json.loads(content[4 : 4 + length])
+    assert head["meta"] == {"é": 'x"y', "n": None}
+    assert (4 + length) % 4 == 0, "arrays are aligned"
+    for name, expected in arrays.items():
+        entry = head["arrays"][name]
+        found = np.frombuffer(content, entry["dtype"], expected.size, 4 + length + entry["offset"])
+        np.testing.assert_array_equal(found.reshape(entry["shape"]), expected)
+    assert len(content) == 4 + length + 24 + 8
+
+
+def test_a_frame_converts_nothing():
+    with pytest.raises(ValueError, match="a is float64; a frame holds float32 and int32"):
+        frame({}, a=np.zeros(2))
+
+
+def wait_for(stepwise, document):
+    deadline_s = time.monotonic() + 60
+    while (steps := stepwise.steps(document)) is None or stepwise.mean_loss(document) is None:
+        assert time.monotonic() < deadline_s and stepwise.error is None
+        time.sleep(0.02)
+    return steps
+
+
+def test_planted_steps_are_found_in_the_background(tmp_path):
+    documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
+    create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
+    growing = Growing(open_storage(tmp_path / "d"))
+    stepwise = Stepwise(growing)
+    document = growing.document(0)
+    steps = wait_for(stepwise, document)
+    assert (steps.num_seeds, steps.analyzed) == (3, False)
+    assert steps.per_token["step_share"].tolist() == [1, 1, 1, 1, 0], "the fifth falls slowly"
+    planted = 2 + 7 * (np.arange(4) * 0.618 % 1)
+    np.testing.assert_allclose(np.log2(steps.per_token["time"][:4] + 1), planted, atol=0.7)
+    assert np.isnan(steps.per_token["time"][4])
+    losses = discreteness.open(tmp_path / "d").losses("one")
+    np.testing.assert_allclose(stepwise.mean_loss(document), losses.mean(axis=(0, 2)), rtol=1e-5)
+    lost = losses[:, 0].mean() - losses[:, -1].mean()
+    np.testing.assert_allclose((steps.measured * np.diff(steps.edges)).sum(), lost, rtol=1e-4)
+    np.testing.assert_array_equal(np.isfinite(steps.likeness()), [True] * 4 + [False])
+
+
+def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
+    documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
+    create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
+    growing = Growing(open_storage(tmp_path / "d"))
+    stepwise = Stepwise(growing)
+    document = growing.document(1)
+    fitted = wait_for(stepwise, document)
+    analyze(tmp_path / "d")
+    deadline_s = time.monotonic() + 60
+    while not (found := stepwise.steps(document)).analyzed:
+        assert time.monotonic() < deadline_s and stepwise.error is None
+        time.sleep(0.02)
+    assert found.num_seeds == 3
+    for name, values in fitted.per_token.items():
+        np.testing.assert_allclose(found.per_token[name], values, rtol=1e-5, err_msg=name)
+    for name in "edges", "measured", "by_steps":
+        np.testing.assert_allclose(getattr(found, name), getattr(fitted, name), rtol=1e-5, atol=1e-9, err_msg=name)
+
+
+def test_a_plan_too_short_to_fit_is_said(tmp_path):
+    dataset = create(tmp_path / "d")
+    commit(dataset, 1)
+    growing = Growing(open_storage(tmp_path / "d"))
+    stepwise = Stepwise(growing)
+    assert stepwise.steps(growing.document(0)) is None
+    deadline_s = time.monotonic() + 60
+    while stepwise.num_waiting:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    assert stepwise.error.startswith("document 'a.txt'")
+    assert stepwise.steps(growing.document(0)) is None and stepwise.num_waiting == 0, "not tried again"
