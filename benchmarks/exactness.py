@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 from short_track import add_arguments, short_track
+from speedrun.data.vocabulary import vocabulary_of
 from speedrun.execution import Execution
 from speedrun.model.gpt import GPT
 from speedrun.tracks import Track
 from speedrun.training import Trainer
-from speedrun.validation import vocabulary_of
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speedrun.data.sampler import write_shard
+from speedrun.data.shards import write_shard
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.data.tokenizer import BOS, encode
 from speedrun.schedules import forward_state, step_settings

@@ -16,15 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from speedrun.data.sampler import (
-    HEADER_BYTES,
-    MAGIC,
-    VERSION,
-    ShardError,
-    TrainingBatches,
-    ValidationChunks,
-    open_shard,
-)
+from speedrun.data.sampler import TrainingBatches, ValidationChunks
+from speedrun.data.shards import HEADER_BYTES, MAGIC, VERSION, ShardError, open_shard
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 
 from discreteness.dataset import reader

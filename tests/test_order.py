@@ -15,7 +15,7 @@ import pytest
 import torch
 from pyarrow.fs import PyFileSystem
 from speedrun.data import tiny_corpus
-from speedrun.data.sampler import find_shards
+from speedrun.data.shards import find_shards
 
 from discreteness.analysis import across_seeds, analyze, figures
 from discreteness.cluster import machines

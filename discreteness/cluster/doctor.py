@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from packaging.requirements import Requirement
-from speedrun.data.sampler import find_shards, open_shard
+from speedrun.data.shards import find_shards, open_shard
 from speedrun.execution import Execution
 from speedrun.model.attention import attention
 from speedrun.model.gpt import GPT

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import speedrun
 from speedrun.data import tokenizer
-from speedrun.data.sampler import Vocabulary, find_shards
+from speedrun.data.shards import find_shards
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
+from speedrun.data.vocabulary import Vocabulary
 from speedrun.execution import Execution
 from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track

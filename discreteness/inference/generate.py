@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from speedrun.data.sampler import BOS
+from speedrun.data.shards import BOS
 from speedrun.data.tokenizer import decode_bytes, encode
-from speedrun.model.head import SOFTCAP, softcap_gate
+from speedrun.kernels.softcap import SOFTCAP, softcap_gate
 from torch import Tensor
 
 from discreteness.experiment.documents import Document

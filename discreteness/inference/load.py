@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load
-from speedrun.data.sampler import Vocabulary
+from speedrun.data.vocabulary import Vocabulary, vocabulary_of
 from speedrun.execution import Execution
 from speedrun.model.gpt import GPT
 from speedrun.schedules import ForwardState, final_validation_state, forward_state
 from speedrun.tracks import Track, track
-from speedrun.validation import vocabulary_of
 from torch import Tensor
 
 from discreteness.checkpoint.safetensors_file import WeightsFormat, metadata_of

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speedrun.data.sampler import BOS, ShardError, ValidationChunks, find_shards, open_shard
+from speedrun.data.sampler import ValidationChunks
+from speedrun.data.shards import BOS, ShardError, find_shards, open_shard
 from speedrun.data.tiny_corpus import ensure_tiny_corpus
 from speedrun.validation import pack_chunk
 

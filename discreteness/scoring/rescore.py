@@ -10,10 +10,10 @@ from dataclasses import asdict
 
 import numpy as np
 from speedrun.data import tokenizer
+from speedrun.data.vocabulary import vocabulary_of
 from speedrun.execution import Execution
 from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
-from speedrun.validation import vocabulary_of
 
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.dataset.curve import trainers_library, with_libraries

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from speedrun.data.sampler import Vocabulary
+from speedrun.data.vocabulary import Vocabulary, vocabulary_of
 from speedrun.model.gpt import GPT, PackedTokens, Stage
 from speedrun.schedules import ForwardState
-from speedrun.validation import vocabulary_of
 
 from discreteness.experiment.config import Packing
 from discreteness.experiment.documents import Document

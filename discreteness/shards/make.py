@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from speedrun.data.sampler import BOS, write_shard
+from speedrun.data.shards import BOS, write_shard
 from speedrun.data.tokenizer import encode_array
 from speedrun.tracks import Track
 

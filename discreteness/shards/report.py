@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from speedrun.data.sampler import BOS, SCAN_TOKENS, open_shard
+from speedrun.data.shards import BOS, SCAN_TOKENS, open_shard
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HTTPError  # of whichever HTTP library this v
 from huggingface_hub.file_download import http_get
 
 sys.path.append(str(Path(__file__).parents[1]))  # speedrun, where it is not installed
-from speedrun.data.sampler import ShardError, open_shard
+from speedrun.data.shards import ShardError, open_shard
 
 HERE = Path(__file__).parent
 

@@ -42,7 +42,7 @@ class Execution:
         """
         import torch
 
-        from speedrun.model.attention import resolve_backend
+        from speedrun.kernels.backends import resolve_backend
 
         on_gpu = torch.device(device).type == "cuda"
         fast = on_gpu and dtype == torch.bfloat16
@@ -65,7 +65,7 @@ class Execution:
         """ValueError where this machine's GPU cannot do it; loads the attention library."""
         import torch
 
-        from speedrun.model.attention import check_backend
+        from speedrun.kernels.backends import check_backend
 
         check_backend(self.attention, device)
         if torch.device(device).type != "cuda":

@@ -15,7 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from speedrun.data.batches import BatchStream
-from speedrun.data.sampler import TrainingBatches, find_shards
+from speedrun.data.sampler import TrainingBatches
+from speedrun.data.shards import find_shards
+from speedrun.data.vocabulary import vocabulary_of
 from speedrun.execution import Execution
 from speedrun.meter import Meter
 from speedrun.model.gpt import GPT, Stage
@@ -30,7 +32,7 @@ from speedrun.schedules import (
     step_settings,
 )
 from speedrun.tracks import Track
-from speedrun.validation import Validator, vocabulary_of
+from speedrun.validation import Validator
 
 
 class SeedFailed(Exception):

@@ -5,15 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from speedrun.data.sampler import ValidationChunks, Vocabulary, find_shards
+from speedrun.data.sampler import ValidationChunks
+from speedrun.data.shards import find_shards
+from speedrun.data.vocabulary import Vocabulary, vocabulary_of
 from speedrun.model.gpt import GPT, PackedTokens
 from speedrun.schedules import ForwardState
 from speedrun.tracks import Track
-
-
-def vocabulary_of(track: Track) -> Vocabulary:
-    """GPT-2 ids -> rows of this track's tables."""
-    return Vocabulary.load(track.data.vocabulary)
 
 
 def pack_chunk(

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from speedrun.data.vocabulary import vocabulary_of
 from speedrun.execution import Execution
 from speedrun.model.gpt import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
-from speedrun.validation import vocabulary_of
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from speedrun.data.sampler import write_shard
+from speedrun.data.shards import write_shard
 from speedrun.tracks import small, tiny
 
 from discreteness.cluster import doctor

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from speedrun.data.sampler import BOS, write_shard
+from speedrun.data.shards import BOS, write_shard
 
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import check_shards, prepare

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from speedrun.data.sampler import BOS
+from speedrun.data.shards import BOS
 from speedrun.data.tokenizer import decode_bytes, encode
 
 from discreteness.cli.model_commands import Generate, Weights

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from speedrun.data.sampler import BOS, write_shard
+from speedrun.data.shards import BOS, write_shard
 from speedrun.tracks import small
 from speedrun.validation import Validator
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from playwright import sync_api as playwright
-from speedrun.data.sampler import BOS
+from speedrun.data.shards import BOS
 from speedrun.data.tokenizer import encode
 from speedrun.model.gpt import PackedTokens
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from speedrun.data.sampler import BOS, ValidationChunks, write_shard
+from speedrun.data.sampler import ValidationChunks
+from speedrun.data.shards import BOS, write_shard
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.validation import Validator, pack_chunk
 

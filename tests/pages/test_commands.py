@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
-from speedrun.data.sampler import HEADER_BYTES, HEADER_INTS, MAGIC
+from speedrun.data.shards import HEADER_BYTES, HEADER_INTS, MAGIC
 from speedrun.tracks import small
 
 from discreteness.cli.main import COMMANDS

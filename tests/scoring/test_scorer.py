@@ -6,11 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from speedrun.data.sampler import Vocabulary
+from speedrun.data.vocabulary import Vocabulary, vocabulary_of
 from speedrun.model.gpt import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
-from speedrun.validation import vocabulary_of
 
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.documents import Document

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from speedrun.data.sampler import BOS, TrainingBatches, find_shards, open_shard, write_shard
+from speedrun.data.sampler import TrainingBatches
+from speedrun.data.shards import BOS, find_shards, open_shard, write_shard
 from speedrun.data.tokenizer import encode, encode_array
 from speedrun.tracks import small, tiny
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speedrun.kernels import flash_attention as flash
-from speedrun.model.attention import attention, banded_attention, check_backend, reference_attention, resolve_backend
+from speedrun.kernels.backends import check_backend, resolve_backend
+from speedrun.model.attention import attention, banded_attention, reference_attention
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from speedrun.data import batches as module
 from speedrun.data.batches import BatchStream, join_offsets, slots_joined
-from speedrun.data.sampler import BOS, ShardError, TrainingBatches, Vocabulary, write_shard
+from speedrun.data.sampler import TrainingBatches
+from speedrun.data.shards import BOS, ShardError, write_shard
+from speedrun.data.vocabulary import Vocabulary
 from speedrun.schedules import step_settings
 from speedrun.tracks import ScheduleConfig
 

@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speedrun.data import sampler as data
-from speedrun.data.sampler import (
-    BOS,
-    ShardError,
-    TrainingBatches,
-    ValidationChunks,
-    Vocabulary,
-    open_shard,
-    write_shard,
-)
+from speedrun.data.sampler import TrainingBatches, ValidationChunks
+from speedrun.data.shards import BOS, ShardError, open_shard, write_shard
+from speedrun.data.vocabulary import Vocabulary
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sampler.json").read_text())
 

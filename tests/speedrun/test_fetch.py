@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from speedrun.data.sampler import open_shard, write_shard
+from speedrun.data.shards import open_shard, write_shard
 
 from tests.conftest import ROOT
 from tests.support.hub_server import HubServer

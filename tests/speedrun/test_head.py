@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speedrun.kernels.softcap import SOFTCAP
 from speedrun.model import head
-from speedrun.model.head import SOFTCAP, SoftcapLoss, head_loss, head_loss_and_gradients, token_losses
+from speedrun.model.head import SoftcapLoss, head_loss, head_loss_and_gradients, token_losses
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.support import skips

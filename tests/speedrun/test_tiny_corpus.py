@@ -11,10 +11,12 @@ from random import Random
 import numpy as np
 import pytest
 from speedrun.data import tiny_corpus
-from speedrun.data.sampler import TrainingBatches, ValidationChunks, Vocabulary, find_shards, open_shard
+from speedrun.data.sampler import TrainingBatches, ValidationChunks
+from speedrun.data.shards import find_shards, open_shard
 from speedrun.data.tiny_corpus import docstring_sentences, ensure_tiny_corpus, make_documents, make_vocabulary
 from speedrun.data.tiny_skills import SKILLS
 from speedrun.data.tokenizer import BOS, decode_bytes, encode
+from speedrun.data.vocabulary import Vocabulary
 from speedrun.tracks import tiny
 
 from discreteness.experiment.documents import built_in

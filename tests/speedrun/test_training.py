@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from speedrun.data.sampler import ShardError, write_shard
+from speedrun.data.shards import ShardError, write_shard
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import small

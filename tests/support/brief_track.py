@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from speedrun.data.sampler import BOS, write_shard
+from speedrun.data.shards import BOS, write_shard
 
 from tests.support.quick_track import quick
 

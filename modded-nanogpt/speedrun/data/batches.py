@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speedrun.data.sampler import Batch, TrainingBatches, Vocabulary
+from speedrun.data.sampler import Batch, TrainingBatches
+from speedrun.data.vocabulary import Vocabulary
 from speedrun.model.gpt import PackedTokens
 from speedrun.schedules import NUM_TARGETS, ScheduleConfig, step_settings
 

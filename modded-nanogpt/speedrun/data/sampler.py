@@ -8,82 +8,14 @@ all ranks at once.
 
 from __future__ import annotations
 
-import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-BOS = 50256
-NUM_IDS = 50257
-MAGIC = 20240520
-VERSION = 1
-HEADER_INTS = 256
-HEADER_BYTES = 4 * HEADER_INTS
-
-SCAN_TOKENS = 1 << 22  # bounds the memory of one step of the search for BOS (the shards have 10^8 tokens)
+from speedrun.data.shards import ShardError, bos_positions, open_shard
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-class ShardError(ValueError):
-    """A shard that is missing, malformed or too short for what was asked."""
-
-
-def find_shards(data_root: str | Path, glob: str) -> list[Path]:
-    """Sorted paths of the shards `glob` under `data_root`; ShardError when there is none."""
-    paths = sorted(Path(data_root).glob(glob))
-    if not paths:
-        raise ShardError(
-            f"no shard matches {glob!r} under {Path(data_root).resolve()}: name the right data folder or "
-            "fill it (modded-nanogpt/data/cached_fineweb10B.py, or `discreteness data make` with text of your own)"
-        )
-    return paths
-
-
-def open_shard(path: str | Path) -> np.ndarray:
-    """Tokens of a shard, (count,) uint16, mapped read-only; ShardError if header or file length is wrong."""
-    path = Path(path)
-    if not path.is_file():
-        raise ShardError(f"{path} is not a file: expected a shard of tokens; fetch or write it again")
-    num_bytes = path.stat().st_size
-    if num_bytes < HEADER_BYTES:
-        raise _malformed(path, f"{num_bytes} bytes", f"a header of {HEADER_BYTES} bytes")
-    magic, version, count = (int(x) for x in np.fromfile(path, dtype="<i4", count=3))
-    if magic != MAGIC:
-        raise _malformed(path, f"magic {magic}", f"{MAGIC}")
-    if version != VERSION:
-        raise _malformed(path, f"version {version}", f"{VERSION}")
-    if count < 1:
-        raise _malformed(path, f"a token count of {count}", "at least 1")
-    if num_bytes != HEADER_BYTES + 2 * count:
-        expected = f"{HEADER_BYTES + 2 * count} for the {count} tokens of its header"
-        raise _malformed(path, f"{num_bytes} bytes", expected)
-    return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
-
-
-def _malformed(path: Path, found: str, expected: str) -> ShardError:
-    return ShardError(f"shard {path} has {found}, expected {expected}: fetch or write it again")
-
-
-def write_shard(path: str | Path, tokens: np.ndarray) -> None:
-    """Write ids (count,) of 0..65535 as a shard; it appears whole or not at all, also with many writers."""
-    path, tokens = Path(path), np.asarray(tokens)
-    if tokens.ndim != 1 or tokens.size == 0 or tokens.dtype.kind not in "iu":
-        raise ShardError(f"{path}: a shard needs a vector of integers, got shape {tokens.shape} of {tokens.dtype}")
-    if tokens.min() < 0 or tokens.max() > 65535:
-        raise ShardError(f"{path}: ids {tokens.min()}..{tokens.max()} do not fit into uint16, 0..65535")
-    header = np.zeros(HEADER_INTS, dtype="<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header.tobytes())
-            file.write(np.ascontiguousarray(tokens, "<u2").data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def offsets_length(num_tokens: int) -> int:
@@ -91,23 +23,12 @@ def offsets_length(num_tokens: int) -> int:
     return max(1, -(-(num_tokens // 300) // 128)) * 128
 
 
-def _bos_positions(path: Path, tokens: np.ndarray) -> np.ndarray:
-    found = []
-    for start in range(0, len(tokens), SCAN_TOKENS):
-        part = tokens[start : start + SCAN_TOKENS]
-        high = np.flatnonzero(part >= BOS)
-        if (part[high] > BOS).any():
-            raise ShardError(f"shard {path} holds id {part.max()}, beyond GPT-2's last id {BOS}: write it again")
-        found.append(high + start)
-    return np.concatenate(found)
-
-
 class _Documents:
     """Documents of a shard, each cut at a cap: where they begin, how many tokens the first j keep."""
 
     def __init__(self, path: Path, max_document_tokens: int):
         self.tokens = np.asarray(open_shard(path))  # plain: slices of a memmap object cost ten times as much
-        self.starts = _bos_positions(path, self.tokens)
+        self.starts = bos_positions(path, self.tokens)
         lengths = np.diff(self.starts, append=len(self.tokens))
         self.kept = np.concatenate(([0], np.cumsum(np.minimum(lengths, max_document_tokens))))
 
@@ -228,7 +149,7 @@ class ValidationChunks:
                 "use a longer one or ask for fewer validation tokens"
             )
         self._tokens = self._tokens[: val_tokens + 1]
-        self._starts = _bos_positions(path, self._tokens)
+        self._starts = bos_positions(path, self._tokens)
         self._bounds = np.searchsorted(self._starts, np.arange(0, val_tokens + 1, chunk_tokens))
         length, most = offsets_length(chunk_tokens), int(np.diff(self._bounds).max())
         if most + 2 > length:
@@ -251,49 +172,3 @@ class ValidationChunks:
         offsets[0] = 0
         offsets[1 : len(starts) + 1] = starts - i * n
         return tokens[:-1].astype(np.int32), tokens[1:].astype(np.int64), offsets
-
-
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """GPT-2 id -> row of the tables. A small model has rows for listed ids only; all others share one."""
-
-    row_of_id: np.ndarray
-    """(50257,) int32"""
-    num_rows: int
-    """Rows in use; the tables may be padded beyond them."""
-    shared_row: int | None
-    """Row of every id that has none of its own; None when all have."""
-
-    @classmethod
-    def identity(cls) -> Vocabulary:
-        """Every GPT-2 id is its own row."""
-        return cls(np.arange(NUM_IDS, dtype=np.int32), NUM_IDS, shared_row=None)
-
-    @classmethod
-    def load(cls, path: str | Path | None) -> Vocabulary:
-        """Vocabulary of a file of ascending ids, one a line: BOS gets row 0, row 1 is shared, the ids follow.
-
-        A relative path starts at this package; None is the identity.
-        """
-        if path is None:
-            return cls.identity()
-        path = Path(__file__).parent / path
-        try:
-            ids = np.array(path.read_text().split(), dtype=np.int64)
-        except ValueError as error:
-            raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id a line") from None
-        if ids.size == 0 or (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= NUM_IDS:
-            raise ValueError(f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one a line")
-        ids = ids[ids != BOS]
-        row_of_id = np.full(NUM_IDS, 1, dtype=np.int32)
-        row_of_id[BOS] = 0
-        row_of_id[ids] = np.arange(2, 2 + len(ids))
-        return cls(row_of_id, 2 + len(ids), shared_row=1)
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Rows of `ids`: same shape, int32."""
-        return self.row_of_id[ids]
-
-    def contains(self, ids: np.ndarray | int) -> bool:
-        """Whether every id has a row of its own."""
-        return self.shared_row is None or bool((self.row_of_id[ids] != self.shared_row).all())

@@ -27,7 +27,7 @@ from random import Random
 
 import numpy as np
 
-from speedrun.data.sampler import write_shard
+from speedrun.data.shards import write_shard
 from speedrun.data.tiny_skills import SKILLS
 from speedrun.data.tokenizer import BOS, encode
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from speedrun.model.head import SOFTCAP, SOFTCAP_SHIFT, SOFTCAP_WIDTH
+from speedrun.kernels.softcap import SOFTCAP, SOFTCAP_SHIFT, SOFTCAP_WIDTH
 
 ROW_BLOCK, ROW_WARPS = 2048, 8  # of the vocabulary at a time: one load of 16 bytes a thread
 TILE, TILE_WARPS = 128, 8  # square tiles, whose rows and columns both fill whole cache lines

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SOFTCAP, SOFTCAP_SHIFT, SOFTCAP_WIDTH = 23.0, 5.0, 7.5  # logits = 23 sigmoid((z + 5) / 7.5), record #181
+from speedrun.kernels.softcap import SOFTCAP, SOFTCAP_WIDTH, softcap_gate
+
 X_SCALE, W_SCALE, G_SCALE = 100 / 448, 1.6 / 448, 0.75 / 448  # of the record: units of 8-bit x, weights, gradients
 SLICE_TOKENS = 16384  # 1.6 GB of bfloat16 logits; fewer slices mean fewer additions to the weights' gradient
 
@@ -53,12 +54,6 @@ def _has_kernels(hidden: Tensor) -> bool:
 
 def _plain_losses(z: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(SOFTCAP * softcap_gate(z), targets, ignore_index=-1, reduction="none")
-
-
-def softcap_gate(z: Tensor) -> Tensor:
-    """Head output -> logits / SOFTCAP in (0, 1), at least float32."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    return z.add(SOFTCAP_SHIFT).div_(SOFTCAP_WIDTH).sigmoid_()
 
 
 class SoftcapLoss(torch.autograd.Function):
