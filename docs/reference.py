@@ -16,9 +16,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "modded-nanogpt")]
 
 from discreteness.cli.main import COMMANDS  # noqa: E402
 from discreteness.dataset.by_token.token_file import TOKENS  # noqa: E402
-from discreteness.dataset.curve import RUNS  # noqa: E402
 from discreteness.dataset.manifest import DOCUMENTS  # noqa: E402
 from discreteness.dataset.reader import Experiment  # noqa: E402
+from discreteness.dataset.runs_file import RUNS  # noqa: E402
 from discreteness.dataset.seed_file import LOSSES  # noqa: E402
 from discreteness.experiment.config import RunConfig  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402

@@ -44,7 +44,7 @@ class Status:
     """One JSON object instead of lines."""
 
     def __call__(self) -> int:
-        from discreteness.dataset.watch import as_json, look
+        from discreteness.dataset.status import as_json, look
 
         seen = look(self.path)
         if self.json:

@@ -168,22 +168,6 @@ def scan(storage: Storage, manifest: Manifest) -> tuple[dict[int, CommittedSeed]
     return dict(sorted(committed.items())), invalid
 
 
-def train_s(storage: Storage, seeds: Sequence[CommittedSeed]) -> list[float]:
-    """Seconds of updates of each seed, from the footers of its runs files; those of which none tells are left out."""
-
-    def read(seed: CommittedSeed) -> float | None:
-        try:
-            metadata = pq.read_metadata(pa.BufferReader(storage.read_tail(seed.runs_path, FOOTER_GUESS_BYTES)))
-            column = metadata.schema.names.index("train_s")
-            groups = [metadata.row_group(group).column(column).statistics for group in range(metadata.num_row_groups)]
-            return max(group.max for group in groups if group and group.has_min_max)
-        except (pa.ArrowException, OSError, ValueError):  # damaged, gone, of other columns: `verify` says so
-            return None
-
-    with ThreadPoolExecutor(FOOTER_READERS) as pool:
-        return [seconds for seconds in pool.map(read, seeds) if isinstance(seconds, float)]
-
-
 def read_losses(
     storage: Storage, manifest: Manifest, committed: CommittedSeed, documents: Sequence[DocumentInfo]
 ) -> np.ndarray:

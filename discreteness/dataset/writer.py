@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,7 @@ from discreteness.dataset.manifest import (
     read_documents,
     read_manifest,
 )
+from discreteness.dataset.runs_file import RUNS, Library, runs_file, with_libraries
 from discreteness.dataset.seed_file import ATTEMPT, CommittedSeed, InvalidFile, losses_file, read_seed, scan, seed_path
 from discreteness.dataset.storage import Storage, open_storage
 
@@ -126,7 +127,7 @@ class Dataset:
                         f"attempt {attempt} is not needed"
                     )
                 return committed
-        runs = _runs_file(seed, attempt, records)
+        runs = runs_file(seed, attempt, records)
         committed = CommittedSeed(
             seed=seed,
             attempt=attempt,
@@ -228,22 +229,52 @@ def _refuse_foreign_files(storage: Storage) -> None:
         raise FileExistsError(f"{storage.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output")
 
 
-def _runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
-    """Parquet file of the records, sorted by step, with seed and attempt in front."""
-    if (
-        "step" not in records.column_names
-        or not pa.types.is_integer(records["step"].type)
-        or records["step"].null_count
-    ):
-        raise ValueError(f"records of seed {seed} have no integer column 'step', but {listed(records.column_names)}")
-    if taken := [name for name in ("seed", "attempt") if name in records.column_names]:
-        raise ValueError(f"records of seed {seed} have a column {listed(taken)}, which the dataset adds itself")
-    steps, counts = np.unique(records["step"].to_numpy(), return_counts=True)
-    if (counts > 1).any():
-        raise ValueError(f"records of seed {seed} hold steps twice: {listed(steps[counts > 1])}")
-    records = records.sort_by("step")
-    records = records.add_column(0, "attempt", pa.repeat(attempt, len(records)))
-    records = records.add_column(0, "seed", pa.array(np.full(len(records), seed, np.int32)))
-    sink = pa.BufferOutputStream()
-    pq.write_table(records, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+class Curve:
+    """What one attempt has produced so far."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, np.ndarray] = {}
+        self.records: dict[int, dict] = {}
+        self.trained_with: Library = None
+        self.scored_with: list[Library] = []
+
+    def add_losses(self, step: int, losses: np.ndarray) -> None:
+        """float32 losses of all documents after `step` updates."""
+        self.losses[step] = losses
+
+    def add_records(self, records: Iterable[dict]) -> None:
+        """Values of single steps, merged by their "step"."""
+        for record in records:
+            self.records.setdefault(record["step"], {}).update(record)
+
+    def train_loss(self) -> float | None:
+        """Of the newest update that is known of."""
+        steps = [step for step, record in self.records.items() if "train_loss" in record]
+        return self.records[max(steps)]["train_loss"] if steps else None
+
+    def train_s(self) -> float | None:
+        """Time spent in updates so far, as far as it is known."""
+        return max((record["train_s"] for record in self.records.values() if "train_s" in record), default=None)
+
+    def validated(self) -> set[int]:
+        """Steps whose validation loss is known."""
+        return {step for step, record in self.records.items() if "val_loss" in record}
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 steps (S,), ascending, and float32 losses (S, losses of all documents)."""
+        steps = np.array(sorted(self.losses), np.int32)
+        return steps, np.array([self.losses[step] for step in steps.tolist()], np.float32)
+
+    def show(self, dataset: Dataset, seed: int, attempt: str) -> None:
+        """Leaves the rows so far for a viewer. In a thread: rows may come meanwhile, none ever goes."""
+        dataset.write_running(seed, attempt, *self.arrays())
+
+    def commit(self, dataset: Dataset, seed: int, attempt: str) -> int:
+        """Hands everything to the dataset, which refuses what is incomplete; returns the bytes of the seed's files.
+        Errors as Dataset.commit."""
+        steps, losses = self.arrays()
+        rows = [self.records[step] for step in sorted(self.records)]
+        records = pa.Table.from_pylist(rows, schema=RUNS)
+        records = with_libraries(records, self.trained_with, self.scored_with)
+        committed = dataset.commit(seed, attempt, steps, losses, records)
+        return sum(dataset.storage.size(path) for path in (committed.path, committed.runs_path))

@@ -16,12 +16,12 @@ from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 
 from discreteness.checkpoint.safetensors_file import WeightsFormat
-from discreteness.dataset.curve import trainers_library, with_libraries
 from discreteness.dataset.identity import differing_fields, sources_hash
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.manifest import listed
 from discreteness.dataset.reader import Experiment as Reader
 from discreteness.dataset.reader import open as open_reader
+from discreteness.dataset.runs_file import trainers_library, with_libraries
 from discreteness.dataset.writer import Dataset
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.documents import documents_hash

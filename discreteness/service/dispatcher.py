@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.dataset.curve import Curve, Library
-from discreteness.dataset.writer import ATTEMPT_LOST, Dataset
+from discreteness.dataset.runs_file import Library
+from discreteness.dataset.writer import ATTEMPT_LOST, Curve, Dataset
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.comparison import first_difference
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, EvaluatorPool

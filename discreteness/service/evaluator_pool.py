@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.dataset.curve import Library
+from discreteness.dataset.runs_file import Library
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.service.log import Event

@@ -21,9 +21,8 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cluster.estimate import inline_report
-from discreteness.dataset.curve import Curve
 from discreteness.dataset.lock import DatasetLock, LockLost
-from discreteness.dataset.writer import ATTEMPT_LOST, Dataset
+from discreteness.dataset.writer import ATTEMPT_LOST, Curve, Dataset
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.scoring.scorer import Scorer

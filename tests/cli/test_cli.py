@@ -13,9 +13,9 @@ from discreteness.cli.main import run_seeds
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
-from discreteness.dataset.curve import Curve
 from discreteness.dataset.reader import open as open_reader
-from discreteness.dataset.watch import look
+from discreteness.dataset.status import look
+from discreteness.dataset.writer import Curve
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import prepare
 from discreteness.service.driver import Signals

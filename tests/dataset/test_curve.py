@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from discreteness.dataset.curve import Curve
+from discreteness.dataset.writer import Curve
 from tests.support.dataset_case import STEPS, create, losses
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from discreteness.cli.main import Status, Watch
 from discreteness.dataset import watch as watching
 from discreteness.dataset.lock import DatasetLock
-from discreteness.dataset.watch import as_json, look, picture, watch
+from discreteness.dataset.status import as_json, look
+from discreteness.dataset.watch import picture, watch
 from tests.conftest import ROOT
 from tests.support.dataset_case import IDENTITY, STEPS, commit, create, losses
 from tests.support.faulty_filesystem import object_storage

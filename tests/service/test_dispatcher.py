@@ -17,8 +17,8 @@ from speedrun.training import Trainer
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
-from discreteness.dataset.curve import LIBRARIES, trainers_library, with_libraries
 from discreteness.dataset.reader import open as open_reader
+from discreteness.dataset.runs_file import LIBRARIES, trainers_library, with_libraries
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import RunConfig

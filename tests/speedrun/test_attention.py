@@ -17,8 +17,8 @@ from speedrun.model.attention import attention, banded_attention, reference_atte
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 
-from discreteness.dataset.curve import LIBRARIES
 from discreteness.dataset.reader import open as open_reader
+from discreteness.dataset.runs_file import LIBRARIES
 from tests.conftest import ROOT
 from tests.support import skips
 from tests.support.flash3_on_cpu import BUILT, kernel
