@@ -21,7 +21,7 @@ from speedrun.data.shards import HEADER_BYTES, MAGIC, VERSION, ShardError, open_
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 
 from discreteness.dataset import reader
-from discreteness.dataset.identity import data_identity, identity_hash
+from discreteness.dataset.identity import identity_hash
 from discreteness.dataset.lock import LOCK_FILE, DatasetLock
 from discreteness.dataset.seed_file import FOOTER_KEY, footer_bytes
 from discreteness.dataset.status import status as status_of
@@ -31,6 +31,7 @@ from discreteness.experiment.config import RunConfig
 from discreteness.experiment.documents import MAX_FILE_BYTES, DocumentError, load
 from discreteness.experiment.plan import parse_plan, parse_seeds
 from discreteness.experiment.prepare import prepare
+from discreteness.shards.report import data_identity
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
 from tests.support.faulty_filesystem import object_storage
 

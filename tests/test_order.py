@@ -23,13 +23,13 @@ from discreteness.dataset import reader
 from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.export.files import export
-from discreteness.dataset.identity import sources_hash
 from discreteness.dataset.seed_file import FOOTER_KEY
 from discreteness.dataset.status import events, look, status
 from discreteness.dataset.storage import Storage
 from discreteness.dataset.verify import verify
 from discreteness.dataset.writer import Dataset
 from discreteness.experiment.documents import built_in
+from discreteness.experiment.sources import sources_hash
 from discreteness.inference.generate import distribution
 from discreteness.inference.sampling import Sampling
 from discreteness.shards.make import text_files

@@ -24,10 +24,12 @@ from speedrun.tracks import Track, track
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.cluster.machines import Cluster, join_or_look, on_each_node
 from discreteness.cluster.topology import STORE_SHARE
-from discreteness.dataset.identity import data_identity, identity_hash, sources_hash
+from discreteness.dataset.identity import identity_hash
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import data_folder, identity_sources
+from discreteness.experiment.prepare import data_folder
+from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.shards.report import data_identity
 
 NODE_TIMEOUT_S = 120
 """For a node's answer, its imports included."""

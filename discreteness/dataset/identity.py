@@ -3,17 +3,12 @@
 An identity is plain JSON: equal identities, and only those, may share a dataset directory.
 """
 
-import ast
 import dataclasses
 import hashlib
 import json
-import struct
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-SHARD_MAGIC = 20240520
-MIB = 2**20
 LONGEST_VALUE = 100
 """Characters of one value in an error message."""
 MOST_FIELDS = 20
@@ -78,80 +73,6 @@ def differing_fields(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
 def only_sources(differing: list[tuple[str, Any, Any]]) -> bool:
     """The sources changed and nothing else did."""
     return bool(differing) and all(name.split(".")[0] == "sources" for name, _, _ in differing)
-
-
-def sources_hash(roots: Iterable[str | Path]) -> str:
-    """SHA-256, in hex, of sources: files, or folders with all files below them but Markdown and what Python caches.
-
-    A file counts with its path below its root, so where a package lies does not matter, and with its content: a Python
-    file with its syntax tree without docstrings and positions, so that a comment or another line break changes nothing.
-    ValueError: a root without any Python file, or a file that is not Python.
-    """
-    digest = hashlib.sha256()
-    for root in map(Path, roots):
-        files = _files_below(root) if root.is_dir() else [root]
-        if not any(path.suffix == ".py" for path in files):
-            raise ValueError(f"{root} is neither a .py file nor a folder of them, so it has no sources to hash")
-        for path in files:
-            content = _meaning(path) if path.suffix == ".py" else path.read_bytes()
-            digest.update(f"{path.relative_to(root.parent).as_posix()}\0{len(content)}\0".encode())
-            digest.update(content)
-    return digest.hexdigest()
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Sorted: the order in which a folder is listed is the file system's own."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".md" and "__pycache__" not in path.relative_to(folder).parts
-    )
-
-
-def _meaning(path: Path) -> bytes:
-    """What a Python file does, as text."""
-    try:
-        return repr(_tree(ast.parse(path.read_bytes()))).encode()
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is not Python, so it cannot be part of an identity: {error}") from None
-
-
-def _tree(node: Any) -> Any:
-    """Nested tuples of a syntax tree. Empty fields are left out: another version of Python may have further ones."""
-    if isinstance(node, ast.AST):
-        fields = ((name, _tree(value)) for name, value in ast.iter_fields(node))
-        return type(node).__name__, *((name, value) for name, value in fields if value not in (None, ()))
-    if isinstance(node, list):
-        return tuple(_tree(one) for one in node if not _is_docstring(one))
-    return node if node is None else f"{type(node).__name__} {node!r}"
-
-
-def _is_docstring(node: Any) -> bool:
-    """A string that stands alone, below a field too: it does nothing."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Name, bytes, tokens (from the shard's header) and hash of the first MiB of each shard, in the order
-    given. ValueError: one of them is none.
-    """
-    shards = []
-    for path in map(Path, paths):
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError(f"{path} is not a file; take it out of the data folder or download it again")
-        with path.open("rb") as file:
-            start = file.read(MIB)
-        if len(start) < 12 or struct.unpack("<i", start[:4])[0] != SHARD_MAGIC:
-            raise ValueError(f"{path} is not a token shard (its first number is not {SHARD_MAGIC}); download it again")
-        shards.append(
-            {
-                "name": path.name,
-                "bytes": path.stat().st_size,
-                "tokens": struct.unpack("<i", start[8:12])[0],
-                "first_mib": hashlib.sha256(start).hexdigest(),
-            }
-        )
-    return shards
 
 
 def _canonical(value: Any) -> str:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-import speedrun
 from speedrun.data import tokenizer
 from speedrun.data.shards import find_shards
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
@@ -16,30 +15,13 @@ from speedrun.execution import Execution
 from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
-import discreteness
-from discreteness.dataset.identity import data_identity, sources_hash
 from discreteness.dataset.writer import Dataset
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.config import Packing, RunConfig
 from discreteness.experiment.documents import Document, documents_hash
 from discreteness.experiment.plan import parse_plan, parse_seeds
-
-BETWEEN_WEIGHTS_AND_LOSSES = (
-    "service/trainer_worker",
-    "checkpoint/staging",
-    "checkpoint/layout",
-    "checkpoint/header",
-    "service/publisher",
-    "checkpoint/loading",
-    "scoring/scorer",
-    "scoring/evaluator",
-    "service/inline",
-    "dataset/curve",
-    "dataset/writer",
-    "dataset/seed_file",
-)
-"""Modules that a weight passes on its way to a stored loss, or that set how it is computed (threads, validation's
-state). Not the control path: it hands on references and rows by attempt and step, and never looks into one."""
+from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.shards.report import data_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +199,3 @@ def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:
     if missing := sorted(steps - set(plan)):
         raise ValueError(f"--keep-weights {text!r}: step {missing[0]} is not in --checkpoints")
     return steps
-
-
-def identity_sources() -> list[Path]:
-    """Sources that decide losses: the whole trainer, and what lies between its weights and a stored loss."""
-    ours = [Path(discreteness.__file__).parent / f"{name}.py" for name in BETWEEN_WEIGHTS_AND_LOSSES]
-    return [Path(speedrun.__file__).parent, *ours]

@@ -16,7 +16,7 @@ from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 
 from discreteness.checkpoint.safetensors_file import WeightsFormat
-from discreteness.dataset.identity import differing_fields, sources_hash
+from discreteness.dataset.identity import differing_fields
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.manifest import listed
 from discreteness.dataset.reader import Experiment as Reader
@@ -25,7 +25,8 @@ from discreteness.dataset.runs_file import trainers_library, with_libraries
 from discreteness.dataset.writer import Dataset
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.documents import documents_hash
-from discreteness.experiment.prepare import Experiment, identity_sources
+from discreteness.experiment.prepare import Experiment
+from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.scoring.evaluator import Evaluator
 
 WEIGHTS_FILE = re.compile(r"seed=(\d{5,})-([A-Za-z0-9_-]+)/step=(\d{6,})\.safetensors")

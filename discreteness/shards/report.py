@@ -1,11 +1,17 @@
 """shards -> what is in them, and what is wrong with them, every token read."""
 
+import hashlib
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from speedrun.data.shards import BOS, SCAN_TOKENS, open_shard
+
+SHARD_MAGIC = 20240520
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,26 @@ def _shard_paths(paths: Iterable[str | Path]) -> Iterator[Path]:
         if not found:
             raise ValueError(f"no .bin file under {path}: give shards, or the folder that they are in")
         yield from found
+
+
+def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Name, bytes, tokens (from the shard's header) and hash of the first MiB of each shard, in the order
+    given. ValueError: one of them is none.
+    """
+    shards = []
+    for path in map(Path, paths):
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"{path} is not a file; take it out of the data folder or download it again")
+        with path.open("rb") as file:
+            start = file.read(MIB)
+        if len(start) < 12 or struct.unpack("<i", start[:4])[0] != SHARD_MAGIC:
+            raise ValueError(f"{path} is not a token shard (its first number is not {SHARD_MAGIC}); download it again")
+        shards.append(
+            {
+                "name": path.name,
+                "bytes": path.stat().st_size,
+                "tokens": struct.unpack("<i", start[8:12])[0],
+                "first_mib": hashlib.sha256(start).hexdigest(),
+            }
+        )
+    return shards

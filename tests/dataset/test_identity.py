@@ -19,13 +19,12 @@ from discreteness.dataset.identity import (
     ABSENT,
     IdentityMismatch,
     as_plain,
-    data_identity,
     differing_fields,
     identity_hash,
     only_sources,
-    sources_hash,
 )
-from discreteness.experiment.prepare import identity_sources
+from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.shards.report import data_identity
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.text(max_size=3),
