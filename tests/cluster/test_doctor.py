@@ -12,9 +12,7 @@ from speedrun.tracks import small, tiny
 
 from discreteness.cluster import doctor
 from discreteness.cluster.doctor import (
-    attention_difference,
     checkpoint_bytes,
-    look,
     of_attention,
     of_authentication,
     of_data,
@@ -24,6 +22,7 @@ from discreteness.cluster.doctor import (
     of_versions,
 )
 from discreteness.cluster.machines import Cluster, Node
+from discreteness.cluster.node_report import attention_difference, look
 
 HERE = doctor.NodeReport(
     host="a",
