@@ -31,9 +31,10 @@ from discreteness.cluster.machines import join_or_look, start_local
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare
-from discreteness.service.dispatcher import Dispatcher, Lease
+from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.driver import leave
 from discreteness.service.evaluator_pool import EvaluatorPool
+from discreteness.service.messages import Lease
 
 NUM_EVALUATORS = 4
 CREDITS = 8

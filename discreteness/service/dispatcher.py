@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,83 +23,20 @@ from discreteness.dataset.writer import ATTEMPT_LOST, Curve, Dataset
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.comparison import first_difference
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, EvaluatorPool
-from discreteness.service.log import Event, Level
+from discreteness.service.messages import AGE_BOUNDS_S, Event, Lease, Level, Progress, Running
+from discreteness.service.timeouts import COMMIT_PATIENCE_S, LEASE_DEADLINE_S, LEASE_POLL_S, TAIL_PATIENCE_S
 
 if TYPE_CHECKING:
     from discreteness.checkpoint.safetensors_file import WeightsFormat
 
-LEASE_DEADLINE_S = 900
-"""An attempt that sends nothing for so long is over, and its group ended; so is one that builds its trainer for so
-long. Above every other bound (docs/faults.md lists them)."""
-LEASE_POLL_S = 20
-"""`lease` answers at least this often, far below the process group's timeout under which other ranks wait."""
-COMMIT_PATIENCE_S = 300
-"""How long a full or failing disk may hold a finished seed before its attempt counts as failed."""
 COMMIT_RETRY_S = 5.0
 WRITES_AT_ONCE = 4
 """Groups end their seeds together. Each commit copies its curve a few times and contends for the interpreter lock."""
 WATCH_S = LEASE_DEADLINE_S / 30
 RUNNING_SHARE = 0.1
 """Most of a core that rows of running seeds may take: at every step a seed's rows cost half a second to write."""
-TAIL_PATIENCE_S = 900
-"""How long what a trained seed still waits for (validation, which has no hurry) may take."""
-AGE_BOUNDS_S = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Upper bounds of the classes in which the ages of scored checkpoints are counted; one more class lies above."""
 MAX_GROUP_FAILURES = 3
 """Failures of a group in a row, without a committed seed between them, before its slot is given up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lease:
-    """The answer to a group that asks for work. Plain data: dispatcher -> trainer group."""
-
-    order: Literal["train", "wait", "stop"]
-    seed: int = -1
-    attempt: str = ""
-    next_seed: int = -1
-    """The seed that this group probably trains next, so that it can draw its weights meanwhile; -1: none. A guess."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running:
-    """An attempt in training and its newest step. Plain data: dispatcher -> driver."""
-
-    seed: int
-    attempt: str
-    group: str
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the driver shows and exports. Plain data: dispatcher -> driver. Counts are of this job."""
-
-    committed: int
-    failed: dict[int, str]
-    """seed -> error of its last attempt."""
-    pending: int
-    training: list[Running]
-    train_loss: dict[str, float]
-    """group -> loss of the newest update that is known of."""
-    updates: int
-    tokens: dict[tuple[int, int], int]
-    """(short, long attention window) -> tokens trained on with them; like `updates`, of lost attempts too."""
-    bytes_committed: int
-    published: int
-    checkpoints: int
-    ages: tuple[int, ...]
-    """Scored checkpoints in each class of AGE_BOUNDS_S, by seconds from their arrival here to their row."""
-    in_flight: int
-    in_flight_bytes: int
-    lag_steps: int
-    evaluators_ready: int
-    evaluators_lost: int
-    evaluator_busy_s: float
-    attempts_lost: int
-    stall_s: float
-    groups_ended: dict[str, str]
-    done: bool
-    events: list[Event]
 
 
 @dataclass(eq=False)

@@ -19,20 +19,17 @@ from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import Dataset
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
-from discreteness.service.dispatcher import Dispatcher, Progress
-from discreteness.service.evaluator_pool import EvaluatorPool, last_line
+from discreteness.service.dispatcher import Dispatcher
+from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.flops import peak_flop_s
-from discreteness.service.log import Log
+from discreteness.service.log import Log, last_line
+from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter
 from discreteness.service.progress import Reporter
+from discreteness.service.timeouts import ANSWER_S, LEAVE_S
 from discreteness.service.trainer_groups import start_groups
 
 POLL_S = 1.0
-LEAVE_S = 30
-"""How long trainer groups may take to end in order once there is nothing left to train."""
-ANSWER_S = 300
-"""How long the dispatcher may be silent. It answers within milliseconds; everybody else who waits for it ends with
-the job."""
 
 
 class Interrupted(Exception):

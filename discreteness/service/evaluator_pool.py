@@ -18,11 +18,10 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.dataset.runs_file import Library
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.evaluator import Evaluator
-from discreteness.service.log import Event
+from discreteness.service.log import last_line
+from discreteness.service.messages import Event
+from discreteness.service.timeouts import CALL_TIMEOUT_S, START_TIMEOUT_S
 
-CALL_TIMEOUT_S = 30
-"""One call of an evaluator, which may wait for one before it: the innermost of trainer_worker.py's bounds."""
-START_TIMEOUT_S = 300
 IN_FLIGHT_EACH = 2
 """One scoring, one in the evaluator's mailbox with its bytes already on the node."""
 MAX_STRIKES = 3
@@ -311,9 +310,3 @@ def _node_and_library(_: Any) -> tuple[str, Library]:
     from speedrun.kernels.flash_attention import loaded_library  # and torch, which is there already
 
     return ray.get_runtime_context().get_node_id(), loaded_library()
-
-
-def last_line(error: BaseException) -> str:
-    """The message of an error without the traceback that Ray puts before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -1,42 +1,14 @@
 """what happens in a run -> a line for a person, or one JSON object a line for a program."""
 
-import json
 import logging
 import sys
-import time
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
 
 from rich.console import Console
 
-Level = Literal["info", "warning", "error"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened, and to what. Plain data: dispatcher -> driver -> stdout."""
-
-    event: str
-    """What kind of thing, such as "seed committed": few values, to choose by."""
-    message: str
-    """The whole of it, for a person."""
-    level: Level = "info"
-    seed: int | None = None
-    attempt: str | None = None
-    group: str | None = None
-    step: int | None = None
-    """Newest step of the attempt."""
-    time_s: float = field(default_factory=time.time)
-    """When, in seconds since 1970."""
-
-    def to_json(self) -> str:
-        """One line. What does not apply is left out."""
-        values = asdict(self)
-        when = datetime.fromtimestamp(values.pop("time_s"), UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": when, **{name: value for name, value in values.items() if value is not None}})
+from discreteness.service.messages import Event, Level
 
 
 class Log:
@@ -88,3 +60,9 @@ class _Records(logging.Handler):
 
 def _package() -> logging.Logger:
     return logging.getLogger("discreteness")
+
+
+def last_line(error: BaseException) -> str:
+    """The message of an error without the traceback that Ray puts before it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

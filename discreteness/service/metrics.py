@@ -12,8 +12,8 @@ from typing import Any, Literal
 from ray.util import metrics as ray_metrics
 
 from discreteness.experiment.prepare import Experiment
-from discreteness.service.dispatcher import AGE_BOUNDS_S, Progress
 from discreteness.service.flops import flop_per_token
+from discreteness.service.messages import AGE_BOUNDS_S, Progress
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import time
 from rich.status import Status
 
 from discreteness.experiment.prepare import Experiment
-from discreteness.service.dispatcher import Progress
 from discreteness.service.log import Log
+from discreteness.service.messages import Progress
 
 LOG_INTERVAL_S = 10
 

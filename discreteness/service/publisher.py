@@ -22,10 +22,7 @@ from speedrun.training import Checkpoint
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.staging import Staging
 from discreteness.scoring.scorer import Scorer
-
-WAIT_TIMEOUT_S = 300
-"""How long a checkpoint may wait for a credit or a buffer: above an evaluator's call (60 s), below the process group's
-timeout."""
+from discreteness.service.timeouts import WAIT_TIMEOUT_S
 
 
 class Publisher:

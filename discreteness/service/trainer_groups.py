@@ -1,7 +1,6 @@
 """trainer slots -> Ray Train runs, each started again while the dispatcher says so."""
 
 import uuid
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,26 +11,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from discreteness.cluster.topology import Topology
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment
-from discreteness.service.evaluator_pool import last_line
+from discreteness.service.log import last_line
+from discreteness.service.messages import GroupSpec
+from discreteness.service.timeouts import PROCESS_GROUP_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
-
-
-PROCESS_GROUP_TIMEOUT_S = 600
-"""Of a collective; one of the nested bounds, see trainer_worker.py."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupSpec:
-    """What a group's workers are told once; plain data and the dispatcher's handle."""
-
-    name: str
-    dispatcher: Any
-    experiment: Experiment
-    max_in_flight: int
-    verify_every: int
-    use_gpu: bool
 
 
 def train(spec: GroupSpec) -> None:

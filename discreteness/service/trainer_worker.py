@@ -19,9 +19,9 @@ from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.staging import Staging
 from discreteness.experiment.prepare import check_shards
 from discreteness.scoring.scorer import Scorer
-from discreteness.service.dispatcher import LEASE_POLL_S, Lease
+from discreteness.service.messages import GroupSpec, Lease
 from discreteness.service.publisher import Publisher
-from discreteness.service.trainer_groups import GroupSpec
+from discreteness.service.timeouts import LEASE_POLL_S
 
 HEARTBEAT_STEPS = 50
 """Steps between two signs of life at most, where checkpoints lie further apart."""

@@ -16,7 +16,8 @@ from speedrun.training import Checkpoint
 
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.service import publisher as publisher_module
-from discreteness.service.publisher import WAIT_TIMEOUT_S, Publisher
+from discreteness.service.publisher import Publisher
+from discreteness.service.timeouts import WAIT_TIMEOUT_S
 from tests.support.golden_case import init_weights
 from tests.support.plain_ray import Actor, AtOnce, Clock, PlainRay
 from tests.support.quick_track import quick

@@ -25,8 +25,9 @@ from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import open_dataset, prepare
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.scoring.scorer import Scorer
-from discreteness.service.dispatcher import LEASE_DEADLINE_S, Dispatcher
+from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected
+from discreteness.service.timeouts import LEASE_DEADLINE_S
 from tests.support.quick_track import quick as QUICK
 
 PLAN = "0,3,11,20"

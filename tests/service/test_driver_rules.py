@@ -11,9 +11,8 @@ from ray.train import TrainingFailedError
 from discreteness.experiment.config import RunConfig
 from discreteness.service import driver as driver_module
 from discreteness.service import trainer_groups as groups_module
-from discreteness.service.dispatcher import AGE_BOUNDS_S, Progress
 from discreteness.service.driver import Interrupted, Signals
-from discreteness.service.log import Event
+from discreteness.service.messages import AGE_BOUNDS_S, Event, Progress
 from discreteness.service.trainer_groups import TrainerGroups, scaling, worker_resources
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
 from tests.support.fake_actors import LONGEST_S

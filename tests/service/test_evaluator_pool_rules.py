@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, last_line
+from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected
+from discreteness.service.log import last_line
 from tests.support.fake_actors import (
     ELSEWHERE,
     HERE,

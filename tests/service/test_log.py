@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from discreteness.service.dispatcher import Progress, Running
-from discreteness.service.log import Event, Log
+from discreteness.service.log import Log
+from discreteness.service.messages import Event, Progress, Running
 from discreteness.service.progress import Reporter
 
 EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))

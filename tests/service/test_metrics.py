@@ -17,8 +17,8 @@ from ray.dashboard.modules.metrics.templates import PROMETHEUS_YML_TEMPLATE
 
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import prepare
-from discreteness.service.dispatcher import AGE_BOUNDS_S, Progress, Running
 from discreteness.service.flops import flop_per_token
+from discreteness.service.messages import AGE_BOUNDS_S, Progress, Running
 from discreteness.service.metrics import METRICS, Exporter
 from tests.conftest import ROOT
 from tests.support import skips

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from discreteness.service import progress as progress_module
-from discreteness.service.dispatcher import Running
-from discreteness.service.log import Event, Log
+from discreteness.service.log import Log
+from discreteness.service.messages import Event, Running
 from discreteness.service.progress import LOG_INTERVAL_S, Reporter
 from tests.service.test_log import progress
 from tests.support.plain_ray import Clock

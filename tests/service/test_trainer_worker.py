@@ -20,8 +20,8 @@ from discreteness.experiment.prepare import prepare
 from discreteness.scoring.comparison import first_difference
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.service import inline, publisher, trainer_worker
-from discreteness.service.dispatcher import LEASE_POLL_S, Lease
-from discreteness.service.trainer_groups import GroupSpec
+from discreteness.service.messages import GroupSpec, Lease
+from discreteness.service.timeouts import LEASE_POLL_S
 from discreteness.service.trainer_worker import HEARTBEAT_STEPS, train_group
 from tests.cluster.test_topology import experiment as planned
 from tests.support import gloo

@@ -1,0 +1,32 @@
+"""what may hang -> how long it is waited for, each bound inside the next.
+
+The part that hangs is named, rather than one that waits for it: a wait ends only when those inside it have had
+their time. docs/faults.md lists every wait and what follows its end.
+"""
+
+CALL_TIMEOUT_S = 30
+"""One call of an evaluator, which may wait for one before it: the innermost of trainer_worker.py's bounds."""
+START_TIMEOUT_S = 300
+
+WAIT_TIMEOUT_S = 300
+"""How long a checkpoint may wait for a credit or a buffer: above an evaluator's call (60 s), below the process group's
+timeout."""
+
+PROCESS_GROUP_TIMEOUT_S = 600
+"""Of a collective; one of the nested bounds, see trainer_worker.py."""
+
+LEASE_DEADLINE_S = 900
+"""An attempt that sends nothing for so long is over, and its group ended; so is one that builds its trainer for so
+long. Above every other bound (docs/faults.md lists them)."""
+LEASE_POLL_S = 20
+"""`lease` answers at least this often, far below the process group's timeout under which other ranks wait."""
+COMMIT_PATIENCE_S = 300
+"""How long a full or failing disk may hold a finished seed before its attempt counts as failed."""
+TAIL_PATIENCE_S = 900
+"""How long what a trained seed still waits for (validation, which has no hurry) may take."""
+
+LEAVE_S = 30
+"""How long trainer groups may take to end in order once there is nothing left to train."""
+ANSWER_S = 300
+"""How long the dispatcher may be silent. It answers within milliseconds; everybody else who waits for it ends with
+the job."""
