@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from discreteness.analysis.analyze import ALL_DOCUMENTS, Analysis, Token, place, sharpest
 from discreteness.analysis.fits import fit
+from discreteness.analysis.summary import Token, sharpest
+from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, place
 from discreteness.dataset.reader import Experiment
 
 COLORS = [matplotlib.colormaps["tab20"](number) for number in range(20)]

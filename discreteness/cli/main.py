@@ -189,8 +189,10 @@ class Analyze:
     """PNG of the overview. Default: the dataset's name with .png, in the current folder."""
 
     def __call__(self) -> int:
-        from discreteness.analysis.analyze import analyze, place, summary
+        from discreteness.analysis.analyze import analyze
         from discreteness.analysis.figures import draw
+        from discreteness.analysis.summary import summary
+        from discreteness.analysis.tables import place
         from discreteness.dataset.reader import open as open_dataset
 
         found = analyze(self.path, self.output)

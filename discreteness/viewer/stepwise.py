@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from discreteness.analysis.across_seeds import across_seeds, medians
-from discreteness.analysis.analyze import FOLDER, SHARPEST_OCTAVES, Analysis, load
 from discreteness.analysis.fits import fit, octaves
 from discreteness.analysis.spectrum import spectrum
+from discreteness.analysis.summary import SHARPEST_OCTAVES
+from discreteness.analysis.tables import FOLDER, Analysis, load
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.viewer.growing import Growing, Snapshot
 

@@ -12,9 +12,11 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.planted import noise, sigmoid
 from discreteness.analysis.across_seeds import across_seeds, learned_together, medians, shuffled
-from discreteness.analysis.analyze import ALL_DOCUMENTS, analyze, load, rebuilt_shares, summary
+from discreteness.analysis.analyze import analyze
 from discreteness.analysis.fits import fit, octaves
 from discreteness.analysis.spectrum import rebuilt_share, spectrum
+from discreteness.analysis.summary import rebuilt_shares, summary
+from discreteness.analysis.tables import ALL_DOCUMENTS, load
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.plan import parse_plan
 from tests.support import dataset_case as case

@@ -1,0 +1,200 @@
+"""fits and spectra of documents -> the tables of an analysis, and back from their files."""
+
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from discreteness.analysis.across_seeds import across_seeds, medians
+from discreteness.analysis.fits import Fits, octaves
+from discreteness.analysis.spectrum import Spectrum
+from discreteness.dataset.reader import Experiment
+from discreteness.dataset.reader import open as open_dataset
+from discreteness.dataset.storage import Storage, open_storage
+
+FOLDER = "analysis"
+TABLES = ("fits", "tokens", "spectrum")
+ALL_DOCUMENTS = ""
+"""What the spectrum of all documents together is filed under."""
+_METADATA_KEY = b"discreteness.analysis"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What `analyze` found; docs/analysis.md describes each column.
+
+    `fits`: a row a curve, sorted by doc_id, token_index, seed. `tokens`: a row a token. `spectrum`: a row a document
+    (ALL_DOCUMENTS: all) and bin of log step. `seeds`: those analysed; a dataset may have more by now.
+    """
+
+    fits: pa.Table
+    tokens: pa.Table
+    spectrum: pa.Table
+    seeds: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A document and some of its seeds: read, fitted and summed in one process."""
+
+    uri: str
+    doc_id: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """`fits`, `final_losses`: curves in order of token, then of the work's seeds."""
+
+    work: Work
+    fits: Fits
+    final_losses: np.ndarray
+    spectrum: Spectrum
+
+
+def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Analysis:
+    """The tables that `analyze` wrote, for the same arguments. FileNotFoundError: it was not run; ValueError: damaged,
+    or of another dataset.
+    """
+    experiment = open_dataset(uri)
+    storage, prefix = place(experiment.storage, output)
+    way_on = f"run: discreteness analyze {experiment.storage.uri}"
+    tables: dict[str, pa.Table] = {}
+    for name in TABLES:
+        path = f"{prefix}{name}.parquet"
+        if not storage.exists(path):
+            raise FileNotFoundError(f"{storage.path(path)} does not exist; {way_on}")
+        try:
+            source = pa.BufferReader(storage.read(path))
+            tables[name] = pq.ParquetFile(source, page_checksum_verification=True).read()
+            stated = json.loads(tables[name].schema.metadata[_METADATA_KEY])
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {way_on}") from None
+        if stated["documents"] != _documents_of(experiment):
+            raise ValueError(f"{storage.path(path)} is of other documents; {way_on}")
+    return Analysis(**tables, seeds=stated["seeds"])
+
+
+def count_losses(experiment: Experiment) -> int:
+    return sum(document.num_losses for document in experiment.documents)
+
+
+def _documents_of(experiment: Experiment) -> list[list[int]]:
+    return [[document.doc_id, document.num_losses] for document in experiment.documents]
+
+
+def place(dataset: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
+    """Where the tables are, and what their names there begin with."""
+    return (dataset, f"{FOLDER}/") if output is None else (open_storage(output), "")
+
+
+def fits_table(done: list[Done]) -> pa.Table:
+    tables = []
+    for part in done:
+        fits, seeds = part.fits, np.array(part.work.seeds, np.int32)
+        num_tokens = len(fits.time) // len(seeds)
+        columns = {
+            "doc_id": np.full(len(fits.time), part.work.doc_id, np.int32),
+            "token_index": np.repeat(np.arange(1, num_tokens + 1, dtype=np.int32), len(seeds)),
+            "seed": np.tile(seeds, num_tokens),
+            "time": fits.time,
+            "width": fits.width,
+            "high": fits.high,
+            "low": fits.low,
+            "r2": fits.r2,
+            "delta_bic": fits.delta_bic,
+            "is_step": fits.is_step,
+            "num_steps": fits.num_steps.astype(np.int32),
+            "final_loss": part.final_losses,
+            "base": fits.base,
+            "times": _lists(fits.times, np.isfinite(fits.times)),
+            "widths": _lists(fits.widths, np.isfinite(fits.times)),
+            "falls": _lists(fits.falls, np.isfinite(fits.times)),
+            "steps": _lists(fits.steps, np.isfinite(fits.times)),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
+
+
+def _lists(values: np.ndarray, there: np.ndarray) -> pa.ListArray:
+    """[n, terms] -> n lists of those that are there."""
+    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[there]))
+
+
+def main_step_times(fits: pa.Table, num_seeds: int) -> np.ndarray:
+    """Octaves [tokens, seeds], nan where there is no step."""
+    times = np.where(fits["is_step"].to_numpy(), octaves(fits["time"].to_numpy()), np.nan)
+    return times.reshape(-1, num_seeds)
+
+
+def tokens_table(fits: pa.Table, num_seeds: int) -> pa.Table:
+    def by_seed(name: str) -> np.ndarray:
+        return fits[name].to_numpy().reshape(-1, num_seeds)
+
+    times = main_step_times(fits, num_seeds)
+    shared = across_seeds(by_seed("final_loss"), times)
+
+    def median(values: np.ndarray) -> np.ndarray:
+        return medians(np.where(np.isfinite(times), values, np.nan))
+
+    columns = {
+        "doc_id": by_seed("doc_id")[:, 0],
+        "token_index": by_seed("token_index")[:, 0],
+        "seeds": np.full(len(times), num_seeds, np.int32),
+        "final_loss": shared.final_loss,
+        "final_spread": shared.final_spread,
+        "learned_share": shared.learned_share,
+        "step_share": shared.step_share,
+        "time": shared.time,
+        "time_spread": shared.time_spread,
+        "width": median(by_seed("width")),
+        "fall": median(by_seed("high") - by_seed("low")),
+        "dip": shared.dip,
+        "dip_p": shared.dip_p,
+        "dip_q": shared.dip_q,
+        "cluster": pa.array(shared.cluster.astype(np.int32), mask=shared.cluster < 0),
+    }
+    return pa.table({name: _nulls(values) for name, values in columns.items()})
+
+
+def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
+    """nan -> null: not measured."""
+    return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
+
+
+def spectrum_table(experiment: Experiment, done: list[Done]) -> pa.Table:
+    names = {document.doc_id: document.name for document in experiment.documents}
+    sums: dict[str, Spectrum] = {}
+    for part in done:
+        for name in (names[part.work.doc_id], ALL_DOCUMENTS):
+            sums[name] = sums[name] + part.spectrum if name in sums else part.spectrum
+    return pa.concat_tables(
+        pa.table(
+            {
+                "document": [name] * len(one.measured),
+                "from_step": 2 ** one.edges[:-1] - 1,
+                "to_step": 2 ** one.edges[1:] - 1,
+                "curves": np.full(len(one.measured), one.curves),
+                "measured": one.per_octave(one.measured),
+                "rebuilt": one.per_octave(one.rebuilt),
+                "by_steps": one.per_octave(one.by_steps),
+                "at_times": one.per_octave(one.at_times),
+                "steps": one.steps.astype(np.int64),
+            }
+        )
+        for name, one in sorted(sums.items())
+    )
+
+
+def write_tables(found: Analysis, experiment: Experiment, output: str | os.PathLike[str] | None) -> None:
+    storage, prefix = place(experiment.storage, output)
+    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(experiment)}).encode()
+    for name in TABLES:
+        sink = pa.BufferOutputStream()
+        table = getattr(found, name).replace_schema_metadata({_METADATA_KEY: metadata})
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        storage.write(f"{prefix}{name}.parquet", sink.getvalue())
