@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from discreteness.cli.main import Export
+from discreteness.cli.dataset_commands import Export
 from discreteness.dataset.export import tensorboard
 from discreteness.dataset.export.tensorboard import export_tensorboard
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create, losses, names

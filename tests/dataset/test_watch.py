@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from discreteness.cli.main import Status, Watch
+from discreteness.cli.dataset_commands import Status, Watch
 from discreteness.dataset import watch as watching
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.status import as_json, look

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from discreteness.cli.main import Rescore
+from discreteness.cli.dataset_commands import Rescore
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import RunConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from discreteness.cli.main import Status
+from discreteness.cli.dataset_commands import Status
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import status
 from tests.conftest import PATIENCE_S, RAY_TRIES, ROOT

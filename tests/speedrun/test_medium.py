@@ -9,7 +9,7 @@ from speedrun.schedules import step_settings
 from speedrun.tracks import medium, small
 from speedrun.training import Trainer
 
-from discreteness.cli.main import Rescore
+from discreteness.cli.dataset_commands import Rescore
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import RunConfig

@@ -1,0 +1,180 @@
+"""command line + a dataset -> one call: what is there, what it says, what is wrong with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a dataset holds: identity, seeds by state, rows, bytes."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    json: bool = False
+    """One JSON object instead of lines."""
+
+    def __call__(self) -> int:
+        from discreteness.dataset.status import as_json, look
+
+        seen = look(self.path)
+        if self.json:
+            print(as_json(seen))
+            return 0
+        state = seen.status
+        identity = state.identity
+        seeds = [seed.seed for seed in state.committed]
+        recipe = identity.get("track")
+        name = recipe.get("name") if isinstance(recipe, dict) else recipe
+        print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
+        print(f"identity {state.identity_hash}")
+        print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
+        print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
+        print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
+        if seen.device_hours is not None:
+            print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")
+        for running in state.running:
+            print(f"seed {running.seed} in training: {running.steps} checkpoints (attempt {running.attempt})")
+        for seed, error in seen.failed.items():
+            print(f"seed {seed} failed: {error}")
+        if seen.waiting:
+            print(f"waiting: {len(seen.waiting)} seeds {' '.join(map(str, seen.waiting))}")
+        for event in state.failed_attempts:
+            print(f"lost attempt {event['attempt']} of seed {event.get('seed')}: {event['error']}")
+        for name, reason in state.invalid.items():
+            print(f"not counted: {name}: {reason}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Show seeds by state, pace and time left, again and again, until nothing is left to train or Ctrl-C."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.dataset.watch import watch
+
+        return watch(self.path)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read every row of a dataset and say what is wrong with it."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from discreteness.dataset.verify import verify
+
+        problems = verify(self.path)
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems)} problems" if problems else "complete and correct")
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class Compact:
+    """Arrange a dataset by token too, so that questions about all seeds are fast; again after new seeds."""
+
+    path: Annotated[str, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from rich.progress import track
+
+        from discreteness.dataset.by_token.compaction import compact
+
+        parts = compact(self.path, lambda files: track(files, description="compacting"))
+        print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds, parts: {len(parts)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset as a table of one loss a row, for TensorBoard, or in a format of the shell-loop workflow."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    format: Literal["parquet", "csv", "pt", "hdf5", "tensorboard"]
+    output: str
+    """File to write; it must not exist. tensorboard: a folder, to which seeds that are new are added."""
+    precision: Literal["float32", "float16"] | None = None
+    """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
+
+    def __call__(self) -> int:
+        if self.format == "tensorboard":
+            return self._to_tensorboard()
+        from discreteness.dataset.export.files import export
+
+        export(self.path, self.format, self.output, self.precision)
+        print(f"written: {self.output}")
+        return 0
+
+    def _to_tensorboard(self) -> int:
+        if self.precision not in (None, "float32"):
+            raise ValueError(f"--precision {self.precision}: TensorBoard keeps float32 alone")
+        from discreteness.dataset.export.tensorboard import export_tensorboard
+
+        added = export_tensorboard(self.path, self.output)
+        print(f"{added} seeds added to {self.output}; look at them with: tensorboard --logdir {self.output}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """Which tokens are learned in a step, when, how sharply, and how alike in all seeds: tables and pictures."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    output: str | None = None
+    """Folder of the tables and pictures. Default: `analysis` in the dataset."""
+    figure: str | None = None
+    """PNG of the overview. Default: the dataset's name with .png, in the current folder."""
+
+    def __call__(self) -> int:
+        from discreteness.analysis.analyze import analyze
+        from discreteness.analysis.figures import draw
+        from discreteness.analysis.summary import summary
+        from discreteness.analysis.tables import place
+        from discreteness.dataset.reader import open as open_dataset
+
+        found = analyze(self.path, self.output)
+        experiment = open_dataset(self.path)
+        figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
+        draw(experiment, found, figure, self.output)
+        storage, prefix = place(experiment.storage, self.output)
+        print(f"{summary(experiment, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
+        return 0
+
+
+@dataclass(frozen=True)
+class View:
+    """Show a dataset in a browser on this machine, also while it grows."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    port: int = 8321
+    """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
+
+    def __call__(self) -> int:
+        from discreteness.viewer.server import serve
+
+        serve(self.path, self.port)
+        return 0
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """Score the kept weights of a dataset (--keep-weights) on other documents, into a dataset of their own."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    documents: str
+    """Folder of UTF-8 .txt files to score."""
+    output: str
+    """Dataset directory or URI; an interrupted one is continued."""
+    track: str | None = None
+    """The dataset's track, where it is one of your own: package.module:name."""
+
+    def __call__(self) -> int:
+        from discreteness.scoring.rescore import rescore
+
+        return rescore(self.path, self.documents, self.output, self.track)
