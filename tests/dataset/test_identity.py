@@ -1,20 +1,13 @@
 """What must match to continue an experiment, and how a difference is named."""
 
-import ast
 import dataclasses
 import math
 import pickle
-import shutil
-import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import discreteness
 from discreteness.dataset.identity import (
     ABSENT,
     IdentityMismatch,
@@ -23,8 +16,6 @@ from discreteness.dataset.identity import (
     identity_hash,
     only_sources,
 )
-from discreteness.experiment.sources import identity_sources, sources_hash
-from discreteness.shards.report import data_identity
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.text(max_size=3),
@@ -100,201 +91,3 @@ def test_a_lone_change_of_sources_offers_allow_code_change():
 def test_long_mismatches_stay_one_readable_line():
     text = str(IdentityMismatch("d", [(f"f{i}", "x" * 500, "y") for i in range(50)]))
     assert "and 30 more fields" in text and "\n" not in text and len(text) < 5000
-
-
-def test_a_change_anywhere_below_the_trainer_changes_its_hash(tmp_path):
-    """In a folder below it too."""
-    trainer, *_ = identity_sources()
-    shutil.copytree(trainer, tmp_path / trainer.name, ignore=shutil.ignore_patterns("__pycache__"))
-    seen = {sources_hash([tmp_path / trainer.name])}
-    assert seen == {sources_hash([trainer])}
-    for name in "kernels/new.py", "optim/optimizers.py", "data/tiny_vocabulary.txt":
-        with (tmp_path / trainer.name / name).open("a") as file:
-            file.write("\nx = 1\n")
-        seen.add(sources_hash([tmp_path / trainer.name]))
-    assert len(seen) == 4
-
-
-def test_sources_hash_sees_content_and_names_but_not_the_place(tmp_path):
-    for place in "one", "two":
-        (tmp_path / place / "package" / "inner").mkdir(parents=True)
-        (tmp_path / place / "package" / "__init__.py").write_text("a = 1\n")
-        (tmp_path / place / "package" / "inner" / "b.py").write_text("b = 2\n")
-        (tmp_path / place / "package" / "inner" / "vocabulary.txt").write_text("the\n")
-        (tmp_path / place / "package" / "notes.md").write_text(place)
-    one, two = tmp_path / "one" / "package", tmp_path / "two" / "package"
-    first = sources_hash([one])
-    assert sources_hash([two]) == first
-    (two / "inner" / "b.py").write_text("b = 3\n")
-    changed = sources_hash([two])
-    (two / "inner" / "b.py").rename(two / "inner" / "c.py")
-    renamed = sources_hash([two])
-    (two / "inner" / "vocabulary.txt").write_text("a\n")
-    assert len({first, changed, renamed, sources_hash([two]), sources_hash([one / "__init__.py"])}) == 5
-
-
-def test_what_python_caches_is_not_a_source(tmp_path):
-    (tmp_path / "a.py").write_text("a = 1\n")
-    first = sources_hash([tmp_path])
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"\0")
-    assert sources_hash([tmp_path]) == first
-
-
-SOURCE = '''"""A module."""
-import math
-
-class Track:
-    """A track."""
-    rate: float = 0.5
-    """Of learning."""
-
-def step(x, *, scale=2):
-    """Doubles."""
-    return x * scale if x is not None else math.pi
-'''
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("import math", "import math  # for pi"),
-        ('"""Doubles."""', '"""Multiplies by `scale`."""'),
-        ('    """Of learning."""\n', ""),
-        ('"""A module."""', '"""A module.\n\nWith more words.\n"""\n'),
-        ("x * scale if x is not None else math.pi", "(\n        x * scale if x is not None else math.pi\n    )"),
-        ("class Track", "\n\nclass Track"),
-    ],
-)
-def test_words_and_line_breaks_are_not_part_of_the_sources(tmp_path, old, new):
-    assert SOURCE.count(old) == 1
-    assert hash_of(tmp_path, SOURCE.replace(old, new)) == hash_of(tmp_path, SOURCE)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("0.5", "0.25"),
-        ("scale=2", "scale=2.0"),
-        ("scale=2", "scale=True"),
-        ("scale=2", "scale=None"),
-        ("*, scale", "scale"),
-        ("x * scale", "x + scale"),
-        ("is not None", "is None"),
-        ("math.pi", "math.e"),
-        ("def step", "async def step"),
-        ("import math", "import cmath as math"),
-        ("return x", "x"),
-    ],
-)
-def test_what_changes_a_result_changes_the_hash(tmp_path, old, new):
-    assert SOURCE.count(old) >= 1
-    assert hash_of(tmp_path, SOURCE.replace(old, new)) != hash_of(tmp_path, SOURCE)
-
-
-def hash_of(folder, source):
-    (folder / "module.py").write_text(source)
-    return sources_hash([folder / "module.py"])
-
-
-@pytest.mark.parametrize("root", ["empty", "notes.txt", "broken.py"])
-def test_sources_hash_refuses_what_is_not_python(tmp_path, root):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / "broken.py").write_text("def f(:\n")
-    with pytest.raises(ValueError, match=root):
-        sources_hash([tmp_path / root])
-
-
-LEFT_OUT = {
-    "__init__": "the version and `open`",
-    "experiment/config": "what it holds is in the identity where it decides a loss",
-    "experiment/plan": "its steps are in the identity",
-    "experiment/prepare": "makes the identity out of what it reads",
-    "dataset/identity": "the identity itself",
-    "experiment/documents": "the identity has the hash of names and token ids",
-    "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
-    "scoring/comparison": "compares two scores of the same weights, and changes neither",
-    "cluster/estimate": "plans",
-    "cluster/topology": "plans",
-    "cluster/machines": "finds machines",
-    "service/trainer_groups": "starts processes",
-    "service/dispatcher": "hands on references and rows by attempt and step, and never looks into one",
-    "service/evaluator_pool": "hands on references and losses, and never looks into one",
-    "dataset/storage": "moves bytes",
-    "dataset/lock": "one driver at a time",
-    "service/log": "what people read",
-    "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
-}
-"""Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""
-
-
-OURS = Path(discreteness.__file__).parent
-
-
-def imported_by(path):
-    """Modules of the service that a file imports, inside its functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
-        for package, *rest in (name.split(".") for name in names if name):
-            if package == "discreteness" and (file := OURS.joinpath(*rest).with_suffix(".py")).is_file():
-                yield file
-
-
-def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
-    code = "import sys, discreteness.service.trainer_worker, discreteness.service.inline\n"
-    code += "import discreteness.scoring.evaluator, discreteness.scoring.scorer\n"
-    code += "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('discreteness', 'speedrun')))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    trainer, *ours = identity_sources()
-    reached = {Path(path) for path in done.stdout.split()} | {other for path in ours for other in imported_by(path)}
-    assert {path.name for path in reached} >= {
-        "trainer_worker.py",
-        "evaluator.py",
-        "scorer.py",
-        "training.py",
-        "gpt.py",
-    }
-    neither = {path for path in reached if not path.is_relative_to(trainer) and path not in ours}
-    wings = {path for path in neither if path.name == "__init__.py" and path.parent != OURS}  # which import nothing
-    names = {path.relative_to(OURS).with_suffix("").as_posix() for path in neither - wings}
-    assert names <= LEFT_OUT.keys(), f"hash it, or say why not: {sorted(names - LEFT_OUT.keys())}"
-    assert not {path.relative_to(OURS).with_suffix("").as_posix() for path in ours} & LEFT_OUT.keys()
-    assert set(ours) <= reached, "it is no longer used where losses are computed"
-
-
-def shard(path, tokens, body=b""):
-    path.write_bytes(struct.pack("<3i", 20240520, 1, tokens).ljust(1024, b"\0") + body)
-    return path
-
-
-def test_data_identity_reads_header_size_and_first_mib(tmp_path):
-    path = shard(tmp_path / "train_1.bin", 2**20, bytes(2 * 2**20))
-    (found,) = data_identity([path])
-    assert (found["name"], found["bytes"], found["tokens"]) == ("train_1.bin", 1024 + 2 * 2**20, 2**20)
-    with path.open("r+b") as file:
-        file.seek(2**20)
-        file.write(b"\1")
-    assert data_identity([path]) == [found]
-    with path.open("r+b") as file:
-        file.seek(2**20 - 1)
-        file.write(b"\1")
-    assert differing_fields(found, data_identity([path])[0])[0][0] == "first_mib"
-
-
-def test_a_shard_that_is_longer_or_named_otherwise_is_another(tmp_path):
-    path = shard(tmp_path / "train_1.bin", 2**20, bytes(2 * 2**20))
-    (found,) = data_identity([path])
-    with path.open("ab") as file:
-        file.write(b"\0\0")
-    assert differing_fields(found, data_identity([path])[0]) == [("bytes", 1024 + 2 * 2**20, 1026 + 2 * 2**20)]
-    (renamed,) = data_identity([shard(tmp_path / "train_2.bin", 2**20, bytes(2 * 2**20))])
-    assert [name for name, *_ in differing_fields(found, renamed)] == ["name"]
-
-
-def test_data_identity_refuses_what_is_not_a_shard(tmp_path):
-    (tmp_path / "x.bin").write_bytes(b"hello, this is no shard")
-    with pytest.raises(ValueError, match=r"x\.bin is not a token shard"):
-        data_identity([tmp_path / "x.bin"])
