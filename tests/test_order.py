@@ -17,7 +17,7 @@ from pyarrow.fs import PyFileSystem
 from speedrun.data import tiny_corpus
 from speedrun.data.shards import find_shards
 
-from discreteness.analysis import across_seeds, analyze, figures
+from discreteness.analysis import across_seeds, analyze, figures, summary, tables
 from discreteness.cluster import machines
 from discreteness.dataset import reader
 from discreteness.dataset import verify as problems
@@ -62,7 +62,8 @@ def test_a_dataset_is_the_same_in_whatever_order_its_folders_are_listed(tmp_path
         dataset.log({"event": "attempt lost", "seed": seed, "attempt": "x", "error": str(seed)})
     for name in "abcdefghijkl":
         (tmp_path / "losses" / f"{name}.tmp").write_bytes(b"")
-    for seeds in "0-3", "4-9", "0-12":
+    jobs = [list(range(4)), list(range(4, 10)), list(range(13))]
+    for seeds in jobs:
         dataset.log_job(seeds, 2)
     for seed in range(20, 32):
         dataset.write_running(seed, "y", np.array(STEPS[:1]), losses(seed)[:1])
@@ -70,7 +71,7 @@ def test_a_dataset_is_the_same_in_whatever_order_its_folders_are_listed(tmp_path
     assert list(again.committed()) == list(range(12))
     found = status(again.storage)
     assert [event["seed"] for event in found.failed_attempts] == list(range(12)), "oldest first"
-    assert [job["seeds"] for job in found.jobs] == ["0-3", "4-9", "0-12"]
+    assert [job["seeds"] for job in found.jobs] == jobs
     assert [running.seed for running in found.running] == list(range(20, 32))
     assert list(found.invalid) == [f"losses/{name}.tmp" for name in "abcdefghijkl"]
     assert look(again.storage).planned == tuple(range(13))
@@ -101,7 +102,7 @@ def arrow_backwards(monkeypatch):
     parquet.read_table = lambda *arguments, **options: backwards(pq.read_table(*arguments, **options))
     compute = SimpleNamespace(**vars(pc))
     compute.unique = lambda column: pc.unique(column)[::-1]
-    for module in reader, problems, analyze:
+    for module in reader, problems, tables:
         monkeypatch.setattr(module, "pq", parquet)
     monkeypatch.setattr(problems, "pc", compute)
 
@@ -132,9 +133,9 @@ def test_tables_of_an_analysis_come_as_they_were_written(tmp_path, monkeypatch, 
     create_planted(tmp_path, documents, words, steps, range(2))
     found = analyze.analyze(tmp_path)
     request.getfixturevalue("arrow_backwards")
-    again = analyze.load(tmp_path)
+    again = tables.load(tmp_path)
     assert again.tokens.equals(found.tokens) and again.spectrum.equals(found.spectrum)
-    assert analyze.rebuilt_shares(again, "a.txt") == analyze.rebuilt_shares(found, "a.txt")
+    assert summary.rebuilt_shares(again, "a.txt") == summary.rebuilt_shares(found, "a.txt")
 
 
 def lists_backwards(monkeypatch, name):

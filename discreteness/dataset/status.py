@@ -21,7 +21,6 @@ from discreteness.dataset.runs_file import train_s
 from discreteness.dataset.seed_file import FOOTER_KEY, SEED_FILE, CommittedSeed, scan
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.dataset.writer import ATTEMPT_LOST, JOB_BEGAN
-from discreteness.experiment.plan import parse_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,12 +223,11 @@ def as_json(seen: Seen) -> str:
 def _job(event: dict[str, Any]) -> tuple[float, tuple[int, ...], int] | None:
     """Start (s since 1970), seeds and attempts a seed of a logged job; None where it does not say them."""
     seeds, max_attempts, began_s = event.get("seeds"), event.get("max_attempts"), _time_s(event)
-    if not isinstance(seeds, str) or type(max_attempts) is not int or began_s is None:
+    if not isinstance(seeds, list) or type(max_attempts) is not int or began_s is None:
         return None
-    try:
-        return began_s, parse_seeds(seeds), max(1, max_attempts)
-    except ValueError:
+    if not seeds or any(type(seed) is not int for seed in seeds):
         return None
+    return began_s, tuple(sorted(set(seeds))), max(1, max_attempts)
 
 
 def _time_s(event: dict[str, Any]) -> float | None:

@@ -154,9 +154,9 @@ class Dataset:
         except OSError as error:
             logger.warning("an event is not logged in %s: %s", self.storage.uri, error)
 
-    def log_job(self, seeds: str, max_attempts: int) -> None:
-        """Best effort: what this job is to train, `seeds` as in --seeds, for who looks at the dataset alone."""
-        self.log({"event": JOB_BEGAN, "seeds": seeds, "max_attempts": max_attempts})
+    def log_job(self, seeds: Sequence[int], max_attempts: int) -> None:
+        """Best effort: what this job is to train, for who looks at the dataset alone."""
+        self.log({"event": JOB_BEGAN, "seeds": list(seeds), "max_attempts": max_attempts})
 
     def write_running(self, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray) -> None:
         """Best effort, on local and NFS storage only: rows so far of a seed in training, for the viewer."""

@@ -18,11 +18,12 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
     "service/publisher",
     "checkpoint/loading",
     "scoring/scorer",
+    "scoring/cuda_graphs",
     "scoring/evaluator",
     "service/inline",
-    "dataset/curve",
     "dataset/writer",
     "dataset/seed_file",
+    "dataset/runs_file",
 )
 """Modules that a weight passes on its way to a stored loss, or that set how it is computed (threads, validation's
 state). Not the control path: it hands on references and rows by attempt and step, and never looks into one."""

@@ -98,7 +98,7 @@ def _run(config: RunConfig, log: Log) -> int:
             return 0
         if len(todo) < len(experiment.seeds):
             log.say(f"{len(experiment.seeds) - len(todo)} of {len(experiment.seeds)} seeds are committed already")
-        dataset.log_job(config.seeds, config.max_attempts)
+        dataset.log_job(experiment.seeds, config.max_attempts)
         try:
             with tempfile.TemporaryDirectory(prefix="discreteness-") as scratch:
                 return _run_on_ray(config, log, experiment, topology, cluster, dataset, todo, scratch, signals)

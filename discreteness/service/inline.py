@@ -62,7 +62,7 @@ def _run(config: RunConfig, world_size: int, log: Log) -> int:
             log.say(f"warning: {warning}", "plan", level="warning")
         with DatasetLock(config.output, take_over=config.take_over) as lock:
             dataset = open_dataset(experiment, config)
-            dataset.log_job(config.seeds, max_attempts=1)
+            dataset.log_job(experiment.seeds, max_attempts=1)
             return _lead(experiment, trainer, dataset, lock, log)
     except LockLost as loss:
         log.say(f"{loss}: stopped", "taken over", level="error")

@@ -5,15 +5,13 @@ their time. docs/faults.md lists every wait and what follows its end.
 """
 
 CALL_TIMEOUT_S = 30
-"""One call of an evaluator, which may wait for one before it: the innermost of trainer_worker.py's bounds."""
+"""One call of an evaluator, which may wait for one before it."""
 START_TIMEOUT_S = 300
-
+"""An evaluator's model, and the kernels that it compiles."""
 WAIT_TIMEOUT_S = 300
-"""How long a checkpoint may wait for a credit or a buffer: above an evaluator's call (60 s), below the process group's
-timeout."""
-
+"""How long a checkpoint may wait for a credit or a buffer."""
 PROCESS_GROUP_TIMEOUT_S = 600
-"""Of a collective; one of the nested bounds, see trainer_worker.py."""
+"""Of a collective."""
 
 LEASE_DEADLINE_S = 900
 """An attempt that sends nothing for so long is over, and its group ended; so is one that builds its trainer for so
@@ -30,3 +28,6 @@ LEAVE_S = 30
 ANSWER_S = 300
 """How long the dispatcher may be silent. It answers within milliseconds; everybody else who waits for it ends with
 the job."""
+
+assert 2 * CALL_TIMEOUT_S < WAIT_TIMEOUT_S < PROCESS_GROUP_TIMEOUT_S < LEASE_DEADLINE_S
+assert LEASE_POLL_S < PROCESS_GROUP_TIMEOUT_S

@@ -1,8 +1,6 @@
 """a trainer group -> seeds trained one after another in warm processes, streamed as they train.
 
-`train_group` runs on every worker of a Ray Train group. The bounds, each inside the next: an evaluator's call 30 s,
-twice that where one waits before it (evaluator_pool.py) < waiting for a credit 300 s (publisher.py) < collectives 600 s
-(trainer_groups.py) < silence of an attempt 900 s (dispatcher.py). docs/faults.md lists every wait.
+`train_group` runs on every worker of a Ray Train group.
 """
 
 from functools import partial

@@ -65,7 +65,7 @@ def drawn(seen, trouble=""):
 def growing(tmp_path):
     """Of seeds 0 to 5: two committed after 100 and 200 s, one running, one failed, one lost once, one untouched."""
     dataset = create(tmp_path / "set")
-    begin(dataset, "0-5")
+    begin(dataset, range(6))
     commit_at(dataset, 0, 100)
     commit_at(dataset, 1, 200)
     dataset.write_running(2, "one", np.array(STEPS[:3]), losses(2)[:3])
@@ -123,7 +123,7 @@ def test_without_a_job_at_work_no_time_is_left_to_tell(growing):
 
 def test_only_commits_of_the_newest_job_set_its_pace(growing):
     """Seeds 0 and 1 were committed 100 s and 200 s after BEGAN_S; a job that begins at 150 s has done one."""
-    event = {"event": "job began", "seeds": "0-7", "max_attempts": 2}
+    event = {"event": "job began", "seeds": list(range(8)), "max_attempts": 2}
     event["time"] = datetime.fromtimestamp(BEGAN_S + 150, UTC).isoformat()
     growing.storage.write("log/9.json", json.dumps(event).encode())
     with DatasetLock(growing.uri):
@@ -163,7 +163,7 @@ def test_a_damaged_event_hides_none_after_it(growing):
 
 
 def test_only_what_was_lost_since_the_newest_job_counts(growing):
-    growing.log_job("3-4", 2)
+    growing.log_job((3, 4), 2)
     seen = look(growing.uri)
     assert (seen.planned, seen.failed, seen.waiting, seen.seeds_per_hour) == ((3, 4), {}, (3, 4), None)
 
@@ -236,10 +236,10 @@ def test_damage_is_named_and_what_is_hostile_in_the_log_is_passed_over(growing):
     path.write_bytes(path.read_bytes()[:-100])
     for number, event in enumerate(
         (
-            {"event": "job began", "seeds": "0-999999999", "max_attempts": 1},
-            {"event": "job began", "seeds": [1], "max_attempts": 1},
-            {"event": "job began", "seeds": "7", "max_attempts": True},
-            {"event": "job began", "seeds": "7", "max_attempts": 1, "time": 5},
+            {"event": "job began", "seeds": "0-9", "max_attempts": 1},
+            {"event": "job began", "seeds": [1, True], "max_attempts": 1},
+            {"event": "job began", "seeds": [7], "max_attempts": True},
+            {"event": "job began", "seeds": [7], "max_attempts": 1, "time": 5},
             {"event": [], "attempt": "a", "error": "x", "seed": [4]},
             {"attempt": "a", "error": "x", "seed": 4, "time": "soon"},
         )
@@ -254,7 +254,7 @@ def test_damage_is_named_and_what_is_hostile_in_the_log_is_passed_over(growing):
 def test_an_object_store_tells_the_same():
     storage = object_storage()
     dataset = create(storage)
-    dataset.log_job("0-1", 3)
+    dataset.log_job((0, 1), 3)
     commit(dataset, 1)
     seen = look(storage)
     assert (seen.planned, seen.waiting, seen.failed) == ((0, 1), (0,), {})

@@ -28,6 +28,8 @@ LEFT_OUT = {
     "experiment/config": "what it holds is in the identity where it decides a loss",
     "experiment/plan": "its steps are in the identity",
     "experiment/prepare": "makes the identity out of what it reads",
+    "experiment/sources": "makes this hash",
+    "shards/report": "names shards: the identity has what it found",
     "dataset/identity": "the identity itself",
     "experiment/documents": "the identity has the hash of names and token ids",
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
@@ -40,6 +42,8 @@ LEFT_OUT = {
     "service/evaluator_pool": "hands on references and losses, and never looks into one",
     "dataset/storage": "moves bytes",
     "dataset/lock": "one driver at a time",
+    "service/messages": "what processes tell each other",
+    "service/timeouts": "how long somebody waits",
     "service/log": "what people read",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }

@@ -125,7 +125,7 @@ def folder(tmp_path, monkeypatch):
     steps = log_plan(12, 300)
     for name in "first", "more":
         dataset = create_planted(Path("runs", name).absolute(), DOCUMENTS, token_bytes, steps, range(3))
-        dataset.log_job("0-2", 3)
+        dataset.log_job(range(3), 3)
     return tmp_path
 
 

@@ -108,7 +108,7 @@ def written(monkeypatch, tmp_path):
     monkeypatch.setattr(Storage, "_put", put)
     with DatasetLock(root):
         dataset = create_planted(root, DOCUMENTS, token_bytes, log_plan(12, 300), range(3))
-        dataset.log_job("0-3", 3)
+        dataset.log_job(range(4), 3)
         show_running(dataset, 3, 4)
         Path(root, "losses/seed=00001.parquet").write_bytes(b"damaged")
         commit_planted(dataset, 1)

@@ -14,7 +14,7 @@ from speedrun.tracks import Track, tiny
 from discreteness.cli.main import COMMANDS
 from discreteness.experiment.config import RunConfig
 from discreteness.inference import load
-from discreteness.service import dispatcher, driver, evaluator_pool, publisher, trainer_groups
+from discreteness.service import evaluator_pool, timeouts
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "modded-nanogpt" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -156,23 +156,23 @@ def test_the_bounds_of_the_faults_page_are_those_of_the_code():
     }
     code = {
         "evaluator's answer": [
-            evaluator_pool.CALL_TIMEOUT_S,
-            evaluator_pool.IN_FLIGHT_EACH * evaluator_pool.CALL_TIMEOUT_S,
+            timeouts.CALL_TIMEOUT_S,
+            evaluator_pool.IN_FLIGHT_EACH * timeouts.CALL_TIMEOUT_S,
         ],
-        "evaluator's start": [evaluator_pool.START_TIMEOUT_S],
-        "bytes of a checkpoint to keep": [evaluator_pool.IN_FLIGHT_EACH * evaluator_pool.CALL_TIMEOUT_S],
-        "credit or staging buffer": [publisher.WAIT_TIMEOUT_S],
-        "drain at the end of a seed": [publisher.WAIT_TIMEOUT_S],
-        "collective of a group": [trainer_groups.PROCESS_GROUP_TIMEOUT_S],
-        "finish: validation of a trained seed": [dispatcher.TAIL_PATIENCE_S],
-        "finish: the commit": [dispatcher.COMMIT_PATIENCE_S],
-        "other ranks for rank 0's lease or finish": [dispatcher.LEASE_POLL_S],
-        "silence of an attempt, or of a group that builds its trainer": [dispatcher.LEASE_DEADLINE_S],
+        "evaluator's start": [timeouts.START_TIMEOUT_S],
+        "bytes of a checkpoint to keep": [evaluator_pool.IN_FLIGHT_EACH * timeouts.CALL_TIMEOUT_S],
+        "credit or staging buffer": [timeouts.WAIT_TIMEOUT_S],
+        "drain at the end of a seed": [timeouts.WAIT_TIMEOUT_S],
+        "collective of a group": [timeouts.PROCESS_GROUP_TIMEOUT_S],
+        "finish: validation of a trained seed": [timeouts.TAIL_PATIENCE_S],
+        "finish: the commit": [timeouts.COMMIT_PATIENCE_S],
+        "other ranks for rank 0's lease or finish": [timeouts.LEASE_POLL_S],
+        "silence of an attempt, or of a group that builds its trainer": [timeouts.LEASE_DEADLINE_S],
         "a group's place": [RunConfig.start_timeout_s],
-        "groups leaving when all is done": [driver.LEAVE_S],
+        "groups leaving when all is done": [timeouts.LEAVE_S],
     }
     assert {who: page[who] for who in code} == {who: [str(s) for s in bounds] for who, bounds in code.items()}
-    assert page["dispatcher's answer to the driver"][0] == str(driver.ANSWER_S)
+    assert page["dispatcher's answer to the driver"][0] == str(timeouts.ANSWER_S)
 
 
 def test_the_default_track_of_weights_is_that_of_the_code():

@@ -59,11 +59,10 @@ def kernel():
 
 
 def main(program, *arguments):
-    from speedrun.kernels import flash_attention
-    from speedrun.model import attention
+    from speedrun.kernels import backends, flash_attention
 
-    attention.resolve_backend = lambda asked, device, dtype: asked
-    attention.check_backend = lambda backend, device: flash_attention.flash3()
+    backends.resolve_backend = lambda asked, device, dtype: asked
+    backends.check_backend = lambda backend, device: flash_attention.flash3()
     sys.argv = [program, *arguments]
     if program == "discreteness":
         from discreteness.cli.main import main as start
