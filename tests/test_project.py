@@ -1,4 +1,4 @@
-"""What the project says of itself is true: the README's tree, its commands, who imports whom, no foreign addresses."""
+"""What the project says of itself is true: who imports whom, what each process loads, why each dependency is here."""
 
 import ast
 import re
@@ -7,12 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml  # noqa: F401  (Ray's own dependency; the cluster file's tests use it too)
 
 from tests.conftest import ROOT
-
-USES_RAY = {"cluster", "driver", "groups", "metrics", "pool", "publisher", "trainers"}
-LISTED = ("jobs", "modded-nanogpt", "discreteness", "benchmarks", "tests", "docs")
 
 
 def tracked():
@@ -22,74 +18,177 @@ def tracked():
     return [Path(name) for name in done.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-def arrow(path):
-    """First line of a module's docstring."""
-    return ast.get_docstring(ast.parse((ROOT / path).read_text())).splitlines()[0]
+RAY = {"discreteness.service", "discreteness.cluster"}
 
 
-def tree():
-    """{path: comment} of the README's file tree, folders given by lines that end in a slash."""
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"## The tree\n\n```\n(.*?)```", text, re.S)[1]
-    entries, folders = {}, []
-    for line in block.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        name, _, comment = line.strip().partition("  ")
-        del folders[depth:]
-        if name.endswith("/"):
-            folders.append(name)
-        else:
-            entries[Path("".join(folders) + name)] = comment.strip()
-    return entries
+def sources():
+    """{dotted name: text} of the modules of both packages; a folder's name stands for its __init__.py."""
+    found = {}
+    for package, folder in (("discreteness", ROOT), ("speedrun", ROOT / "modded-nanogpt")):
+        for path in (folder / package).rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text()
+    return found
 
 
-def test_the_readmes_tree_names_every_source_file_and_nothing_else():
-    files = {
-        path
-        for path in tracked()
-        if (path.parts[0] in LISTED and path.suffix in (".py", ".md", ".sh") and len(path.parts) > 1)
-        and "golden" not in path.parts
-    }
-    files |= {path for path in tracked() if path.parts[0] == "deploy"}
-    files |= {Path(name) for name in ("Makefile", "pyproject.toml", "constraints.txt", "ray_cluster.yaml", ".ci/run")}
-    files |= {path for path in tracked() if path.parts[0] == "deploy"}
-    listed = set(tree())
-    assert listed - files == set(), "named in the README, not there"
-    assert files - listed == set(), "there, not named in the README"
-
-
-def test_the_readmes_comments_are_the_modules_first_lines():
-    wrong = {
-        str(path): comment
-        for path, comment in tree().items()
-        if path.suffix == ".py" and comment != arrow(path).rstrip(".")
-    }
-    assert wrong == {}
-
-
-def imports(path):
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+def imported(text, inside=True):
+    """Full names that a source imports; `inside` its functions too."""
+    nodes = [ast.parse(text)]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        functions = () if inside else (ast.FunctionDef, ast.AsyncFunctionDef)
+        nodes += [child for child in ast.iter_child_nodes(node) if not isinstance(child, functions)]
+
+
+def wing(name):
+    """discreteness.service of discreteness.service.driver; what lies in no folder is a wing by itself."""
+    return ".".join(name.split(".")[:2])
+
+
+def arrows(texts):
+    """{module: modules that it imports}."""
+    found = {}
+    for name, text in texts.items():
+        ends = {known for of in imported(text) for known in (of, of.rpartition(".")[0]) if known in texts}
+        found[name] = {end for end in ends if end != name and not any(other.startswith(f"{end}.") for other in ends)}
+    return found
+
+
+def circle(ways):
+    """Names of which each imports the next and the last is the first; [] where there is no circle."""
+    done = set()
+
+    def follow(path):
+        for name in sorted(ways.get(path[-1], ())):
+            if name in path:
+                return [*path[path.index(name) :], name]
+            if name not in done and (found := follow([*path, name])):
+                return found
+        done.add(path[-1])
+        return []
+
+    return next((found for name in sorted(ways) if name not in done and (found := follow([name]))), [])
+
+
+def broken(texts):
+    """The rules about folders that these sources break, in words."""
+    for name, text in texts.items():
+        folder = "." in name and any(other.startswith(f"{name}.") for other in texts)
+        names = set(imported(text))
+        packages = {of.partition(".")[0] for of in names}
+        if folder and names:
+            yield f"{name}/__init__.py imports something"
+        if "ray" in packages and wing(name) not in RAY:
+            yield f"{name} imports Ray"
+        if name.startswith("speedrun") and "discreteness" in packages:
+            yield f"{name} imports the service"
+        if wing(name) == "discreteness.dataset":
+            others = {wing(of) for of in names if of.partition(".")[0] in ("discreteness", "speedrun")} - {wing(name)}
+            torch = imported(text, inside=not name.startswith("discreteness.dataset.export."))
+            others |= {"torch" for of in torch if of.partition(".")[0] == "torch"}
+            yield from (f"{name} imports {other}" for other in sorted(others))
+    modules = arrows(texts)
+    if found := circle(modules):
+        yield f"circle of modules: {' -> '.join(found)}"
+    wings = {wing(name): set() for name in texts}
+    for name, ends in modules.items():
+        wings[wing(name)] |= {wing(end) for end in ends} - {wing(name)}
+    if found := circle(wings):
+        yield f"circle of wings: {' -> '.join(found)}"
+
+
+def test_who_imports_whom_is_as_the_folders_say():
+    texts = sources()
+    assert len(texts) > 100 and {"discreteness.service.driver", "speedrun.model.gpt"} <= texts.keys()
+    assert list(broken(texts)) == []
+
+
+MADE_UP = {
+    "discreteness": "def open():\n    import discreteness.dataset.reader",
+    "discreteness.dataset": '"""Losses on disk."""',
+    "discreteness.dataset.reader": "from discreteness.dataset import storage\n"
+    "from discreteness.dataset.by_token import parts",
+    "discreteness.dataset.storage": "import pyarrow",
+    "discreteness.dataset.by_token": "",
+    "discreteness.dataset.by_token.parts": "from discreteness.dataset.storage import Storage",
+    "discreteness.dataset.export": "",
+    "discreteness.dataset.export.files": "def write():\n    import torch",
+    "discreteness.scoring": "",
+    "discreteness.scoring.scorer": "import torch\nfrom speedrun.model.gpt import GPT",
+    "discreteness.service": "",
+    "discreteness.service.driver": "import ray\nfrom discreteness.service.worker import work",
+    "discreteness.service.worker": "from discreteness.dataset.reader import Experiment",
+    "speedrun": "",
+    "speedrun.model": "",
+    "speedrun.model.gpt": "from speedrun.tracks import Track",
+    "speedrun.tracks": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "found"),
+    [
+        ("discreteness.scoring.scorer", "def score():\n    import ray", "discreteness.scoring.scorer imports Ray"),
+        ("speedrun.tracks", "import ray.train", "speedrun.tracks imports Ray"),
+        ("discreteness.dataset.storage", "import ray", "discreteness.dataset.storage imports Ray"),
+        ("speedrun.tracks", "import discreteness", "speedrun.tracks imports the service"),
+        ("discreteness.dataset.storage", "import torch", "discreteness.dataset.storage imports torch"),
+        ("discreteness.dataset.storage", "def a():\n    import torch.nn", "discreteness.dataset.storage imports torch"),
+        ("discreteness.dataset.export.files", "import torch", "discreteness.dataset.export.files imports torch"),
+        (
+            "discreteness.dataset.by_token.parts",
+            "def a():\n    from speedrun.tracks import Track",
+            "discreteness.dataset.by_token.parts imports speedrun.tracks",
+        ),
+        (
+            "discreteness.dataset.storage",
+            "from discreteness.scoring import scorer",
+            "discreteness.dataset.storage imports discreteness.scoring",
+        ),
+        ("discreteness.service", "import json", "discreteness.service/__init__.py imports something"),
+        (
+            "discreteness.service.worker",
+            "def work():\n    from discreteness.service import driver",
+            "circle of modules: discreteness.service.driver -> discreteness.service.worker -> "
+            "discreteness.service.driver",
+        ),
+        (
+            "speedrun.tracks",
+            "if TYPE_CHECKING:\n    from speedrun.model.gpt import GPT",
+            "circle of modules: speedrun.model.gpt -> speedrun.tracks -> speedrun.model.gpt",
+        ),
+    ],
+)
+def test_a_rule_about_folders_notices_what_breaks_it(module, text, found):
+    assert module in MADE_UP and list(broken(MADE_UP)) == []
+    assert found in list(broken({**MADE_UP, module: text}))
+
+
+def test_a_circle_of_wings_is_noticed_where_no_module_is_in_one():
+    texts = {
+        **MADE_UP,
+        "discreteness.scoring.evaluator": "from discreteness.service.worker import work",
+        "discreteness.service.pool": "from discreteness.scoring import scorer",
+    }
+    names = "discreteness.scoring -> discreteness.service -> discreteness.scoring"
+    assert list(broken(texts)) == [f"circle of wings: {names}"]
+
+
+def test_the_readmes_floor_plan_names_every_wing():
+    plan = (ROOT / "README.md").read_text().partition("## The floor plan")[2].partition("\n## ")[0]
+    folders = {path.parent.name for path in tracked() if path.name == "__init__.py"}
+    assert {f"{name}/" for name in folders} <= set(re.findall(r"\w+/", plan))
 
 
 def test_the_trainer_knows_neither_ray_nor_the_service():
     for path in tracked():
         if path.parts[0] == "modded-nanogpt" and path.suffix == ".py":
-            assert not imports(path) & {"ray", "discreteness"}, path
-
-
-def test_only_the_wiring_imports_ray():
-    importing = {
-        path.stem
-        for path in tracked()
-        if path.parts[0] == "discreteness" and path.suffix == ".py" and "ray" in imports(path)
-    }
-    assert importing == USES_RAY
+            packages = {name.partition(".")[0] for name in imported((ROOT / path).read_text())}
+            assert not packages & {"ray", "discreteness"}, path
 
 
 def test_the_trainer_runs_where_ray_is_not_installed():
@@ -162,14 +261,6 @@ config = RunConfig(track="tests.support.brief_track:brief", seeds="0", checkpoin
 assert run_inline(config) == 0
 """
     assert imported_by(train_and_score, "torch", "torch._dynamo", "torch._inductor", "sympy")[-1:] == ["torch"]
-
-
-def test_every_module_begins_with_its_arrow():
-    for path in tracked():
-        if path.parts[0] in ("discreteness", "modded-nanogpt", "jobs") and path.suffix == ".py":
-            if path.name in ("__main__.py",):
-                continue
-            assert " -> " in arrow(path) or "<->" in arrow(path), path
 
 
 @pytest.mark.parametrize("dependency", ["huggingface-hub"])
