@@ -22,7 +22,8 @@ from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 
 from discreteness.dataset import reader
 from discreteness.dataset.identity import identity_hash
-from discreteness.dataset.lock import LOCK_FILE, DatasetLock
+from discreteness.dataset.lock import DatasetLock
+from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.seed_file import FOOTER_KEY, footer_bytes
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.storage import open_storage

@@ -1,7 +1,6 @@
-"""dataset -> tables of fits, tokens and spectra, and what they say in words.
+"""dataset -> tables of fits, tokens and spectra: every curve fitted, on all cores.
 
-found = analyze("runs/first")    # fits every curve, writes runs/first/analysis/*.parquet
-found = load("runs/first")       # reads them again
+found = analyze("runs/first")    # writes runs/first/analysis/*.parquet, which tables.load reads again
 """
 
 import os

@@ -13,6 +13,7 @@ from speedrun.tracks import Track
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.dataset.paths import weights_path
 
 
 class WeightsFormat:
@@ -35,7 +36,7 @@ class WeightsFormat:
             "step": str(header.step),
             "state": json.dumps(asdict(header.state)),
         }
-        path = f"weights/seed={header.seed:05d}-{header.attempt}/step={header.step:06d}.safetensors"
+        path = weights_path(header.seed, header.attempt, header.step)
         return path, save(tensors, metadata)
 
     def read(self, content: bytes) -> tuple[np.ndarray, CheckpointHeader]:

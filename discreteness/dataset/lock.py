@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.storage import Storage, open_storage
 
-LOCK_FILE = "_lock.json"
 HEARTBEAT_S = 15.0
 FRESH_S = 60.0
 """Age up to which a heartbeat means a living holder. Clocks of hosts may differ by far less than that."""

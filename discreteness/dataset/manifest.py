@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discreteness.dataset.identity import as_plain, identity_hash
+from discreteness.dataset.paths import DOCUMENTS_FILE, EXPERIMENT_FILE
 from discreteness.dataset.storage import Storage
 
 SCHEMA_VERSION = 1
-EXPERIMENT_FILE = "experiment.json"
-DOCUMENTS_FILE = "documents.parquet"
 
 DOCUMENTS = pa.schema(
     [

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
 from discreteness.dataset.by_token.token_file import TOKENS
-from discreteness.dataset.manifest import EXPERIMENT_FILE, DocumentInfo, listed, read_documents, read_manifest
+from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
+from discreteness.dataset.paths import EXPERIMENT_FILE
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, mean_over_tokens, read_losses, scan
 from discreteness.dataset.storage import Storage, open_storage
 

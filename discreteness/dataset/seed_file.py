@@ -5,7 +5,6 @@ float32, bit for bit what was scored. Rows are sorted by doc_id, then step; row 
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,11 +17,9 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
 from discreteness.dataset.manifest import DocumentInfo, Manifest
+from discreteness.dataset.paths import ATTEMPT, LOSSES_FOLDER, SEED_FILE, runs_path, seed_path
 from discreteness.dataset.storage import Storage
 
-SEED_FILE = re.compile(r"seed=(\d{5,})\.parquet")
-ATTEMPT = re.compile(r"[A-Za-z0-9_-]{1,80}")
-"""It becomes part of file names."""
 FOOTER_READERS = 16
 """Footers read at once: an object store answers each in tens of milliseconds."""
 FOOTER_KEY = b"discreteness"
@@ -65,11 +62,7 @@ class CommittedSeed:
 
     @property
     def runs_path(self) -> str:
-        return f"runs/seed={self.seed:05d}-{self.attempt}.parquet"
-
-
-def seed_path(seed: int) -> str:
-    return f"losses/seed={seed:05d}.parquet"
+        return runs_path(self.seed, self.attempt)
 
 
 def losses_file(
@@ -145,12 +138,12 @@ def scan(storage: Storage, manifest: Manifest) -> tuple[dict[int, CommittedSeed]
     """What is in losses/: ({seed: committed}, {file name: why it is not counted})."""
     seeds: list[int] = []
     invalid: dict[str, str] = {}
-    for info in storage.list("losses"):
+    for info in storage.list(LOSSES_FOLDER):
         match = SEED_FILE.fullmatch(info.base_name)
-        if match and info.type == FileType.File and seed_path(int(match[1])) == f"losses/{info.base_name}":
+        if match and info.type == FileType.File and seed_path(int(match[1])) == f"{LOSSES_FOLDER}/{info.base_name}":
             seeds.append(int(match[1]))
         elif info.base_name and not info.base_name.startswith((".", "_")):
-            invalid[f"losses/{info.base_name}"] = "it is not a file named like a seed"
+            invalid[f"{LOSSES_FOLDER}/{info.base_name}"] = "it is not a file named like a seed"
 
     def read(seed: int) -> CommittedSeed | str:
         try:

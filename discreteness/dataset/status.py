@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from discreteness.dataset.lock import describe, read_holder
 from discreteness.dataset.manifest import read_manifest
+from discreteness.dataset.paths import LOG_FOLDER, RUNNING, SEED_FILE
 from discreteness.dataset.runs_file import train_s
-from discreteness.dataset.seed_file import FOOTER_KEY, SEED_FILE, CommittedSeed, scan
+from discreteness.dataset.seed_file import FOOTER_KEY, CommittedSeed, scan
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.dataset.writer import ATTEMPT_LOST, JOB_BEGAN
 
@@ -54,7 +55,7 @@ class Status:
 
 
 def status(uri: str | os.PathLike[str] | Storage) -> Status:
-    """Reads footers, the log and sizes, no losses. Errors as `reading.open`."""
+    """Reads footers, the log and sizes, no losses. Errors as `reader.open`."""
     storage = open_storage(uri)
     manifest = read_manifest(storage)
     committed, invalid = scan(storage, manifest)
@@ -85,9 +86,9 @@ def _lost_s(event: dict[str, Any]) -> float:
 
 def events(storage: Storage) -> Iterator[dict[str, Any]]:
     """Events of log/, oldest first. The log decides nothing, so what cannot be read is passed over."""
-    for info in storage.list("log"):
+    for info in storage.list(LOG_FOLDER):
         try:
-            event = json.loads(storage.read(f"log/{info.base_name}"))
+            event = json.loads(storage.read(f"{LOG_FOLDER}/{info.base_name}"))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(event, dict):
@@ -96,12 +97,12 @@ def events(storage: Storage) -> Iterator[dict[str, Any]]:
 
 def running_seeds(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:
     """Seeds in training that left rows in `_running`. Best effort: the files are replaced at any time."""
-    for info in storage.list("_running"):
+    for info in storage.list(RUNNING):
         match = SEED_FILE.fullmatch(info.base_name)
         if not match or int(match[1]) in committed:
             continue
         try:
-            with storage.open(f"_running/{info.base_name}") as file:
+            with storage.open(f"{RUNNING}/{info.base_name}") as file:
                 footer = json.loads(pq.read_metadata(file).metadata[FOOTER_KEY])
             yield RunningSeed(seed=int(match[1]), attempt=footer["attempt"], steps=footer["steps"])
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError):

@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
-STAGING = "_staging"
+from discreteness.dataset.paths import STAGING
+
 READS_AT_ONCE = 16
 NEAR_BYTES = {"local": (2**12, 3 * 2**15), "object": (2**16, 2**20)}
 """Ranges with no more than the first between them are read as one piece, of the second at most: a disk answers a small

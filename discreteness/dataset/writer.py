@@ -22,8 +22,6 @@ import pyarrow.parquet as pq
 
 from discreteness.dataset.identity import IdentityMismatch, as_plain, differing_fields, only_sources
 from discreteness.dataset.manifest import (
-    DOCUMENTS_FILE,
-    EXPERIMENT_FILE,
     DocumentLike,
     Manifest,
     documents_table,
@@ -32,8 +30,19 @@ from discreteness.dataset.manifest import (
     read_documents,
     read_manifest,
 )
+from discreteness.dataset.paths import (
+    ATTEMPT,
+    DOCUMENTS_FILE,
+    EXPERIMENT_FILE,
+    LOG_FOLDER,
+    LOSSES_FOLDER,
+    REJECTED,
+    RUNS_FOLDER,
+    running_path,
+    seed_path,
+)
 from discreteness.dataset.runs_file import RUNS, Library, runs_file, with_libraries
-from discreteness.dataset.seed_file import ATTEMPT, CommittedSeed, InvalidFile, losses_file, read_seed, scan, seed_path
+from discreteness.dataset.seed_file import CommittedSeed, InvalidFile, losses_file, read_seed, scan
 from discreteness.dataset.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
@@ -86,7 +95,7 @@ class Dataset:
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
             storage.write(DOCUMENTS_FILE, sink.getvalue())
-        storage.make_folders("losses", "runs", "log")
+        storage.make_folders(LOSSES_FOLDER, RUNS_FOLDER, LOG_FOLDER)
         storage.sweep_staging()
         return cls(storage, manifest)
 
@@ -117,7 +126,7 @@ class Dataset:
             try:
                 committed = read_seed(self.storage, self.manifest, seed)
             except InvalidFile as error:
-                aside = f"_rejected/{uuid.uuid4().hex}-seed={seed:05d}"
+                aside = f"{REJECTED}/{uuid.uuid4().hex}-seed={seed:05d}"
                 logger.warning("%s is replaced and kept as %s: %s", self.storage.path(path), aside, error)
                 self.storage.write(aside, self.storage.read(path))
             else:
@@ -149,7 +158,7 @@ class Dataset:
         now = datetime.now(UTC)
         content = {"time": now.isoformat(), "host": socket.gethostname(), "pid": os.getpid(), **event}
         try:
-            name = f"log/{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}.json"
+            name = f"{LOG_FOLDER}/{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}.json"
             self.storage.write(name, json.dumps(content).encode(), durable=False)
         except OSError as error:
             logger.warning("an event is not logged in %s: %s", self.storage.uri, error)
@@ -166,7 +175,7 @@ class Dataset:
         footer = {"seed": seed, "attempt": attempt, "steps": len(steps)}
         try:
             content = losses_file(self.manifest, seed, attempt, steps[order], losses[order], footer)
-            self.storage.write(f"_running/seed={seed:05d}.parquet", content, durable=False)
+            self.storage.write(running_path(seed), content, durable=False)
         except OSError as error:
             logger.warning("rows of running seed %d are not shown: %s", seed, error)
 
@@ -174,7 +183,7 @@ class Dataset:
         """Best effort: forgets the rows of a seed that is committed or given up."""
         if self.storage.renames:
             with suppress(OSError):
-                self.storage.delete(f"_running/seed={seed:05d}.parquet")
+                self.storage.delete(running_path(seed))
 
     def _complete(self, seed: int, steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
         """Order that sorts the steps; ValueError unless losses are whole, finite and float32."""

@@ -4,7 +4,6 @@ The new dataset has its own identity: that of its origin, with these documents a
 runs of its seeds, their training losses and times, are the origin's.
 """
 
-import re
 from collections import defaultdict
 from dataclasses import asdict
 
@@ -19,6 +18,7 @@ from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.dataset.identity import differing_fields
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.manifest import listed
+from discreteness.dataset.paths import WEIGHTS_FILE, weights_folder
 from discreteness.dataset.reader import Experiment as Reader
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.runs_file import trainers_library, with_libraries
@@ -28,8 +28,6 @@ from discreteness.experiment.documents import documents_hash
 from discreteness.experiment.prepare import Experiment
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.scoring.evaluator import Evaluator
-
-WEIGHTS_FILE = re.compile(r"seed=(\d{5,})-([A-Za-z0-9_-]+)/step=(\d{6,})\.safetensors")
 
 
 def rescore(origin_uri: str, documents: str, output: str, track_name: str | None = None) -> int:
@@ -80,10 +78,10 @@ def kept_weights(origin: Reader) -> dict[int, dict[int, str]]:
     """seed -> step -> path of the weights of the attempt that was committed. Other attempts' weights do not count."""
     kept: dict[int, dict[int, str]] = defaultdict(dict)
     for seed, attempt in origin.attempts.items():
-        for info in origin.storage.list(f"weights/seed={seed:05d}-{attempt}"):
-            path = f"seed={seed:05d}-{attempt}/{info.base_name}"
+        for info in origin.storage.list(weights_folder(seed, attempt)):
+            path = f"{weights_folder(seed, attempt)}/{info.base_name}"
             if match := WEIGHTS_FILE.fullmatch(path):
-                kept[seed][int(match[3])] = f"weights/{path}"
+                kept[seed][int(match[3])] = path
     return kept
 
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from discreteness.dataset.manifest import DocumentInfo
+from discreteness.dataset.paths import LOSSES_FOLDER, RUNNING, SEED_FILE
 from discreteness.dataset.reader import Experiment
-from discreteness.dataset.seed_file import SEED_FILE
 from discreteness.dataset.status import RunningSeed, running_seeds
 from discreteness.dataset.storage import Storage
 
@@ -145,7 +145,7 @@ class Growing:
         for stamp in listed:
             folder, _, name = stamp[0].rpartition("/")
             seed = int(name.removeprefix("seed=").removesuffix(".parquet"))
-            if seed in (running if folder.endswith("_running") else experiment.seeds):
+            if seed in (running if folder.endswith(RUNNING) else experiment.seeds):
                 stamps[seed] = stamp
         running = {seed: one for seed, one in running.items() if seed in stamps}
         if missing := set(experiment.seeds) - set(stamps):
@@ -156,7 +156,7 @@ class Growing:
     def _listing(self) -> dict[Stamp, None]:
         return {
             (info.path, info.size, info.mtime_ns): None
-            for folder in ("losses", "_running")
+            for folder in (LOSSES_FOLDER, RUNNING)
             for info in self.storage.list(folder)
             if SEED_FILE.fullmatch(info.base_name)
         }

@@ -13,6 +13,7 @@ from discreteness.cli.main import run_seeds
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
+from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import look
 from discreteness.dataset.writer import Curve
@@ -277,7 +278,7 @@ def test_an_inline_run_whose_dataset_is_taken_over_stops_and_says_so(tmp_path, m
     config = RunConfig(track=QUICK[1], checkpoints="every:1", seeds="0-29", output=str(tmp_path / "set"))
     assert run_inline(config) == 1
     assert f"{tmp_path / 'set'} was taken over by pid" in capsys.readouterr().out
-    assert json.loads((tmp_path / "set" / lock.LOCK_FILE).read_text())["job"] == "another"
+    assert json.loads((tmp_path / "set" / LOCK_FILE).read_text())["job"] == "another"
     assert len(look(tmp_path / "set").status.committed) < 30
     other.__exit__()
 

@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discreteness.dataset import reader, seed_file
+from discreteness.dataset import reader
 from discreteness.dataset import storage as storage_module
 from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token import compaction, token_file
 from discreteness.dataset.by_token.compaction import compact, merge
 from discreteness.dataset.by_token.parts import Part, PartReader, means_file, read_parts
+from discreteness.dataset.paths import seed_path
 from discreteness.dataset.seed_file import CommittedSeed
 from discreteness.dataset.verify import verify
 from tests.conftest import ROOT
@@ -168,7 +169,7 @@ def test_a_seed_committed_again_is_read_from_its_own_file(storage, monkeypatch):
     for seed in SEEDS:
         commit(dataset, seed)
     (old,) = compact(storage)
-    storage.delete(seed_file.seed_path(4))
+    storage.delete(seed_path(4))
     dataset.commit(4, "two", np.array(STEPS, np.int32), losses(4) + 0.5, pa.table({"step": [0]}))
     experiment = reader.open(storage)
     expected = np.stack([losses(0), losses(4) + np.float32(0.5), losses(7)])

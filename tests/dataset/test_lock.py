@@ -12,7 +12,8 @@ import time
 import pytest
 
 from discreteness.dataset import lock as lock_module
-from discreteness.dataset.lock import LOCK_FILE, DatasetLock, LockHeld, LockLost, process_start
+from discreteness.dataset.lock import DatasetLock, LockHeld, LockLost, process_start
+from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.storage import Storage
 from tests.support.dataset_case import names
 from tests.support.faulty_filesystem import object_storage

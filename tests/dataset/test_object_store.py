@@ -15,7 +15,8 @@ import pytest
 from discreteness.cluster.doctor import of_output
 from discreteness.dataset import lock as lock_module
 from discreteness.dataset import reader
-from discreteness.dataset.lock import LOCK_FILE, DatasetLock, LockHeld, LockLost
+from discreteness.dataset.lock import DatasetLock, LockHeld, LockLost
+from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.storage import open_storage
 from discreteness.dataset.verify import verify

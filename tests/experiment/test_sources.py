@@ -40,6 +40,7 @@ LEFT_OUT = {
     "service/trainer_groups": "starts processes",
     "service/dispatcher": "hands on references and rows by attempt and step, and never looks into one",
     "service/evaluator_pool": "hands on references and losses, and never looks into one",
+    "dataset/paths": "names of files",
     "dataset/storage": "moves bytes",
     "dataset/lock": "one driver at a time",
     "service/messages": "what processes tell each other",

@@ -24,6 +24,7 @@ from pyarrow.fs import FileType
 from discreteness.dataset.by_token.parts import FORMAT, Part, begins, first_tokens, means_file, read_parts, write_parts
 from discreteness.dataset.by_token.token_file import steps_of_a_page, token_file
 from discreteness.dataset.manifest import DocumentInfo, Manifest, read_manifest
+from discreteness.dataset.paths import TOKENS_FOLDER
 from discreteness.dataset.seed_file import CommittedSeed, mean_over_tokens, read_losses, row_groups, scan
 from discreteness.dataset.storage import ABANDONED_S, Storage, open_storage
 
@@ -103,7 +104,7 @@ def _sound(
     storage: Storage, manifest: Manifest, parts: tuple[Part, ...], committed: dict[int, CommittedSeed]
 ) -> tuple[Part, ...]:
     """Parts whose files are there and whose seeds are all as they were."""
-    files = {info.path for info in storage.list("tokens", recursive=True) if info.type == FileType.File}
+    files = {info.path for info in storage.list(TOKENS_FOLDER, recursive=True) if info.type == FileType.File}
     return tuple(
         part
         for part in parts
@@ -155,8 +156,8 @@ def _names(documents: tuple[DocumentInfo, ...]) -> tuple[np.ndarray, np.ndarray]
 def _sweep(storage: Storage, in_force: set[str], replaced: set[str]) -> None:
     """Deletes files of parts that this compaction replaced, and of others that nobody has worked on for long."""
     folders: dict[str, list] = {}
-    for info in storage.list("tokens", recursive=True):
-        name, slash, _ = info.path.removeprefix(storage.path("tokens/")).partition("/")
+    for info in storage.list(TOKENS_FOLDER, recursive=True):
+        name, slash, _ = info.path.removeprefix(storage.path(f"{TOKENS_FOLDER}/")).partition("/")
         if slash and info.type == FileType.File and name not in in_force:
             folders.setdefault(name, []).append(info)
     for name, infos in folders.items():
@@ -167,4 +168,4 @@ def _sweep(storage: Storage, in_force: set[str], replaced: set[str]) -> None:
                     storage.filesystem.delete_file(info.path)
             if storage.renames:
                 with suppress(OSError):
-                    Path(storage.path(f"tokens/{name}")).rmdir()
+                    Path(storage.path(f"{TOKENS_FOLDER}/{name}")).rmdir()

@@ -9,7 +9,6 @@ part serves a seed only while its footer there is the one that the part was made
 import bisect
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,12 +19,11 @@ import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.token_file import TokenFile
 from discreteness.dataset.manifest import Manifest
+from discreteness.dataset.paths import PART_NAME, PARTS_FILE, TOKENS_FOLDER
 from discreteness.dataset.seed_file import CommittedSeed
 from discreteness.dataset.storage import Storage
 
-PARTS_FILE = "tokens/parts.json"
 FORMAT = 2
-PART_NAME = re.compile(r"[0-9a-f]{16}")
 
 MEANS = pa.schema(
     [
@@ -50,7 +48,7 @@ class Part:
 
     @property
     def folder(self) -> str:
-        return f"tokens/{self.name}"
+        return f"{TOKENS_FOLDER}/{self.name}"
 
     def losses_path(self, start: int) -> str:
         return f"{self.folder}/{start:07d}.parquet"

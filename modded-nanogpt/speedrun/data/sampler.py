@@ -1,7 +1,5 @@
 """token shards -> packed documents of each rank (training) and fixed chunks (validation).
 
-A shard is a header of 256 little-endian int32 (magic, version, token count, zeros) and then that many
-uint16 GPT-2 ids, each document preceded by BOS: the format of the public set `kjj0/fineweb10B-gpt2`.
 Every rank reads the same shards and works out the same assignment, so a shard that cannot be used raises on
 all ranks at once.
 """
