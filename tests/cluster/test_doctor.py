@@ -10,7 +10,7 @@ import torch
 from speedrun.data.shards import write_shard
 from speedrun.tracks import small, tiny
 
-from discreteness.cluster import doctor
+from discreteness.cluster import doctor, node_report
 from discreteness.cluster.doctor import (
     checkpoint_bytes,
     of_attention,
@@ -96,9 +96,9 @@ def test_attention_that_computes_something_else_is_a_problem():
 def test_attention_is_compared_with_its_definition(monkeypatch):
     assert attention_difference(tiny, "reference", "cpu") < 1e-5
     assert 1e-4 < attention_difference(small, "reference", "cpu") < 2e-2  # bfloat16 rounds
-    true = doctor.attention
+    true = node_report.attention
     one_less = torch.tensor(127)
-    monkeypatch.setattr(doctor, "attention", lambda *x: true(*x[:5], one_less, *x[6:]))
+    monkeypatch.setattr(node_report, "attention", lambda *x: true(*x[:5], one_less, *x[6:]))
     assert attention_difference(tiny, "reference", "cpu") > 1e-3, "a window of 127 instead of 128 must show"
 
 

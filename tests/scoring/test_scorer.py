@@ -13,7 +13,7 @@ from speedrun.tracks import tiny
 
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.documents import Document
-from discreteness.scoring import scorer as scoring
+from discreteness.scoring import cuda_graphs
 from discreteness.scoring.comparison import first_difference
 from discreteness.scoring.scorer import Scorer, pack_documents
 from tests.support import skips
@@ -141,7 +141,7 @@ def test_recording_is_asked_for_in_vain_on_a_cpu(model):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 def test_recorded_launches_give_the_same_bits_for_other_weights_and_states(monkeypatch):
-    monkeypatch.setattr(scoring, "MAX_RECORDINGS", 2)  # the third state replaces the first
+    monkeypatch.setattr(cuda_graphs, "MAX_RECORDINGS", 2)  # the third state replaces the first
     model = GPT(tiny.model, torch.bfloat16, "cuda")
     eager, recorded = (Scorer(model, DOCUMENTS, vocabulary_of(tiny), recorded=flag) for flag in (False, True))
     generator = torch.Generator("cuda").manual_seed(0)

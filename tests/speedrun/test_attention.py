@@ -393,7 +393,7 @@ def test_a_run_keeps_the_commit_that_was_loaded(program, hub, tmp_path):
     (tmp_path / "texts" / "one.txt").write_text("one two three")
     inline = ["discreteness", "run", "--inline", *quick, "--seeds", 0, "--checkpoints", "0,20", "--val-tokens", 0]
     inline += ["--documents", tmp_path / "texts", "--output", tmp_path / "set"]
-    script = ROOT / "tests" / "flash3_on_cpu.py"
+    script = ROOT / "tests/support/flash3_on_cpu.py"
     run = program(script, *inline, PYTHONPATH=ROOT, FLASH_ATTENTION_3_REVISION=COMMIT, **environment)
     assert run.wait(timeout_s=480) == 0, run.output
     metadata = open_reader(tmp_path / "set").runs(0).schema.metadata

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speedrun.data import sampler as data
+from speedrun.data import shards
 from speedrun.data.sampler import TrainingBatches, ValidationChunks
 from speedrun.data.shards import BOS, ShardError, open_shard, write_shard
 from speedrun.data.vocabulary import Vocabulary
@@ -218,7 +219,7 @@ def test_id_beyond_gpt2_is_named(tmp_path):
 def test_bos_is_found_across_scan_borders(tmp_path, monkeypatch):
     path = shard(tmp_path / "toy.bin", 70, TOY_STARTS)
     whole = TrainingBatches([path], 0, 1, 1, 6).next(8)
-    monkeypatch.setattr(data, "SCAN_TOKENS", 7)
+    monkeypatch.setattr(shards, "SCAN_TOKENS", 7)
     for a, b in zip(whole, TrainingBatches([path], 0, 1, 1, 6).next(8), strict=True):
         assert (a == b).all()
 
@@ -239,7 +240,7 @@ def test_impossible_layouts_are_named(tmp_path, rank, world_size, num_slots, bat
         TrainingBatches([path], rank, world_size, num_slots, 6).next(batch_tokens)
 
 
-def header(magic=data.MAGIC, version=data.VERSION, count=5) -> bytes:
+def header(magic=shards.MAGIC, version=shards.VERSION, count=5) -> bytes:
     values = np.zeros(256, dtype="<i4")
     values[:3] = magic, version, count
     return values.tobytes()
@@ -282,7 +283,7 @@ def test_not_a_file(tmp_path, name):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    magic=st.just(data.MAGIC) | st.integers(-(2**31), 2**31 - 1),
+    magic=st.just(shards.MAGIC) | st.integers(-(2**31), 2**31 - 1),
     version=st.just(1) | st.integers(-(2**31), 2**31 - 1),
     count=st.integers(0, 12) | st.integers(-(2**31), 2**31 - 1),
     body=st.binary(max_size=24),
@@ -290,7 +291,7 @@ def test_not_a_file(tmp_path, name):
 def test_shard_opens_only_when_header_and_length_agree(tmp_path_factory, magic, version, count, body):
     path = tmp_path_factory.mktemp("header") / "x.bin"
     path.write_bytes(header(magic, version, count) + body)
-    if magic == data.MAGIC and version == 1 and count > 0 and len(body) == 2 * count:
+    if magic == shards.MAGIC and version == 1 and count > 0 and len(body) == 2 * count:
         assert open_shard(path).tobytes() == body
     else:
         with pytest.raises(ShardError):
@@ -333,9 +334,9 @@ def test_find_shards(tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("train_2.bin", "train_1.bin", "val_0.bin", "train_3.bin.abc.tmp"):
         (tmp_path / "data" / name).touch()
-    assert [p.name for p in data.find_shards(tmp_path, "data/train_*.bin")] == ["train_1.bin", "train_2.bin"]
+    assert [p.name for p in shards.find_shards(tmp_path, "data/train_*.bin")] == ["train_1.bin", "train_2.bin"]
     with pytest.raises(ShardError, match=r"no shard matches 'data/test_\*.bin' under .*: .*discreteness data make"):
-        data.find_shards(tmp_path, "data/test_*.bin")
+        shards.find_shards(tmp_path, "data/test_*.bin")
     with pytest.raises(ShardError, match="no training shard"):
         TrainingBatches([], 0, 1, 1, 10)
     with pytest.raises(ShardError, match="no validation shard"):
