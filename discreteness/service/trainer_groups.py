@@ -115,7 +115,6 @@ def start_groups(
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the groups, their attempts and workers, to be asked of the dashboard
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group, whose warnings nobody here would read
     }
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     groups: Any = (

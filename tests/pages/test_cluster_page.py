@@ -137,6 +137,7 @@ def test_two_machines_train_a_job_that_outlives_one_of_them_and_the_dashboard_na
     assert driver["metadata"] == said
     # Actors: by their names in the documentation.
     assert {"dispatcher", "trainer-groups", "evaluator-0", "evaluator-1", "RayTrainWorker"} <= actors
+    assert "PreemptionWatcher" in actors, "by which a trainer hears that its machine is taken away"
     # Train: a run a group, and each group on a machine of its own, none on the head.
     assert sorted(run["name"].rpartition("-")[0] for run in runs) == ["trainer-0", "trainer-1"]
     places = [{worker["node_ip"] for worker in run["attempts"][0]["workers"]} for run in runs]
