@@ -19,10 +19,11 @@ run: install
 	$(VENV)/bin/discreteness analyze $(OUTPUT)
 	@echo 'look at every token: $(VENV)/bin/discreteness view $(OUTPUT), then open http://127.0.0.1:8321/'
 
+# Three processes on two cores: tests that start Ray wait more than they work.
 # The last line says what was skipped and what brings it; above it pytest's own, and above that the ten slowest.
 test: install
 	@$(MAKE) --no-print-directory tools
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -101,8 +101,8 @@ def scripts():
 def test_every_line_that_looks_like_a_command_is_of_a_program_that_is_checked():
     known = {"discreteness", "python", "torchrun", "ray", "make", "run.sh"} | OTHERS
     first = {words[0] for page in DOCUMENTED for words in lines(page)}
-    # The rest are the two trees, the flow and the outline of a dataset: names of files, arrows.
-    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == {"run", "trainer", "v"}
+    # The rest are the floor plan, the flow and the outline of a dataset: names of files, arrows.
+    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == {"trainer", "v"}
     named = [words for _, words in given_to("discreteness") if words[1] in COMMANDS]
     assert len(named) > 30 and {words[1] for words in named} - RUN - ELSEWHERE.keys() == set()
     files = [word for _, words in given_to(*OTHERS) for word in words if word.startswith("deploy/")]

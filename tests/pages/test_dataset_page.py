@@ -15,6 +15,7 @@ from discreteness.analysis.analyze import analyze
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
+from discreteness.dataset import paths
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.storage import Storage
@@ -136,8 +137,8 @@ def test_the_layout_names_all_that_is_written_and_nothing_else(written):
 def test_the_layout_names_every_folder_that_the_sources_name():
     """Also those that the fixture above would not write."""
     folders = {entry.partition("/")[0] for entry in LAYOUT if "/" in entry}
-    sources = [path for path in (ROOT / "discreteness").glob("*.py") if "storage" in path.read_text()]
-    sources.remove(ROOT / "discreteness" / "tensorboard.py")  # whose tags look like paths
+    sources = [path for path in (ROOT / "discreteness").rglob("*.py") if "storage" in path.read_text()]
+    sources.remove(ROOT / "discreteness/dataset/export/tensorboard.py")  # whose tags look like paths
     texts = [
         node.value
         for path in sources
@@ -146,5 +147,7 @@ def test_the_layout_names_every_folder_that_the_sources_name():
     ]
     named = {found[1] for text in texts if (found := re.fullmatch(r"(\w+)/(seed=)?(\w+\.\w+)?", text))}
     named |= {text for text in texts if re.fullmatch(r"_(?!_)[a-z]+", text)}
+    named |= {value for name, value in vars(paths).items() if name.endswith("_FOLDER")}
+    named |= {paths.STAGING, paths.RUNNING, paths.REJECTED}
     assert {"losses", "weights", "_staging", "_running"} <= named
     assert named - folders == set()

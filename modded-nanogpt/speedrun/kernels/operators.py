@@ -12,13 +12,12 @@ import torch
 
 
 def operator(name: str, function: Callable[..., Any], fake: Callable[..., Any], schema: str | None = None) -> Any:
-    """An operator without side effects, to be called as `function` is.
+    """The operator `speedrun::name`, without side effects, to be called as `function` is.
 
-    `name`: "namespace::name". `fake`: with the arguments of `function`, returns tensors of the same shapes and dtypes
-    without their values. `schema`: where the annotations of `function` do not give it, in torch's own notation.
+    `fake`: with the arguments of `function`, returns tensors of the same shapes and dtypes without their values.
+    `schema`: where the annotations of `function` do not give it, in torch's own notation.
     """
-    torch.library.define(name, schema or torch.library.infer_schema(function, mutates_args=()))
-    torch.library.impl(name, "default", function)
-    torch.library.register_fake(name, fake)
-    namespace, _, short = name.partition("::")
-    return getattr(getattr(torch.ops, namespace), short).default
+    torch.library.define(f"speedrun::{name}", schema or torch.library.infer_schema(function, mutates_args=()))
+    torch.library.impl(f"speedrun::{name}", "default", function)
+    torch.library.register_fake(f"speedrun::{name}", fake)
+    return getattr(torch.ops.speedrun, name).default

@@ -55,9 +55,9 @@ def _backward(
     return banded_attention_backward(dy, q, k, v, cu_seqlens, reach(window, max_seqlen), float(scale))
 
 
-reference_attention = operator("speedrun::reference_attention", _forward, lambda q, *_: q.new_empty(q.shape))
+reference_attention = operator("reference_attention", _forward, lambda q, *_: q.new_empty(q.shape))
 reference_attention_backward = operator(
-    "speedrun::reference_attention_backward",
+    "reference_attention_backward",
     _backward,
     lambda dy, q, k, v, *_: (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)),
 )

@@ -34,13 +34,13 @@ def _gradient(grad: Tensor, ids: Tensor, order: Tensor | None, rows: int) -> Ten
 
 
 lookup = operator(
-    "speedrun::lookup",
+    "lookup",
     _rows,
     lambda table, ids, order: table.new_empty(len(ids), table.shape[1]),
     "(Tensor table, Tensor ids, Tensor? order) -> Tensor",
 )
 lookup_gradient = operator(
-    "speedrun::lookup_gradient",
+    "lookup_gradient",
     _gradient,
     lambda grad, ids, order, rows: grad.new_empty(rows, grad.shape[1]),
     "(Tensor grad, Tensor ids, Tensor? order, int rows) -> Tensor",
