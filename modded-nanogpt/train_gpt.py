@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
-from speedrun.execution import Execution
+from speedrun.execution import Execution, one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
@@ -106,10 +106,9 @@ def join(recipe: Track) -> tuple[dist.ProcessGroup | None, torch.device]:
     if use_cuda and not torch.cuda.is_available():
         raise ValueError(f"track {recipe.name} needs a GPU and none was found; --track tiny trains on a CPU")
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu")
+    one_thread_on_a_cpu(device)
     if use_cuda:
         torch.cuda.set_device(device)
-    else:
-        torch.set_num_threads(1)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None, device
     dist.init_process_group("nccl" if use_cuda else "gloo", timeout=timedelta(minutes=10))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 from speedrun.data.vocabulary import Vocabulary, vocabulary_of
-from speedrun.execution import Execution
+from speedrun.execution import Execution, one_thread_on_a_cpu
 from speedrun.model.gpt import GPT
 from speedrun.schedules import ForwardState, final_validation_state, forward_state
 from speedrun.tracks import Track, track
@@ -123,8 +123,8 @@ def _device(asked: str, recipe: Track) -> str:
         asked = "cuda" if recipe.needs_gpu and torch.cuda.is_available() else "cpu"
     if asked == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use cpu")
-    if asked == "cpu" and not recipe.needs_gpu:
-        torch.set_num_threads(1)  # sums in one order: the bits of the run
+    if not recipe.needs_gpu:  # the others' bits are a GPU's, which a CPU does not repeat
+        one_thread_on_a_cpu(asked)
     return asked
 
 

@@ -22,6 +22,7 @@ class Evaluator:
     def __init__(self, experiment: Experiment, device: str):
         # Here, as the dispatcher imports this module to make actors of the class, and computes nothing itself.
         import torch
+        from speedrun.execution import one_thread_on_a_cpu
         from speedrun.model.gpt import GPT
         from speedrun.validation import Validator
 
@@ -29,8 +30,7 @@ class Evaluator:
         from discreteness.checkpoint.loading import Loader
         from discreteness.scoring.scorer import Scorer
 
-        if device == "cpu":
-            torch.set_num_threads(1)  # sums in one order: bitwise what the trainer itself would compute
+        one_thread_on_a_cpu(device)
         self.track = experiment.track
         self.model = GPT(self.track.model, getattr(torch, self.track.dtype), device, experiment.execution)
         self.loader = Loader(self.model, CheckpointLayout.of(self.model))

@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from speedrun.execution import one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
 from speedrun.schedules import final_validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
@@ -52,8 +53,7 @@ def _run(config: RunConfig, world_size: int, log: Log) -> int:
     group = _join(world_size, use_cuda)
     rank = dist.get_rank() if group else 0
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"
-    if device == "cpu":
-        torch.set_num_threads(1)
+    one_thread_on_a_cpu(device)
     try:
         trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
         if rank:

@@ -10,6 +10,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from speedrun.data.tiny_corpus import ensure_tiny_corpus
+from speedrun.execution import one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
 from speedrun.training import SeedFailed, Trainer
 
@@ -31,8 +32,7 @@ def train_group(spec: GroupSpec) -> None:
     rank = ray.train.get_context().get_world_rank()
     group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
     device = ray.train.torch.get_device() if spec.use_gpu else torch.device("cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # bitwise: sums in one order, whatever the machine
+    one_thread_on_a_cpu(device)
     go_on = torch.ones(1)
     if rank == 0:
         here = ray.get_runtime_context()

@@ -87,3 +87,12 @@ class Execution:
 
 PLAIN = Execution(attention="reference", fp8_head=False, compiled=False, symmetric_kernels=False)
 """Everything as written: what the fast ways are compared with."""
+
+
+def one_thread_on_a_cpu(device: str | torch.device) -> None:
+    """Sums in one order, whatever the machine: what trains, scores and loads on a CPU finds the same bits. Without
+    effect for a GPU."""
+    import torch
+
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)

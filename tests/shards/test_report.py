@@ -39,5 +39,5 @@ def test_a_shard_that_is_longer_or_named_otherwise_is_another(tmp_path):
 
 def test_data_identity_refuses_what_is_not_a_shard(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"hello, this is no shard")
-    with pytest.raises(ValueError, match=r"x\.bin is not a token shard"):
+    with pytest.raises(ValueError, match=r"x\.bin has 23 bytes, expected a header of 1024 bytes"):
         data_identity([tmp_path / "x.bin"])

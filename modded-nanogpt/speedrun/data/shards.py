@@ -35,10 +35,10 @@ def find_shards(data_root: str | Path, glob: str) -> list[Path]:
     return paths
 
 
-def open_shard(path: str | Path) -> np.ndarray:
-    """Tokens of a shard, (count,) uint16, mapped read-only; ShardError if header or file length is wrong."""
+def token_count(path: str | Path) -> int:
+    """Tokens of a shard, as its header says; ShardError where there is no such header."""
     path = Path(path)
-    if not path.is_file():
+    if not path.is_file():  # a pipe would be waited for
         raise ShardError(f"{path} is not a file: expected a shard of tokens; fetch or write it again")
     num_bytes = path.stat().st_size
     if num_bytes < HEADER_BYTES:
@@ -50,6 +50,13 @@ def open_shard(path: str | Path) -> np.ndarray:
         raise _malformed(path, f"version {version}", f"{VERSION}")
     if count < 1:
         raise _malformed(path, f"a token count of {count}", "at least 1")
+    return count
+
+
+def open_shard(path: str | Path) -> np.ndarray:
+    """Tokens of a shard, (count,) uint16, mapped read-only; ShardError if header or file length is wrong."""
+    path, count = Path(path), token_count(path)
+    num_bytes = path.stat().st_size
     if num_bytes != HEADER_BYTES + 2 * count:
         expected = f"{HEADER_BYTES + 2 * count} for the {count} tokens of its header"
         raise _malformed(path, f"{num_bytes} bytes", expected)
