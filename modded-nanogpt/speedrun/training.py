@@ -41,10 +41,9 @@ class SeedFailed(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the forward pass uses after `step` updates. Views: valid until the generator is advanced."""
+    """What there is after `step` updates; the weights are the model's own, until the generator is advanced."""
 
     step: int
-    params: dict[str, Tensor]
     state: ForwardState
     records: list[dict]
     """One plain dict for each update (train_loss, lr_multiplier, step_ms, ...), and one with `val_loss` for each
@@ -146,7 +145,7 @@ class Trainer:
                     raise SeedFailed(
                         f"the training loss is {failed['train_loss']} in the update to step {failed['step']}"
                     )
-                yield Checkpoint(step, dict(self.model.named_parameters()), state, records)
+                yield Checkpoint(step, state, records)
             if not last:
                 settings = step_settings(schedule, step)
                 meter.begin()

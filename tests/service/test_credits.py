@@ -99,7 +99,7 @@ def ranks(dispatcher, staging=None, world_size=1, published=range(LAST + 1), max
 def offer(publishers, steps=range(LAST + 1)):
     for step in steps:
         for publisher in publishers:
-            publisher.offer(Checkpoint(step, {}, forward_state(quick, step), [{"step": step, "rank": publisher.rank}]))
+            publisher.offer(Checkpoint(step, forward_state(quick, step), [{"step": step, "rank": publisher.rank}]))
 
 
 def drain(publishers):

@@ -128,7 +128,7 @@ class Training:
             for step in sorted(plan):
                 if error := self.fails.get((seed, step)):
                     raise error
-                yield Checkpoint(step, {}, forward_state(tiny, step), [{"seed": seed, "step": step}])
+                yield Checkpoint(step, forward_state(tiny, step), [{"seed": seed, "step": step}])
             self.did.append(("trained", seed))
         except GeneratorExit:
             self.did.append(("closed", seed, step))

@@ -33,7 +33,7 @@ def run(trainer, seed, steps):
     """{step: weights}, the training stopped at the last of `steps`."""
     weights = {}
     for checkpoint in trainer.train(seed, steps):
-        weights[checkpoint.step] = {name: p.detach().clone() for name, p in checkpoint.params.items()}
+        weights[checkpoint.step] = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
         if checkpoint.step == max(steps):
             break
     return weights

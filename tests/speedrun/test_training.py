@@ -29,11 +29,15 @@ def root(private_home):
     return default_data_root()
 
 
+def weights(trainer):
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+
+
 def run(trainer, seed, plan=(0, 7, LAST), validate=False):
     """{step: (parameters, state)} and all records of one seed."""
     checkpoints, records = {}, []
     for checkpoint in trainer.train(seed, plan, validate):
-        params = {name: parameter.detach().clone() for name, parameter in checkpoint.params.items()}
+        params = weights(trainer)
         checkpoints[checkpoint.step] = (params, checkpoint.state)
         records += checkpoint.records
     return checkpoints, records
@@ -66,8 +70,10 @@ def test_a_fresh_process_gives_the_same_bits(root, tmp_path):
 import torch; torch.set_num_threads(1)
 from speedrun.training import Trainer
 from tests.support.quick_track import quick
-for checkpoint in Trainer(quick, {str(root)!r}).train(3, [{LAST}]):
-    torch.save({{name: p.detach().clone() for name, p in checkpoint.params.items()}}, {str(tmp_path / "weights.pt")!r})
+trainer = Trainer(quick, {str(root)!r})
+for checkpoint in trainer.train(3, [{LAST}]):
+    weights = {{name: p.detach().clone() for name, p in trainer.model.named_parameters()}}
+    torch.save(weights, {str(tmp_path / "weights.pt")!r})
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=600)
     theirs = torch.load(tmp_path / "weights.pt", weights_only=True)
@@ -106,7 +112,7 @@ def test_checkpoints_come_after_the_schedules_and_before_the_update(root):
         assert checkpoint.state == forward_state(quick, checkpoint.step)
         assert len(checkpoint.records) == (checkpoint.step > 0)
         if checkpoint.step == 0:
-            start = {name: parameter.detach().clone() for name, parameter in checkpoint.params.items()}
+            start = weights(trainer)
             init_weights(trainer.model, 0)
             assert all(torch.equal(start[name], p) for name, p in trainer.model.named_parameters())
         else:
@@ -146,8 +152,8 @@ def test_a_loss_that_is_not_finite_ends_the_seed_and_not_the_trainer(root):
     trainer = Trainer(poisoned, root)
     with pytest.raises(SeedFailed, match=r"training loss is (nan|inf) in the update to step \d+"):
         run(trainer, 0, range(LAST + 1))
-    start = next(trainer.train(0, [0]))
-    assert all(torch.isfinite(parameter).all() for parameter in start.params.values())
+    next(trainer.train(0, [0]))
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
 
 def test_closing_at_a_checkpoint_leaves_the_trainer_ready(root):
@@ -193,18 +199,20 @@ def test_the_small_track_takes_a_step_on_a_few_tokens(tmp_path):
     )
     trainer = Trainer(few, tmp_path)
     generator = trainer.train(0, [0, 1, 2])
-    before = {name: parameter.detach().clone() for name, parameter in next(generator).params.items()}
+    next(generator)
+    before = weights(trainer)
     next(generator)  # after step 0: NorMuon only
-    after_even = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    after_even = weights(trainer)
     checkpoint = next(generator)  # after step 1: Adam too
+    parameters = dict(trainer.model.named_parameters())
     assert checkpoint.records[0]["train_loss"] > 0
     matrix, table = "blocks.3.mlp.c_proj", "lm_head.weight"
     assert not torch.equal(before[matrix], after_even[matrix])
     assert torch.equal(before[table], after_even[table])
-    assert not torch.equal(after_even[table], checkpoint.params[table])
-    assert {p.dtype for n, p in checkpoint.params.items() if n not in ("scalars", "x0_lambdas")} == {torch.bfloat16}
-    assert all(torch.isfinite(parameter).all() for parameter in checkpoint.params.values())
-    assert sum(parameter.numel() for parameter in checkpoint.params.values()) == 268_665_983
+    assert not torch.equal(after_even[table], parameters[table])
+    assert {p.dtype for n, p in parameters.items() if n not in ("scalars", "x0_lambdas")} == {torch.bfloat16}
+    assert all(torch.isfinite(parameter).all() for parameter in parameters.values())
+    assert sum(parameter.numel() for parameter in parameters.values()) == 268_665_983
 
 
 @pytest.mark.slow

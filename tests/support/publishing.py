@@ -111,7 +111,7 @@ class Rank:
         """Offers the weights of a step, each step's different, and trains on at once."""
         state = forward_state(quick, step)
         self.expected[step] = digest(self.layout.pack(self.model, state.tied))
-        publisher.offer(Checkpoint(step, dict(self.model.named_parameters()), state, [{"step": step}]))
+        publisher.offer(Checkpoint(step, state, [{"step": step}]))
         for parameter in self.model.parameters():
             parameter.add_(0.5)
 
