@@ -65,14 +65,8 @@ class Stage:
 
     @property
     def experiment(self):
-        return [
-            "--track",
-            "tests.support.quick_track:quick",
-            "--checkpoints",
-            "every:2",
-            "--documents",
-            str(self.documents),
-        ]
+        arguments = ["--track", "tests.support.quick_track:quick", "--checkpoints", "every:2"]
+        return [*arguments, "--documents", str(self.documents)]
 
     def command(self, num_seeds=None, evaluators=None):
         arguments = [sys.executable, "jobs/run_seeds.py", *self.experiment]
