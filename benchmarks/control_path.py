@@ -27,7 +27,7 @@ from ray._private.internal_api import node_stats
 from speedrun.schedules import forward_state
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.cluster.machines import join_or_look, start_local
+from discreteness.cluster.machines import find_cluster, start_local
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare
@@ -110,7 +110,7 @@ class SampledDispatcher(Dispatcher):
     """The dispatcher, which also says what it takes."""
 
     async def sample(self) -> Sample:
-        curves = (attempt.curve for attempt in self.attempts.values())
+        curves = (attempt.rows for attempt in self.attempts.values())
         curve_bytes = sum(losses.nbytes for curve in curves for losses in curve.losses.values())
         return Sample.now(self.checkpoints, len(self.committed), curve_bytes, self.stall_s)
 
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=100_000, help="of the long run, with 10 groups")
     parser.add_argument("--only", choices=PARTS, help="one part of it")
     arguments = parser.parse_args()
-    start_local(join_or_look(), num_cpus=os.cpu_count() or 1)
+    start_local(find_cluster(), num_cpus=os.cpu_count() or 1)
     print(HEADER, flush=True)
     parts = (arguments.only,) if arguments.only else PARTS
     if "groups" in parts:

@@ -34,7 +34,7 @@ from discreteness.dataset.by_token.token_file import KEYS, TOKENS, steps_of_a_pa
 from discreteness.dataset.export.files import export
 from discreteness.dataset.seed_file import LOSSES, row_groups
 from discreteness.dataset.seed_file import _losses_table as losses_table
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.documents import built_in
 
 COLD_TIMES, WARM_TIMES = 3, 15
@@ -113,7 +113,7 @@ def ask(forms: dict[str, tuple]) -> dict[str, tuple[float, float]]:
     return {form: (min(cold[form]), min(warm[form])) for form in forms}
 
 
-def write_seeds(dataset: Dataset, folder: Path, seeds: int, costs: dict[str, Cost]) -> None:
+def write_seeds(dataset: DatasetWriter, folder: Path, seeds: int, costs: dict[str, Cost]) -> None:
     """Commits every seed; beside it a .pt, and the same columns by pyarrow alone with the same encodings."""
     steps = np.array(dataset.manifest.steps, np.int32)
     total = sum(document.num_losses for document in dataset.manifest.documents)
@@ -274,7 +274,7 @@ def main() -> None:
 def measure(folder: Path, seeds: int, num_steps: int) -> None:
     (folder / "pt").mkdir()
     path, costs = folder / "run", {}
-    dataset = Dataset.create_or_open(
+    dataset = DatasetWriter.create_or_open(
         path,
         identity={"track": {"name": "synthetic"}, "packing": "isolated", "world_size": 1, "sources": ""},
         documents=built_in(),

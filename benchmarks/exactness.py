@@ -65,7 +65,7 @@ def scoring(track: Track, data: str) -> None:
     once, twice = scorer.score(state), scorer.score(state)
     print(f"{'one model, scored twice':60} {first_difference(once, twice, docs) or 'bitwise'}")
     other = GPT(track.model, torch.bfloat16, "cuda")
-    layout = CheckpointLayout.of(trainer.model)
+    layout = CheckpointLayout.from_model(trainer.model)
     data_bytes = layout.pack(trainer.model, state.tied)
     header = CheckpointHeader(
         seed=0, attempt="a" * 12, step=step, layout=layout.fingerprint, state=state, num_bytes=data_bytes.nbytes

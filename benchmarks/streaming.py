@@ -37,7 +37,7 @@ from speedrun.training import Checkpoint, Trainer
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.staging import Staging
-from discreteness.cluster.machines import join_or_look, start_local
+from discreteness.cluster.machines import find_cluster, start_local
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare
 from discreteness.scoring.scorer import Scorer
@@ -99,8 +99,8 @@ class TrainerActor:
     def __init__(self, experiment: Experiment, dispatcher: Any, sink: Any, device: str, max_in_flight: int):
         self.trainer = Trainer(experiment.track, experiment.data_root, device, execution=experiment.execution)
         self.experiment, self.max_in_flight = experiment, max_in_flight
-        self.staging = Staging(self.trainer.model, CheckpointLayout.of(self.trainer.model))
-        self.scorer = Scorer.of(experiment, self.trainer.model, recorded=True)
+        self.staging = Staging(self.trainer.model, CheckpointLayout.from_model(self.trainer.model))
+        self.scorer = Scorer.for_experiment(experiment, self.trainer.model, recorded=True)
         node_id = ray.get_runtime_context().get_node_id()
         assert ray.get(dispatcher.enter.remote("benchmark", node_id))
         while not ray.get(dispatcher.progress.remote(0)).evaluators_ready:
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--evaluator-gpus", type=float, default=0.3)
     parser.add_argument("--max-in-flight", type=int, default=8)
     arguments = parser.parse_args()
-    cluster = join_or_look()
+    cluster = find_cluster()
     with tempfile.TemporaryDirectory() as scratch:
         config = RunConfig(
             track=arguments.track, data=arguments.data, output=scratch, checkpoints="every:1", val_tokens=0, seeds="0"

@@ -77,7 +77,7 @@ def _train(config: dict[str, Any]) -> None:
     experiment, device, storage = config["experiment"], config["device"], config["storage"]
     num, steps = config["num"], config["steps"]
     trainer = Trainer(experiment.track, experiment.data_root, device, execution=experiment.execution)
-    layout = CheckpointLayout.of(trainer.model)
+    layout = CheckpointLayout.from_model(trainer.model)
     wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     plan = range(0, (2 * num + 2) * steps + 1, steps)
     block_s, began_s = [], 0.0

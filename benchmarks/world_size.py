@@ -211,7 +211,7 @@ def fresh_block_ms(trainer: Trainer, weights: dict[str, torch.Tensor], first: in
     """Milliseconds of an update, from new weights: muted updates leave none that could be trained on."""
     trainer.model.set_weights(weights)
     trainer.optimizer.reset()
-    if trainer.group:
+    if trainer.process_group:
         dist.all_reduce(torch.zeros(1))
     return block_ms(trainer, trainer.track, first, steps)
 

@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "modded-nanogpt")]
 from discreteness.cli.main import COMMANDS  # noqa: E402
 from discreteness.dataset.by_token.token_file import TOKENS  # noqa: E402
 from discreteness.dataset.manifest import DOCUMENTS  # noqa: E402
-from discreteness.dataset.reader import Experiment  # noqa: E402
+from discreteness.dataset.reader import Dataset  # noqa: E402
 from discreteness.dataset.runs_file import RUNS  # noqa: E402
 from discreteness.dataset.seed_file import LOSSES  # noqa: E402
 from discreteness.experiment.config import RunConfig  # noqa: E402
@@ -42,7 +42,7 @@ def page() -> str:
     parts += ["## discreteness\n"]
     for name in SUBCOMMANDS:
         parts += [f"### discreteness {name}\n", help_of(*name.split())]
-    parts += ["## Python\n", "What `discreteness.open(path)` returns:\n", *methods(Experiment)]
+    parts += ["## Python\n", "What `discreteness.open(path)` returns:\n", *methods(Dataset)]
     parts += ["## Files\n", "What each is for: [the dataset](dataset.md).\n", *map(columns, SCHEMAS.items())]
     parts += ["## Metrics\n", "How to read them: [metrics](metrics.md).\n"]
     parts += ["\n".join(f"- `{metric.exported}` ({metric.kind}): {metric.help}" for metric in METRICS) + "\n"]

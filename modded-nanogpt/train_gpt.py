@@ -62,21 +62,21 @@ def main(track_name: str = "small") -> int:
 
 def train(recipe: Track, seed: int | None, root: Path, execution: Execution, save_checkpoint: bool) -> int:
     """Trains one seed on every rank; rank 0 writes the log. 0 when it has finished."""
-    group, device = join(recipe)
-    rank = dist.get_rank(group) if group else 0
+    process_group, device = join(recipe)
+    rank = dist.get_rank(process_group) if process_group else 0
     if recipe.data.made_on_first_use:
         ensure_tiny_corpus(root)
     run_id = str(uuid.uuid4()) if seed is None else f"seed{seed}_{uuid.uuid4()}"
     log = Log(run_id if rank == 0 else None)
     began_s = time.perf_counter()
-    trainer = Trainer(recipe, root, device, group, execution)
+    trainer = Trainer(recipe, root, device, process_group, execution)
     log.write(f"{trainer.execution}")
     if library := loaded_library():
         log.write(f"FlashAttention-3 from {library['source']}, SHA-256 {library['sha256']}")
     log.write(f"built, compiled and warmed up in {time.perf_counter() - began_s:.1f} s")
     number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
-    if group:
-        dist.broadcast(number, 0, group=group)
+    if process_group:
+        dist.broadcast(number, 0, group=process_group)
     log.write(f"seed {number.item()}" + (" (drawn at random)" if seed is None else ""))
     last = recipe.schedule.last_step
     began_s = time.perf_counter()

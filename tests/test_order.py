@@ -24,10 +24,10 @@ from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.export.files import export
 from discreteness.dataset.seed_file import FOOTER_KEY
-from discreteness.dataset.status import events, look, status
+from discreteness.dataset.status import events, job_status, status
 from discreteness.dataset.storage import Storage
 from discreteness.dataset.verify import verify
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.documents import built_in
 from discreteness.experiment.sources import sources_hash
 from discreteness.inference.generate import distribution
@@ -74,7 +74,7 @@ def test_a_dataset_is_the_same_in_whatever_order_its_folders_are_listed(tmp_path
     assert [job["seeds"] for job in found.jobs] == jobs
     assert [running.seed for running in found.running] == list(range(20, 32))
     assert list(found.invalid) == [f"losses/{name}.tmp" for name in "abcdefghijkl"]
-    assert look(again.storage).planned == tuple(range(13))
+    assert job_status(again.storage).planned == tuple(range(13))
     experiment = reader.open(again.storage)
     assert experiment.arrow().files == [f"{tmp_path}/losses/seed={seed:05d}.parquet" for seed in range(12)]
     (part,) = compact(again.storage)
@@ -153,11 +153,11 @@ def test_documents_shards_sources_and_texts_are_found_in_the_order_of_their_name
         lambda: sources_hash([tmp_path]),
         lambda: text_files(tmp_path, "**/*.txt"),
     )
-    before = [look() for look in looks]
+    before = [job_status() for look in looks]
     for name in "iterdir", "glob", "rglob":
         lists_backwards(monkeypatch, name)
     assert list(tmp_path.iterdir())[-1].name == "a_1.txt"
-    assert [look() for look in looks] == before
+    assert [job_status() for look in looks] == before
 
 
 def test_sentences_of_the_tiny_corpus_do_not_depend_on_how_a_tree_is_walked(tmp_path, monkeypatch):
@@ -226,4 +226,4 @@ def test_what_is_wrong_with_records_is_said_in_one_order(tmp_path):
 def test_two_documents_of_one_name_are_named_in_one_order(tmp_path):
     same = [Text(doc_id=i, name=name, category="", token_ids=(50256, 1)) for i, name in enumerate("zazbb")]
     with pytest.raises(ValueError, match="share the name b, z;"):
-        Dataset.create_or_open(tmp_path, {}, same, lambda token: b"", None, STEPS)
+        DatasetWriter.create_or_open(tmp_path, {}, same, lambda token: b"", None, STEPS)

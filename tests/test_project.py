@@ -121,7 +121,7 @@ MADE_UP = {
     "discreteness.scoring.scorer": "import torch\nfrom speedrun.model.gpt import GPT",
     "discreteness.service": "",
     "discreteness.service.driver": "import ray\nfrom discreteness.service.worker import work",
-    "discreteness.service.worker": "from discreteness.dataset.reader import Experiment",
+    "discreteness.service.worker": "from discreteness.dataset.reader import Dataset",
     "speedrun": "",
     "speedrun.model": "",
     "speedrun.model.gpt": "from speedrun.tracks import Track",

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import track as progress_bar
 
 from discreteness.analysis.fits import MIN_POINTS, fit
 from discreteness.analysis.spectrum import spectrum
@@ -25,7 +25,7 @@ from discreteness.analysis.tables import (
     tokens_table,
     write_tables,
 )
-from discreteness.dataset.reader import Experiment
+from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_dataset
 
 MAX_LOSSES_IN_WORK = 2**25
@@ -59,7 +59,7 @@ def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None =
     return found
 
 
-def _divide(experiment: Experiment) -> Iterator[Work]:
+def _divide(experiment: Dataset) -> Iterator[Work]:
     for document in experiment.documents:
         seeds = max(1, MAX_LOSSES_IN_WORK // (document.num_losses * len(experiment.steps)))
         for start in range(0, len(experiment.seeds), seeds):
@@ -72,7 +72,7 @@ def _run(work: list[Work], num_curves: int) -> Iterator[Done]:
     console = Console(stderr=True)
 
     def shown(results: Iterator[Done]) -> Iterator[Done]:
-        return iter(track(results, "fitting", len(work), console=console, disable=not console.is_terminal))
+        return iter(progress_bar(results, "fitting", len(work), console=console, disable=not console.is_terminal))
 
     workers = min(len(os.sched_getaffinity(0)), len(work))
     if workers == 1 or num_curves <= FEW_CURVES:

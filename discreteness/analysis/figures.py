@@ -14,20 +14,20 @@ from matplotlib.lines import Line2D
 
 from discreteness.analysis.fits import fit
 from discreteness.analysis.summary import Token, sharpest
-from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, place
-from discreteness.dataset.reader import Experiment
+from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, output_storage
+from discreteness.dataset.reader import Dataset
 
 COLORS = [matplotlib.colormaps["tab20"](number) for number in range(20)]
 SHOWN_SEEDS = 50
 """Lines of one token in a picture: more are one blot."""
 
 
-def draw(experiment: Experiment, found: Analysis, figure: Path, output: str | os.PathLike[str] | None = None) -> None:
+def draw(experiment: Dataset, found: Analysis, figure: Path, output: str | os.PathLike[str] | None = None) -> None:
     """Writes overview, fits, spectrum and seeds, each as .png and .svg, beside the tables, and the overview to the PNG
     `figure`. OSError: cannot be written.
     """
     chosen = sharpest(experiment, found, 8)
-    storage, prefix = place(experiment.storage, output)
+    storage, prefix = output_storage(experiment.storage, output)
     pictures = {
         "overview": _overview(experiment, chosen),
         "fits": _fits(experiment, _from_sharp_to_smooth(experiment, found)),
@@ -43,7 +43,7 @@ def draw(experiment: Experiment, found: Analysis, figure: Path, output: str | os
                 figure.write_bytes(content.getvalue())
 
 
-def _overview(experiment: Experiment, tokens: list[Token]) -> Figure:
+def _overview(experiment: Dataset, tokens: list[Token]) -> Figure:
     figure = Figure(figsize=(15, 5.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     x = np.array(experiment.steps) + 1  # step 0 has a place on a logarithmic axis
@@ -74,7 +74,7 @@ def _overview(experiment: Experiment, tokens: list[Token]) -> Figure:
     return figure
 
 
-def _fits(experiment: Experiment, tokens: list[Token]) -> Figure:
+def _fits(experiment: Dataset, tokens: list[Token]) -> Figure:
     """One token a panel, from the sharpest step to no step: losses of one seed, its fit, its steps."""
     figure = Figure(figsize=(15, 9), layout="constrained")
     panels = figure.subplots(3, 4).flat
@@ -121,7 +121,7 @@ def _spectrum(found: Analysis) -> Figure:
     return figure
 
 
-def _seeds(experiment: Experiment, found: Analysis) -> Figure:
+def _seeds(experiment: Dataset, found: Analysis) -> Figure:
     figure = Figure(figsize=(15, 5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     tokens = {
@@ -149,7 +149,7 @@ def _seeds(experiment: Experiment, found: Analysis) -> Figure:
     return figure
 
 
-def _from_sharp_to_smooth(experiment: Experiment, found: Analysis) -> list[Token]:
+def _from_sharp_to_smooth(experiment: Dataset, found: Analysis) -> list[Token]:
     """Twelve tokens evenly over the evidence of the first seed, of those that fall by a nat or more."""
     first = found.fits.filter(np.equal(found.fits["seed"].to_numpy(), found.seeds[0]))
     order = np.argsort(-first["delta_bic"].to_numpy(), kind="stable")

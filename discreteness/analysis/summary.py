@@ -16,7 +16,7 @@ from discreteness.analysis.across_seeds import (
 )
 from discreteness.analysis.spectrum import rebuilt_share
 from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, count_losses, main_step_times
-from discreteness.dataset.reader import Experiment
+from discreteness.dataset.reader import Dataset
 
 SHARPEST_OCTAVES = 0.5
 """Widths below it rank alike: a sparse plan cannot tell them apart."""
@@ -31,12 +31,12 @@ class Token:
     text: str
 
     @classmethod
-    def at(cls, experiment: Experiment, doc_id: int, token: int) -> Self:
+    def at(cls, experiment: Dataset, doc_id: int, token: int) -> Self:
         text = experiment.tokens(doc_id)["token_text"][token].as_py()
         return cls(document=experiment.document(doc_id).name, token=token, text=text)
 
 
-def sharpest(experiment: Experiment, found: Analysis, count: int) -> list[Token]:
+def sharpest(experiment: Dataset, found: Analysis, count: int) -> list[Token]:
     """Tokens with a step in most seeds, those of the steepest fall first."""
     rows = _sharpest_rows(found, count)
     return [Token.at(experiment, row["doc_id"], row["token_index"]) for row in rows]
@@ -48,7 +48,7 @@ def _sharpest_rows(found: Analysis, count: int) -> list[dict[str, Any]]:
     return rows[:count]
 
 
-def summary(experiment: Experiment, found: Analysis, num_tokens: int = 12) -> str:
+def summary(experiment: Dataset, found: Analysis, num_tokens: int = 12) -> str:
     """What was found, for a terminal."""
     num_losses, num_seeds = count_losses(experiment), len(found.seeds)
     rows = num_seeds * len(experiment.steps) * len(experiment.documents)

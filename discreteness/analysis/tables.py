@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from discreteness.analysis.across_seeds import across_seeds, medians
 from discreteness.analysis.fits import Fits, octaves
 from discreteness.analysis.spectrum import Spectrum
-from discreteness.dataset.reader import Experiment
+from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.dataset.storage import Storage, open_storage
 
@@ -60,7 +60,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
     or of another dataset.
     """
     experiment = open_dataset(uri)
-    storage, prefix = place(experiment.storage, output)
+    storage, prefix = output_storage(experiment.storage, output)
     way_on = f"run: discreteness analyze {experiment.storage.uri}"
     tables: dict[str, pa.Table] = {}
     for name in TABLES:
@@ -78,15 +78,15 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
     return Analysis(**tables, seeds=stated["seeds"])
 
 
-def count_losses(experiment: Experiment) -> int:
+def count_losses(experiment: Dataset) -> int:
     return sum(document.num_losses for document in experiment.documents)
 
 
-def _documents_of(experiment: Experiment) -> list[list[int]]:
+def _documents_of(experiment: Dataset) -> list[list[int]]:
     return [[document.doc_id, document.num_losses] for document in experiment.documents]
 
 
-def place(dataset: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
+def output_storage(dataset: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
     """Where the tables are, and what their names there begin with."""
     return (dataset, f"{FOLDER}/") if output is None else (open_storage(output), "")
 
@@ -166,7 +166,7 @@ def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
-def spectrum_table(experiment: Experiment, done: list[Done]) -> pa.Table:
+def spectrum_table(experiment: Dataset, done: list[Done]) -> pa.Table:
     names = {document.doc_id: document.name for document in experiment.documents}
     sums: dict[str, Spectrum] = {}
     for part in done:
@@ -190,8 +190,8 @@ def spectrum_table(experiment: Experiment, done: list[Done]) -> pa.Table:
     )
 
 
-def write_tables(found: Analysis, experiment: Experiment, output: str | os.PathLike[str] | None) -> None:
-    storage, prefix = place(experiment.storage, output)
+def write_tables(found: Analysis, experiment: Dataset, output: str | os.PathLike[str] | None) -> None:
+    storage, prefix = output_storage(experiment.storage, output)
     metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(experiment)}).encode()
     for name in TABLES:
         sink = pa.BufferOutputStream()

@@ -31,7 +31,7 @@ class FlatModel(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """Neighbours in one of a model's buffers, whose elements a checkpoint holds in one dtype."""
 
     buffer: str
@@ -43,7 +43,7 @@ class Part:
     stop: int
     """First element, and the ends of what is sent while tied and once untied."""
 
-    def of(self, model: FlatModel, tied: bool) -> Tensor:
+    def view(self, model: FlatModel, tied: bool) -> Tensor:
         return model.buffers_by_dtype[self.buffer][self.start : self.tied_stop if tied else self.stop]
 
     def num_elements(self, tied: bool) -> int:
@@ -55,25 +55,25 @@ class CheckpointLayout:
     """Where each parameter's bytes lie in a checkpoint, tied and untied, for one model shape and dtype."""
 
     fingerprint: str
-    parts: tuple[Part, ...]
+    segments: tuple[Segment, ...]
     """In the order of the bytes."""
 
     @classmethod
-    def of(cls, model: FlatModel) -> "CheckpointLayout":
+    def from_model(cls, model: FlatModel) -> "CheckpointLayout":
         embed = model.layout[-1]
         assert embed.name == "embed.weight", f"{embed.name} follows embed.weight: a tied checkpoint is no prefix"
-        parts: list[Part] = []
+        segments: list[Segment] = []
         for buffer, values in model.buffers_by_dtype.items():
             slots = [slot for slot in model.layout if slot.dtype == buffer]
             groups = [list(group) for _, group in itertools.groupby(slots, key=lambda slot: slot.read_dtype)]
             stops = [group[0].offset for group in groups[1:]] + [values.numel()]
             for group, stop in zip(groups, stops, strict=True):
                 tied_stop = embed.offset if embed in group else stop
-                parts.append(Part(buffer, group[0].read_dtype, group[0].offset, tied_stop, stop))
-        return cls(hashlib.sha256(repr(model.layout).encode()).hexdigest()[:16], tuple(parts))
+                segments.append(Segment(buffer, group[0].read_dtype, group[0].offset, tied_stop, stop))
+        return cls(hashlib.sha256(repr(model.layout).encode()).hexdigest()[:16], tuple(segments))
 
     def num_bytes(self, tied: bool) -> int:
-        return sum(part.num_elements(tied) * _itemsize(part.dtype) for part in self.parts)
+        return sum(segment.num_elements(tied) * _itemsize(segment.dtype) for segment in self.segments)
 
     def pack(self, model: FlatModel, tied: bool) -> np.ndarray:
         """The model's weights as a new uint8 array (num_bytes,) in host memory, in the dtype the forward reads."""
@@ -83,14 +83,14 @@ class CheckpointLayout:
 
     def copy_out(self, model: FlatModel, tied: bool, whole: Tensor) -> None:
         """Copies the model's weights to the front of a flat uint8 tensor, on any device."""
-        for part, piece in self.pieces(whole, tied):
-            piece.copy_(part.of(model, tied))
+        for segment, piece in self.pieces(whole, tied):
+            piece.copy_(segment.view(model, tied))
 
     def load(self, data: np.ndarray, header: CheckpointHeader, model: FlatModel) -> None:
         """Copies a checkpoint's bytes (read-only is fine) into the model's buffers; raises as `check`."""
         self.check(data, header)
-        for part, piece in self.split(data, header.state.tied):
-            part.of(model, header.state.tied).copy_(piece)
+        for segment, piece in self.split(data, header.state.tied):
+            segment.view(model, header.state.tied).copy_(piece)
         if header.state.tied:
             model.tie()
 
@@ -107,27 +107,27 @@ class CheckpointLayout:
     def named(self, slots: Iterable[Slot], data: np.ndarray, tied: bool) -> dict[str, Tensor]:
         """The tensor of each parameter that is sent, views of the bytes."""
         tensors = {}
-        for part, piece in self.split(data, tied):
+        for segment, piece in self.split(data, tied):
             for slot in slots:
-                start = slot.offset - part.start
-                if slot.dtype == part.buffer and start >= 0 and start + slot.numel <= len(piece):
+                start = slot.offset - segment.start
+                if slot.dtype == segment.buffer and start >= 0 and start + slot.numel <= len(piece):
                     tensors[slot.name] = piece[start : start + slot.numel].view(slot.shape)
         return tensors
 
-    def split(self, data: np.ndarray, tied: bool) -> Iterator[tuple[Part, Tensor]]:
-        """Each part with the flat tensor over its bytes, in order."""
+    def split(self, data: np.ndarray, tied: bool) -> Iterator[tuple[Segment, Tensor]]:
+        """Each segment with the flat tensor over its bytes, in order."""
         with warnings.catch_warnings():
             # Object-store pages are read-only, of which torch warns; they are only copied from.
             warnings.simplefilter("ignore", UserWarning)
             whole = torch.from_numpy(data)
         yield from self.pieces(whole, tied)
 
-    def pieces(self, whole: Tensor, tied: bool) -> Iterator[tuple[Part, Tensor]]:
-        """Each part with its view of a flat uint8 tensor that is long enough, in order."""
+    def pieces(self, whole: Tensor, tied: bool) -> Iterator[tuple[Segment, Tensor]]:
+        """Each segment with its view of a flat uint8 tensor that is long enough, in order."""
         start = 0
-        for part in self.parts:
-            stop = start + part.num_elements(tied) * _itemsize(part.dtype)
-            yield part, whole[start:stop].view(getattr(torch, part.dtype))
+        for segment in self.segments:
+            stop = start + segment.num_elements(tied) * _itemsize(segment.dtype)
+            yield segment, whole[start:stop].view(getattr(torch, segment.dtype))
             start = stop
 
 

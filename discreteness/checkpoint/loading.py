@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.checkpoint.layout import CheckpointLayout, FlatModel, Part
+from discreteness.checkpoint.layout import CheckpointLayout, FlatModel, Segment
 
 NUM_THREADS = 8
 PIECE_BYTES = 8 << 20
@@ -25,7 +25,7 @@ PIECE_BYTES = 8 << 20
 
 
 class Loader:
-    """Brings checkpoints into one model in two moves: `fetch` may run while the model is used, `place` may not.
+    """Brings checkpoints into one model in two moves: `fetch` may run while the model is used, `copy_into_model` not.
 
     They alternate, one at a time, each from any thread; a fetch that raises counts for nothing.
     """
@@ -35,13 +35,13 @@ class Loader:
         self.layout = layout
         device = next(iter(model.buffers_by_dtype.values())).device
         self.incoming = Incoming(layout.num_bytes(tied=False), device) if device.type == "cuda" else None
-        self._pieces: list[tuple[Part, Tensor]] = []
+        self._pieces: list[tuple[Segment, Tensor]] = []
         self._tied = False
 
     def fetch(self, data: np.ndarray, header: CheckpointHeader) -> None:
         """Reads uint8 checkpoint bytes (read-only is fine). ValueError where they are not of this model's layout.
 
-        On a GPU `data` is no longer needed on return; on a CPU until `place`.
+        On a GPU `data` is no longer needed on return; on a CPU until `copy_into_model`.
         """
         self.layout.check(data, header)
         self._tied = header.state.tied
@@ -50,12 +50,12 @@ class Loader:
         else:
             self._pieces = list(self.layout.split(data, self._tied))
 
-    def place(self) -> None:
+    def copy_into_model(self) -> None:
         """Replaces the model's weights by what was fetched, in the order of the current stream."""
         if self.incoming:
             self.incoming.await_filled()
-        for part, piece in self._pieces:
-            part.of(self.model, self._tied).copy_(piece)
+        for segment, piece in self._pieces:
+            segment.view(self.model, self._tied).copy_(piece)
         self._pieces = []  # on a CPU these are the object store's pages
         if self.incoming:
             self.incoming.release()

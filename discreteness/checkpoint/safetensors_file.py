@@ -23,7 +23,7 @@ class WeightsFormat:
         self.track = track.name
         model = GPT(track.model, getattr(torch, track.dtype), "meta")
         self.slots = model.layout
-        self.layout = CheckpointLayout.of(model)
+        self.layout = CheckpointLayout.from_model(model)
 
     def file(self, data: np.ndarray, header: CheckpointHeader) -> tuple[str, bytes]:
         """Path within the dataset and content. The path holds the attempt, so that two attempts never mix; a tied

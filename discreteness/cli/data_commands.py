@@ -62,9 +62,9 @@ class Info:
     """Shards, or folders of them."""
 
     def __call__(self) -> int:
-        from discreteness.shards.report import examine
+        from discreteness.shards.report import report_shards
 
-        reports = list(examine(self.paths))
+        reports = list(report_shards(self.paths))
         print(f"{'tokens':>12}{'documents':>12}{'mean':>9}{'longest':>12}  shard")
         for report in reports:
             mean = report.tokens / max(report.documents, 1)
@@ -82,9 +82,9 @@ class Verify:
     """Shards, or folders of them."""
 
     def __call__(self) -> int:
-        from discreteness.shards.report import examine
+        from discreteness.shards.report import report_shards
 
-        reports = list(examine(self.paths))
+        reports = list(report_shards(self.paths))
         problems = [problem for report in reports for problem in report.problems]
         for problem in problems:
             print(problem)

@@ -16,9 +16,9 @@ class Status:
     """One JSON object instead of lines."""
 
     def __call__(self) -> int:
-        from discreteness.dataset.status import as_json, look
+        from discreteness.dataset.status import as_json, job_status
 
-        seen = look(self.path)
+        seen = job_status(self.path)
         if self.json:
             print(as_json(seen))
             return 0
@@ -82,11 +82,11 @@ class Compact:
     path: Annotated[str, tyro.conf.Positional]
 
     def __call__(self) -> int:
-        from rich.progress import track
+        from rich.progress import track as progress_bar
 
         from discreteness.dataset.by_token.compaction import compact
 
-        parts = compact(self.path, lambda files: track(files, description="compacting"))
+        parts = compact(self.path, lambda files: progress_bar(files, description="compacting"))
         print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds, parts: {len(parts)}")
         return 0
 
@@ -135,14 +135,14 @@ class Analyze:
         from discreteness.analysis.analyze import analyze
         from discreteness.analysis.figures import draw
         from discreteness.analysis.summary import summary
-        from discreteness.analysis.tables import place
+        from discreteness.analysis.tables import output_storage
         from discreteness.dataset.reader import open as open_dataset
 
         found = analyze(self.path, self.output)
         experiment = open_dataset(self.path)
         figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
         draw(experiment, found, figure, self.output)
-        storage, prefix = place(experiment.storage, self.output)
+        storage, prefix = output_storage(experiment.storage, self.output)
         print(f"{summary(experiment, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
         return 0
 

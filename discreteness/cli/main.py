@@ -76,9 +76,9 @@ class Doctor:
     """As for run: checked for whether it can be written. Default: not checked."""
 
     def __call__(self) -> int:
-        from discreteness.cluster.doctor import examine
+        from discreteness.cluster.doctor import diagnose
 
-        findings = examine(self.track, self.data, self.output)
+        findings = diagnose(self.track, self.data, self.output)
         for finding in findings:
             print(finding)
         count = {level: sum(finding.level == level for finding in findings) for level in ("problem", "warning")}

@@ -15,8 +15,8 @@ from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
 from discreteness.checkpoint.layout import CheckpointLayout
-from discreteness.cluster.machines import Cluster, join_or_look, on_each_node
-from discreteness.cluster.node_report import NodeReport, look
+from discreteness.cluster.machines import Cluster, find_cluster, on_each_node
+from discreteness.cluster.node_report import NodeReport, report_node
 from discreteness.cluster.topology import STORE_SHARE
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.experiment.config import RunConfig
@@ -43,17 +43,17 @@ class Finding:
         return f"{self.level:<8} {self.what:<14} {self.text}"
 
 
-def examine(track_name: str, data: str | None, output: str | None) -> list[Finding]:
+def diagnose(track_name: str, data: str | None, output: str | None) -> list[Finding]:
     """Checks the cluster that RAY_ADDRESS names, else this machine, for a run with these flags of run_seeds.py."""
-    cluster = join_or_look()
+    cluster = find_cluster()
     try:
         recipe = track(cluster.track(track_name))
     except ValueError as error:
         return [Finding("problem", "track", str(error))]
     if cluster.local:
-        reports, silent = [look(recipe, data)], {}
+        reports, silent = [report_node(recipe, data)], {}
     else:
-        answers = on_each_node(look, recipe, data, timeout_s=NODE_TIMEOUT_S)
+        answers = on_each_node(report_node, recipe, data, timeout_s=NODE_TIMEOUT_S)
         # Named as in the cluster: two of its nodes may think that they have the same name.
         reports = [replace(answer, host=host) for host, answer in answers.items() if isinstance(answer, NodeReport)]
         silent = {host: answer for host, answer in answers.items() if not isinstance(answer, NodeReport)}
@@ -67,7 +67,7 @@ def examine(track_name: str, data: str | None, output: str | None) -> list[Findi
 
 
 def checkpoint_bytes(recipe: Track) -> int:
-    return CheckpointLayout.of(GPT(recipe.model, getattr(torch, recipe.dtype), "meta")).num_bytes(tied=False)
+    return CheckpointLayout.from_model(GPT(recipe.model, getattr(torch, recipe.dtype), "meta")).num_bytes(tied=False)
 
 
 def of_versions(reports: Sequence[NodeReport]) -> Iterator[Finding]:

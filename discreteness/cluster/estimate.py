@@ -43,7 +43,7 @@ def layout_of(experiment: Experiment) -> "CheckpointLayout":
 
     from discreteness.checkpoint.layout import CheckpointLayout
 
-    return CheckpointLayout.of(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+    return CheckpointLayout.from_model(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
 
 
 def what_is_recorded(experiment: Experiment) -> tuple[str, str]:

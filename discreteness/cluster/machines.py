@@ -63,7 +63,7 @@ class Cluster:
         return " | ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
 
 
-def join_or_look(metadata: dict[str, str] | None = None) -> Cluster:
+def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
     """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started.
 
     `metadata`: what the dashboard's list of jobs shows of this one, unless `ray job submit --metadata-json` says more.

@@ -25,7 +25,7 @@ COMPARED = ("ray", "torch", "numpy", "pyarrow", "tiktoken")
 
 @dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What one machine says of itself; plain data, made there by `look`. An error is its text, "" is none."""
+    """What one machine says of itself; plain data, made there by `report_node`. An error is its text, "" is none."""
 
     host: str
     versions: dict[str, str]
@@ -51,11 +51,11 @@ class NodeReport:
     data_error: str
 
 
-def look(recipe: Track, data: str | None) -> NodeReport:
+def report_node(recipe: Track, data: str | None) -> NodeReport:
     """Runs on the machine that it reports of."""
     versions = {name: metadata.version(name) for name in COMPARED}
     device = "cuda" if torch.cuda.is_available() and recipe.needs_gpu else "cpu"
-    execution = Execution().of(recipe, device)
+    execution = Execution().resolved(recipe, device)
     difference, attention_error = 0.0, ""
     try:
         execution.check(device)

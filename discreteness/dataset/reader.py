@@ -30,7 +30,7 @@ PART_RETRIES = 3
 """How often parts that vanish while they are read are looked up again, before the seeds themselves are read."""
 
 
-class Experiment:
+class Dataset:
     """A dataset as it was when opened: seeds committed later appear when it is opened again.
 
     `seeds`, `steps`: ascending. `documents`: in the order of their ids. `experiment`: experiment.json as it
@@ -286,8 +286,8 @@ def long_form(
     return pa.table(columns, schema=TOKENS.set(TOKENS.get_field_index("loss"), loss))
 
 
-def open(uri: str | os.PathLike[str] | Storage) -> Experiment:
+def open(uri: str | os.PathLike[str] | Storage) -> Dataset:
     """Opens a dataset for reading. FileNotFoundError: there is none; ValueError: damaged or of another
     version.
     """
-    return Experiment(open_storage(uri))
+    return Dataset(open_storage(uri))

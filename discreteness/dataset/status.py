@@ -110,7 +110,7 @@ def running_seeds(storage: Storage, committed: set[int]) -> Iterator[RunningSeed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class JobStatus:
     """One look. `planned`: seeds of the newest job, None where none is known; `failed`: those it has given up, with
     the last error; `waiting`: those of which nothing is written yet, which on an object store may be in training;
     `holder`: who holds the dataset's lock, None if nobody does.
@@ -147,14 +147,14 @@ class Seen:
         return self.status.trained_s * workers / 3600
 
 
-def look(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> Seen:
+def job_status(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> JobStatus:
     """`now_s`: seconds since 1970, now by default. Errors as status.status."""
     storage = open_storage(uri)
     state = status(storage)
     holder = read_holder(storage)
     jobs = [job for event in state.jobs if (job := _job(event))]
     if not jobs:
-        return Seen(
+        return JobStatus(
             status=state,
             planned=None,
             failed={},
@@ -184,7 +184,7 @@ def look(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> S
     left_s = None
     if pace and holder:
         left_s = max(0.0, max(commits_s) + num_left / pace - (time.time() if now_s is None else now_s))
-    return Seen(
+    return JobStatus(
         status=state,
         planned=planned,
         failed=failed,
@@ -195,7 +195,7 @@ def look(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> S
     )
 
 
-def as_json(seen: Seen) -> str:
+def as_json(seen: JobStatus) -> str:
     """One object; seeds as lists, times in seconds, null where nothing is known."""
     state = seen.status
     content = {

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from discreteness.dataset.manifest import listed
-from discreteness.dataset.status import Seen, look
+from discreteness.dataset.status import JobStatus, job_status
 from discreteness.dataset.storage import Storage
 
 REFRESH_S = 3.0
@@ -29,7 +29,7 @@ def watch(uri: str | os.PathLike[str] | Storage, console: Console | None = None)
     Errors of the first look as status.status; of a later one they are shown, and it is looked again.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without one
-    seen = look(uri)
+    seen = job_status(uri)
     pause_s = REFRESH_S
     try:
         with Live(picture(seen), console=console, auto_refresh=False) as live:
@@ -37,7 +37,7 @@ def watch(uri: str | os.PathLike[str] | Storage, console: Console | None = None)
                 time.sleep(pause_s)
                 began_s = time.monotonic()
                 try:
-                    seen, trouble = look(uri), ""
+                    seen, trouble = job_status(uri), ""
                 except OSError as error:
                     trouble = f"cannot be read now: {error}"
                 live.update(picture(seen, trouble), refresh=True)
@@ -47,7 +47,7 @@ def watch(uri: str | os.PathLike[str] | Storage, console: Console | None = None)
     return 1 if seen.failed else 0
 
 
-def picture(seen: Seen, trouble: str = "") -> Group:
+def picture(seen: JobStatus, trouble: str = "") -> Group:
     """Seeds by state, then what is known of the whole. Text of files is never markup."""
     state = seen.status
     table = Table("state", "seeds", "which")

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 JOB_BEGAN, ATTEMPT_LOST = "job began", "attempt lost"
 
 
-class Dataset:
+class DatasetWriter:
     """The writer's side of an experiment. Plain data inside, so it can be sent to another process."""
 
     def __init__(self, storage: Storage, manifest: Manifest):
@@ -71,7 +71,7 @@ class Dataset:
         in_vocabulary: Callable[[int], bool] | None,
         steps: Sequence[int],
         allow_code_change: bool = False,
-    ) -> "Dataset":
+    ) -> "DatasetWriter":
         """A new dataset, or the one that is there if it has this identity; a half-created one is completed.
 
         `steps`: the planned steps, ascending. `in_vocabulary`: None where every GPT-2 id has its own row.
@@ -238,7 +238,7 @@ def _refuse_foreign_files(storage: Storage) -> None:
         raise FileExistsError(f"{storage.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output")
 
 
-class Curve:
+class AttemptRows:
     """What one attempt has produced so far."""
 
     def __init__(self) -> None:
@@ -274,13 +274,13 @@ class Curve:
         steps = np.array(sorted(self.losses), np.int32)
         return steps, np.array([self.losses[step] for step in steps.tolist()], np.float32)
 
-    def show(self, dataset: Dataset, seed: int, attempt: str) -> None:
+    def show(self, dataset: DatasetWriter, seed: int, attempt: str) -> None:
         """Leaves the rows so far for a viewer. In a thread: rows may come meanwhile, none ever goes."""
         dataset.write_running(seed, attempt, *self.arrays())
 
-    def commit(self, dataset: Dataset, seed: int, attempt: str) -> int:
+    def commit(self, dataset: DatasetWriter, seed: int, attempt: str) -> int:
         """Hands everything to the dataset, which refuses what is incomplete; returns the bytes of the seed's files.
-        Errors as Dataset.commit."""
+        Errors as DatasetWriter.commit."""
         steps, losses = self.arrays()
         rows = [self.records[step] for step in sorted(self.records)]
         records = pa.Table.from_pylist(rows, schema=RUNS)

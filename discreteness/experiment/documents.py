@@ -63,7 +63,7 @@ def load(directory: str | Path) -> list[Document]:
     return [read(doc_id, path) for doc_id, path in enumerate(paths)]
 
 
-def documents_hash(documents: Iterable[Document]) -> str:
+def texts_hash(documents: Iterable[Document]) -> str:
     """Return the SHA-256, in hexadecimal, of names and token ids in their order: what losses depend on."""
     sha = hashlib.sha256()
     for document in documents:

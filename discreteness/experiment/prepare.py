@@ -15,10 +15,10 @@ from speedrun.execution import Execution
 from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.config import Packing, RunConfig
-from discreteness.experiment.documents import Document, documents_hash
+from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.plan import parse_plan, parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.shards.report import data_identity
@@ -86,13 +86,13 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         deterministic=config.deterministic,
         micro_batch_tokens=config.micro_batch_tokens,
     )
-    execution = wishes.of(recipe, "cuda" if recipe.needs_gpu else "cpu")
+    execution = wishes.resolved(recipe, "cuda" if recipe.needs_gpu else "cpu")
     data = data_identity(shards)
     _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
     identity = {
         "track": asdict(recipe),
         "checkpoints": list(plan),
-        "documents": documents_hash(documents),
+        "documents": texts_hash(documents),
         "packing": config.packing,
         "score_tokens": config.score_tokens,
         "data": data,
@@ -117,10 +117,10 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
     )
 
 
-def open_dataset(experiment: Experiment, config: RunConfig) -> Dataset:
+def open_dataset(experiment: Experiment, config: RunConfig) -> DatasetWriter:
     """The dataset of this experiment, made or continued. Refuses another experiment's directory by field."""
     vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
-    return Dataset.create_or_open(
+    return DatasetWriter.create_or_open(
         config.output,
         experiment.identity,
         experiment.documents,

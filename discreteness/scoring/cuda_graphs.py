@@ -8,12 +8,12 @@ import torch
 from speedrun.model.gpt import Stage
 from speedrun.schedules import ForwardState
 
-MAX_RECORDINGS = 8
+MAX_CUDA_GRAPHS = 8
 """Schedule states whose launches are kept: a run passes through five, one after another."""
 
 
 @dataclass(frozen=True)
-class _Recording:
+class _CapturedGraph:
     graph: torch.cuda.CUDAGraph
     stage: Stage
     """Read at each replay; its windows and scale, which lie on the CPU, only when recorded: so one graph a state."""
@@ -21,14 +21,14 @@ class _Recording:
     """Written at each replay."""
 
 
-class Recordings:
+class CudaGraphs:
     """schedule state -> its launches as one CUDA graph. All graphs share one pool of memory, as they run in turn."""
 
     def __init__(self, launch: Callable[[Stage], torch.Tensor]):
         self.launch = launch
         self.pool = torch.cuda.graph_pool_handle()
         self.possible = True
-        self._known: dict[ForwardState, _Recording] = {}
+        self._known: dict[ForwardState, _CapturedGraph] = {}
 
     def __call__(self, state: ForwardState, make_stage: Callable[[ForwardState], Stage]) -> torch.Tensor:
         """The losses, valid until the next call. A state's first are launched one by one, and then recorded."""
@@ -53,6 +53,6 @@ class Recordings:
             self.possible = False
             warnings.warn(f"scoring launches its kernels one by one, as recording them failed: {error}", stacklevel=2)
             return
-        if len(self._known) == MAX_RECORDINGS:
+        if len(self._known) == MAX_CUDA_GRAPHS:
             self._known.pop(next(iter(self._known)))
-        self._known[state] = _Recording(graph, stage, losses)
+        self._known[state] = _CapturedGraph(graph, stage, losses)

@@ -33,8 +33,8 @@ class Evaluator:
         one_thread_on_a_cpu(device)
         self.track = experiment.track
         self.model = GPT(self.track.model, getattr(torch, self.track.dtype), device, experiment.execution)
-        self.loader = Loader(self.model, CheckpointLayout.of(self.model))
-        self.scorer = Scorer.of(experiment, self.model, recorded=True)
+        self.loader = Loader(self.model, CheckpointLayout.from_model(self.model))
+        self.scorer = Scorer.for_experiment(experiment, self.model, recorded=True)
         self.validator = None
         if experiment.val_tokens:
             check_shards(experiment, self.track.data.val_glob)
@@ -67,5 +67,5 @@ class Evaluator:
             with self._next:  # given up only with the model in hand: nobody overtakes
                 self.loader.fetch(data, header)
                 held.enter_context(self._model)
-                self.loader.place()
+                self.loader.copy_into_model()
             yield

@@ -19,12 +19,12 @@ from discreteness.dataset.identity import differing_fields
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.manifest import listed
 from discreteness.dataset.paths import WEIGHTS_FILE, weights_folder
-from discreteness.dataset.reader import Experiment as Reader
+from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.runs_file import trainers_library, with_libraries
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment import documents as documents_module
-from discreteness.experiment.documents import documents_hash
+from discreteness.experiment.documents import texts_hash
 from discreteness.experiment.prepare import Experiment
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.scoring.evaluator import Evaluator
@@ -34,7 +34,8 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
     """Scores every committed seed of a dataset that has its weights at all kept steps. 0: all of them are scored.
 
     `track_name`: where the origin's track is one of your own (module:name). ValueError: the origin holds no weights,
-    or was made with another track than the one of that name; OSError as `DatasetLock` and `Dataset.create_or_open`.
+    or was made with another track than the one of that name; OSError as `DatasetLock` and
+    `DatasetWriter.create_or_open`.
     """
     origin = open_reader(origin_uri)
     recipe = _track_of(origin, track_name)
@@ -47,7 +48,7 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
         print(f"left out, as not all of steps {listed(steps)} are kept: seeds {listed(partial)}")
     experiment = _experiment(origin, recipe, documents, tuple(steps), tuple(complete))
     with DatasetLock(output) as lock:
-        dataset = Dataset.create_or_open(
+        dataset = DatasetWriter.create_or_open(
             output,
             experiment.identity,
             experiment.documents,
@@ -74,7 +75,7 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
     return 0 if not partial else 1
 
 
-def kept_weights(origin: Reader) -> dict[int, dict[int, str]]:
+def kept_weights(origin: Dataset) -> dict[int, dict[int, str]]:
     """seed -> step -> path of the weights of the attempt that was committed. Other attempts' weights do not count."""
     kept: dict[int, dict[int, str]] = defaultdict(dict)
     for seed, attempt in origin.attempts.items():
@@ -85,7 +86,7 @@ def kept_weights(origin: Reader) -> dict[int, dict[int, str]]:
     return kept
 
 
-def _track_of(origin: Reader, name: str | None) -> Track:
+def _track_of(origin: Dataset, name: str | None) -> Track:
     """The track that the origin was made with; the dataset holds its values, a name is needed for their meaning."""
     values = origin.experiment["identity"]["track"]
     recipe = track(name or values["name"])
@@ -98,7 +99,7 @@ def _track_of(origin: Reader, name: str | None) -> Track:
 
 
 def _experiment(
-    origin: Reader, recipe: Track, documents: str, steps: tuple[int, ...], seeds: tuple[int, ...]
+    origin: Dataset, recipe: Track, documents: str, steps: tuple[int, ...], seeds: tuple[int, ...]
 ) -> Experiment:
     identity = origin.experiment["identity"]
     texts = tuple(documents_module.load(documents))
@@ -118,7 +119,7 @@ def _experiment(
         identity=identity
         | {
             "checkpoints": list(steps),
-            "documents": documents_hash(texts),
+            "documents": texts_hash(texts),
             "sources": sources_hash(identity_sources()),
             "origin": origin.experiment["identity_hash"],
         },

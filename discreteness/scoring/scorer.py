@@ -16,7 +16,7 @@ from speedrun.schedules import ForwardState
 
 from discreteness.experiment.config import Packing
 from discreteness.experiment.documents import Document
-from discreteness.scoring.cuda_graphs import Recordings
+from discreteness.scoring.cuda_graphs import CudaGraphs
 
 if TYPE_CHECKING:
     from discreteness.experiment.prepare import Experiment
@@ -101,10 +101,10 @@ class Scorer:
             for batch in pack_documents(documents, vocabulary, packing, score_tokens)
         ]
         self.num_positions = max(int(batch.packed.positions.max()) + 1 for batch in self.batches)
-        self.recordings = Recordings(self._launch) if recorded and device.type == "cuda" else None
+        self.cuda_graphs = CudaGraphs(self._launch) if recorded and device.type == "cuda" else None
 
     @classmethod
-    def of(cls, experiment: "Experiment", model: GPT, *, recorded: bool = False) -> "Scorer":
+    def for_experiment(cls, experiment: "Experiment", model: GPT, *, recorded: bool = False) -> "Scorer":
         """The scorer of an experiment: the same everywhere, so that the same weights give the same losses."""
         return cls(
             model,
@@ -118,7 +118,7 @@ class Scorer:
     def score(self, state: ForwardState) -> np.ndarray:
         """float32 (sum of the documents' losses,): all documents one after another, entry i of a document is the
         loss in nats of its token i + 1."""
-        losses = self.recordings(state, self._stage) if self.recordings else self._launch(self._stage(state))
+        losses = self.cuda_graphs(state, self._stage) if self.cuda_graphs else self._launch(self._stage(state))
         return losses.cpu().numpy()
 
     def _stage(self, state: ForwardState) -> Stage:

@@ -19,7 +19,7 @@ import numpy as np
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.dataset.runs_file import Library
-from discreteness.dataset.writer import ATTEMPT_LOST, Curve, Dataset
+from discreteness.dataset.writer import ATTEMPT_LOST, AttemptRows, DatasetWriter
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.comparison import first_difference
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, EvaluatorPool
@@ -47,7 +47,7 @@ class _Attempt:
     id: str
     group: str
     heard_s: float
-    curve: Curve = field(default_factory=Curve)
+    rows: AttemptRows = field(default_factory=AttemptRows)
     in_flight: dict[int, int] = field(default_factory=dict)
     tasks: set[asyncio.Task] = field(default_factory=set)
     committing: bool = False
@@ -61,7 +61,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: DatasetWriter,
         seeds: Sequence[int],
         experiment: Experiment,
         pool: EvaluatorPool,
@@ -122,7 +122,7 @@ class Dispatcher:
         self.heard_s[group] = time.monotonic()
         if end:
             self.ends[group] = end
-        self.pool.place(group, node_id)
+        self.pool.place_beside(group, node_id)
         return not self._why_stop(group)
 
     async def trouble(self, group: str, error: str) -> None:
@@ -238,7 +238,7 @@ class Dispatcher:
             self._end(attempt, f"its validation losses did not come within {TAIL_PATIENCE_S} s ({waiting})")
         if attempt.id not in self.attempts:
             return f"attempt {attempt_id} is over"
-        attempt.curve.trained_with, attempt.curve.scored_with = library, list(self.pool.libraries)
+        attempt.rows.trained_with, attempt.rows.scored_with = library, list(self.pool.libraries)
         return await self._outcome(attempt, self._task(attempt, self._commit(attempt)))
 
     async def fail(self, attempt_id: str, error: str) -> None:
@@ -258,7 +258,7 @@ class Dispatcher:
             failed=dict(self.failed),
             pending=len(self.pending),
             training=[Running(seed=a.seed, attempt=a.id, group=a.group, step=a.newest_step) for a in running],
-            train_loss={a.group: loss for a in running if (loss := a.curve.train_loss()) is not None},
+            train_loss={a.group: loss for a in running if (loss := a.rows.train_loss()) is not None},
             updates=self.updates,
             tokens=dict(self.tokens),
             bytes_committed=self.bytes_committed,
@@ -285,7 +285,7 @@ class Dispatcher:
     # ---- inside ----
 
     def _add_records(self, attempt: _Attempt, records: list[dict]) -> None:
-        attempt.curve.add_records(records)
+        attempt.rows.add_records(records)
         for record in records:
             if "batch_tokens" in record:  # of an update, not of a validation
                 self.updates += 1
@@ -305,7 +305,7 @@ class Dispatcher:
         if header.step in self.experiment.kept_steps:
             data = await self.pool.fetch(reference)
             await self._write(f"weights of seed {attempt.seed}", self._keep, data, header)
-        attempt.curve.add_losses(header.step, losses)
+        attempt.rows.add_losses(header.step, losses)
         self.checkpoints += 1
         self.ages[bisect_left(AGE_BOUNDS_S, time.monotonic() - came_s)] += 1
 
@@ -317,7 +317,7 @@ class Dispatcher:
         finally:
             for call in calls:
                 call.cancel()
-        attempt.curve.add_records([{"step": header.step, "val_loss": float(np.mean(means))}])
+        attempt.rows.add_records([{"step": header.step, "val_loss": float(np.mean(means))}])
 
     @cached_property
     def _weights(self) -> "WeightsFormat":
@@ -329,12 +329,12 @@ class Dispatcher:
         self.dataset.storage.write(*self._weights.file(data, header))
 
     async def _commit(self, attempt: _Attempt) -> None:
-        if missing := sorted(self.experiment.validation_steps - attempt.curve.validated()):
+        if missing := sorted(self.experiment.validation_steps - attempt.rows.validated()):
             raise ValueError(f"seed {attempt.seed} has no validation loss at steps {missing}")
         attempt.committing = True
         try:
             num_bytes = await self._write(
-                f"seed {attempt.seed}", attempt.curve.commit, self.dataset, attempt.seed, attempt.id
+                f"seed {attempt.seed}", attempt.rows.commit, self.dataset, attempt.seed, attempt.id
             )
         finally:
             attempt.committing = False
@@ -345,7 +345,7 @@ class Dispatcher:
         self.heard_s[attempt.group] = time.monotonic()  # its lease may be longer ago than silence is borne
         del self.attempts[attempt.id]
         self._notify()
-        checkpoints = f"{len(attempt.curve.losses)} checkpoints (attempt {attempt.id})"
+        checkpoints = f"{len(attempt.rows.losses)} checkpoints (attempt {attempt.id})"
         self._tell("seed committed", attempt, f"seed {attempt.seed} committed: {checkpoints}")
 
     async def _write(self, what: str, write: Callable, *arguments: Any) -> Any:
@@ -400,8 +400,8 @@ class Dispatcher:
             text = f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}"
             self._tell("attempt lost", attempt, text, "warning")
         event = {"event": ATTEMPT_LOST, "seed": attempt.seed, "attempt": attempt.id}
-        event |= {"preempted" if preempted else "error": error, "checkpoints": len(attempt.curve.losses)}
-        event |= {"train_s": attempt.curve.train_s()}
+        event |= {"preempted" if preempted else "error": error, "checkpoints": len(attempt.rows.losses)}
+        event |= {"train_s": attempt.rows.train_s()}
         self._aside(self.dataset.log, event)
         self._notify()
 
@@ -453,9 +453,9 @@ class Dispatcher:
             await asyncio.sleep(max(WATCH_S, took_s / RUNNING_SHARE))
             took_s = 0.0
             for attempt in list(self.attempts.values()):
-                if attempt.curve.losses and not attempt.committing and attempt.id in self.attempts:
+                if attempt.rows.losses and not attempt.committing and attempt.id in self.attempts:
                     began_s = time.monotonic()
-                    await asyncio.to_thread(attempt.curve.show, self.dataset, attempt.seed, attempt.id)
+                    await asyncio.to_thread(attempt.rows.show, self.dataset, attempt.seed, attempt.id)
                     took_s += time.monotonic() - began_s
                     if attempt.seed in self.committed or attempt.seed in self.failed:
                         # Meanwhile, which removed what came too early.

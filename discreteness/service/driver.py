@@ -13,10 +13,10 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.machines import Cluster, join_or_look, start_local
+from discreteness.cluster.machines import Cluster, find_cluster, start_local
 from discreteness.cluster.topology import Topology, choose
 from discreteness.dataset.lock import DatasetLock, LockLost
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.service.dispatcher import Dispatcher
@@ -78,7 +78,7 @@ def run(config: RunConfig) -> int:
 
 def _run(config: RunConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
-    cluster = join_or_look(job_metadata(config))
+    cluster = find_cluster(job_metadata(config))
     experiment = prepare(config, cluster.track(config.track))
     topology = choose(experiment, config, cluster)
     for line in topology.report:
@@ -122,7 +122,7 @@ def _run_on_ray(
     experiment: Experiment,
     topology: Topology,
     cluster: Cluster,
-    dataset: Dataset,
+    dataset: DatasetWriter,
     todo: list[int],
     scratch: str,
     signals: Signals,
@@ -209,7 +209,7 @@ def _running(groups: list[ray.ObjectRef]) -> bool:
     return len(ray.wait(groups, num_returns=len(groups), timeout=0)[0]) < len(groups)
 
 
-def _conclude(progress: Progress, experiment: Experiment, dataset: Dataset, log: Log) -> int:
+def _conclude(progress: Progress, experiment: Experiment, dataset: DatasetWriter, log: Log) -> int:
     committed = dataset.committed()
     done = [seed for seed in experiment.seeds if seed in committed]
     rows = len(done) * len(experiment.plan) * len(experiment.documents)

@@ -102,7 +102,7 @@ class EvaluatorPool:
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
 
-    def place(self, group: str, node_id: str) -> None:
+    def place_beside(self, group: str, node_id: str) -> None:
         """A trainer group has its place: its share of the evaluators goes beside it, later ones follow it there.
 
         Not earlier: an evaluator that comes first takes a GPU from under a group. Those with a whole GPU to themselves

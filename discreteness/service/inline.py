@@ -23,7 +23,7 @@ from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cluster.estimate import inline_report
 from discreteness.dataset.lock import DatasetLock, LockLost
-from discreteness.dataset.writer import ATTEMPT_LOST, Curve, Dataset
+from discreteness.dataset.writer import ATTEMPT_LOST, AttemptRows, DatasetWriter
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.scoring.scorer import Scorer
@@ -72,10 +72,10 @@ def _run(config: RunConfig, world_size: int, log: Log) -> int:
             dist.destroy_process_group()
 
 
-def _lead(experiment: Experiment, trainer: Trainer, dataset: Dataset, lock: DatasetLock, log: Log) -> int:
+def _lead(experiment: Experiment, trainer: Trainer, dataset: DatasetWriter, lock: DatasetLock, log: Log) -> int:
     committed = dataset.committed()
     failed = 0
-    scorer = Scorer.of(experiment, trainer.model)
+    scorer = Scorer.for_experiment(experiment, trainer.model)
     for seed in experiment.seeds:
         if seed in committed:
             continue
@@ -116,14 +116,14 @@ def _follow(experiment: Experiment, trainer: Trainer) -> int:
 class _Rows:
     """checkpoints of one seed -> losses and records by step."""
 
-    def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer, dataset: Dataset, seed: int):
+    def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer, dataset: DatasetWriter, seed: int):
         self.experiment = experiment
         self.model = trainer.model
         self.scorer = scorer
         self.dataset = dataset
         self.seed = seed
         self.attempt = uuid.uuid4().hex[:12]
-        self.curve = Curve()
+        self.curve = AttemptRows()
         self.validator = None
         if experiment.val_tokens:
             self.validator = Validator(trainer.model, experiment.track, experiment.data_root, experiment.val_tokens)
@@ -141,7 +141,7 @@ class _Rows:
             self.curve.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
 
     def _keep(self, checkpoint: Checkpoint) -> None:
-        layout = CheckpointLayout.of(self.model)
+        layout = CheckpointLayout.from_model(self.model)
         data = layout.pack(self.model, checkpoint.state.tied)
         header = CheckpointHeader(
             seed=self.seed,
@@ -166,8 +166,8 @@ def _join(world_size: int, use_cuda: bool) -> dist.ProcessGroup | None:
 
 def _announce(trainer: Trainer, seed: int) -> int:
     """Rank 0's seed on every rank; -1 ends."""
-    if not trainer.group:
+    if not trainer.process_group:
         return seed
     number = torch.tensor([seed], device=trainer.device)
-    dist.broadcast(number, 0, group=trainer.group)
+    dist.broadcast(number, 0, group=trainer.process_group)
     return int(number.item())

@@ -46,7 +46,7 @@ def train_group(spec: GroupSpec) -> None:
         data = experiment.track.data
         check_shards(experiment, data.train_glob, data.val_glob)
         trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
-        staging = Staging(trainer.model, CheckpointLayout.of(trainer.model))
+        staging = Staging(trainer.model, CheckpointLayout.from_model(trainer.model))
     except Exception as error:  # missing shards, too little memory: said before it takes the group down
         ray.get(spec.dispatcher.trouble.remote(spec.name, f"rank {rank}: {type(error).__name__}: {error}"))
         raise
@@ -65,7 +65,7 @@ def train_group(spec: GroupSpec) -> None:
 
 def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Staging) -> None:
     experiment = spec.experiment
-    verifier = Scorer.of(experiment, trainer.model) if spec.verify_every else None
+    verifier = Scorer.for_experiment(experiment, trainer.model) if spec.verify_every else None
     publisher = Publisher(
         spec.dispatcher,
         staging,
@@ -78,7 +78,7 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Stagin
         verifier=verifier,
         verify_every=spec.verify_every,
     )
-    votes = _Votes(trainer.group)
+    votes = _Votes(trainer.process_group)
     heartbeats = range(0, experiment.track.schedule.last_step, HEARTBEAT_STEPS)
     checkpoints = trainer.train(lease.seed, experiment.published_steps | set(heartbeats))
     for checkpoint in checkpoints:
@@ -94,7 +94,7 @@ def _train_seed(spec: GroupSpec, lease: Lease, trainer: Trainer, staging: Stagin
     if votes.now(publisher.rejection != ""):
         return  # the dispatcher said no and has ended the attempt
     # The commit comes before the next seed's first checkpoint.
-    rank, group = trainer.rank, trainer.group
+    rank, group = trainer.rank, trainer.process_group
     finish = partial(spec.dispatcher.finish.remote, lease.attempt, records, publisher.stall_s, loaded_library())
     _wait_together(finish() if rank == 0 else None, group)
 

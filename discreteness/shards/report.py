@@ -23,7 +23,7 @@ class ShardReport:
     problems: tuple[str, ...]
 
 
-def examine(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
+def report_shards(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
     """A report of each shard: files, and all `*.bin` below folders. ValueError: a path is neither, or there is none."""
     for path in _shard_paths(paths):
         try:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.dataset.paths import LOSSES_FOLDER, RUNNING, SEED_FILE
-from discreteness.dataset.reader import Experiment
+from discreteness.dataset.reader import Dataset
 from discreteness.dataset.status import RunningSeed, running_seeds
 from discreteness.dataset.storage import Storage
 
@@ -34,7 +34,7 @@ class Snapshot:
     """The dataset at one look. `stamps`: seed -> stamp of its file; `running`: those of them in training."""
 
     version: int
-    experiment: Experiment
+    experiment: Dataset
     running: Mapping[int, RunningSeed]
     stamps: Mapping[int, Stamp]
 
@@ -73,7 +73,7 @@ class Growing:
         self._listed: dict[Stamp, None] | None = None
         self.snapshot = self._look(1)
 
-    def look(self) -> Snapshot:
+    def refresh(self) -> Snapshot:
         """Looks for files that came, went or changed. Errors as discreteness.open."""
         with self._look_lock:
             if self._listing() != self._listed:
@@ -139,7 +139,7 @@ class Growing:
 
     def _look(self, version: int) -> Snapshot:
         listed = self._listing()
-        experiment = Experiment(self.storage)
+        experiment = Dataset(self.storage)
         running = {one.seed: one for one in running_seeds(self.storage, set(experiment.seeds))}
         stamps = {}
         for stamp in listed:

@@ -130,7 +130,7 @@ async def _experiment(request: web.Request) -> web.Response:
 async def _state(request: web.Request) -> web.Response:
     """What changes: the page asks every second or two."""
     growing = request.app[GROWING]
-    snapshot = await asyncio.to_thread(growing.look)
+    snapshot = await asyncio.to_thread(growing.refresh)
     content = {
         "version": snapshot.version,
         "committed": snapshot.experiment.seeds,

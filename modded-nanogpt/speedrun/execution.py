@@ -55,7 +55,7 @@ class Execution:
             symmetric_kernels=self.symmetric_kernels and fast,
         )
 
-    def of(self, track: Track, device: str | torch.device) -> Execution:
+    def resolved(self, track: Track, device: str | torch.device) -> Execution:
         """What of this is done when that track is trained on that device."""
         import torch
 

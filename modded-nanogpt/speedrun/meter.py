@@ -39,8 +39,8 @@ class Meter:
     """Times updates from end to end, except where `pause` or `fetch` lies between: validation and the consumer's
     work at a checkpoint are not training."""
 
-    def __init__(self, device: torch.device, group: dist.ProcessGroup | None):
-        self.device, self.group = device, group
+    def __init__(self, device: torch.device, process_group: dist.ProcessGroup | None):
+        self.device, self.process_group = device, process_group
         self.train_s = 0.0
         self._begun: Mark | None = None
         self._updates: list[_Update] = []
@@ -73,8 +73,8 @@ class Meter:
         """Records of the updates up to the last fetch, or of all (a wait). Called on every rank alike."""
         self.pause()
         losses = torch.stack(self._losses).double() if self._losses else torch.zeros(0)
-        if self.group and len(losses):
-            dist.all_reduce(losses, group=self.group)
+        if self.process_group and len(losses):
+            dist.all_reduce(losses, group=self.process_group)
         if self.device.type == "cuda":
             losses = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)
         self._under_way.append(_Batch(self._updates, losses, self._notes, self._mark()))

@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 class Trainer:
-    """Trains seeds of one track on this rank of `group` (None: the only rank).
+    """Trains seeds of one track on this rank of `process_group` (None: the only rank).
 
     Raises ValueError where the world size does not divide the track's slots, ShardError where the shards are missing
     or bad: both before any training. On a GPU it compiles here, so that no later step has to.
@@ -63,14 +63,14 @@ class Trainer:
         track: Track,
         data_root: str | Path,
         device: str | torch.device = "cpu",
-        group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | None = None,
         execution: Execution | None = None,
     ):
         self.track = track
         self.device = torch.device(device)
-        self.group = group
-        self.rank = dist.get_rank(group) if group else 0
-        self.world_size = dist.get_world_size(group) if group else 1
+        self.process_group = process_group
+        self.rank = dist.get_rank(process_group) if process_group else 0
+        self.world_size = dist.get_world_size(process_group) if process_group else 1
         slots = track.data.num_slots
         if slots % self.world_size:
             raise ValueError(
@@ -78,7 +78,7 @@ class Trainer:
                 f"use {', '.join(str(n) for n in range(1, slots + 1) if slots % n == 0)}"
             )
         self.slots_here = slots // self.world_size
-        self.execution = (execution or Execution()).of(track, self.device)
+        self.execution = (execution or Execution()).resolved(track, self.device)
         self.execution.check(self.device)
         self.batches = BatchStream(
             TrainingBatches(
@@ -94,7 +94,7 @@ class Trainer:
             self.execution.micro_batch_tokens,
         )
         self.model = GPT(track.model, getattr(torch, track.dtype), self.device, self.execution)
-        self.optimizer = SpeedrunOptimizer(self.model, track.optimizer, group, self.execution)
+        self.optimizer = SpeedrunOptimizer(self.model, track.optimizer, process_group, self.execution)
         self.validator = Validator(self.model, track, data_root)
         self._loss: Callable[..., Tensor] = self.model
         self._stage: tuple[ForwardState, Stage] | None = None
@@ -131,7 +131,7 @@ class Trainer:
         self.model.set_weights(drawn.result())
         self.optimizer.reset()
         self.batches.start()
-        meter = Meter(self.device, self.group)
+        meter = Meter(self.device, self.process_group)
         for step in range(schedule.last_step + 1):
             last = step == schedule.last_step
             state = forward_state(self.track, step)
@@ -209,7 +209,7 @@ class Trainer:
         means = torch.zeros(len(self.validator.chunks), dtype=torch.float64)
         for number in range(self.rank, len(means), self.world_size):
             means[number] = self.validator.chunk_loss(number, state)
-        if self.group:
+        if self.process_group:
             means = means.to(self.device)
-            dist.all_reduce(means, group=self.group)
+            dist.all_reduce(means, group=self.process_group)
         return float(means.mean())

@@ -160,7 +160,7 @@ async def groups_bring_gpus_of_their_type(folder):
     becomes(["h100"], "a group of two H100s waits")
     (node, *_), *_ = (await placed(register, "first", 2)).values()
     pool = EvaluatorPool("", 2, 1, TWO.gpus_per_evaluator, evaluator=Flaky)
-    pool.place("first", node)
+    pool.place_beside("first", node)
     await ready(pool, 2)
     groups["second"] = start("second")
     becomes(["h100", "h100"], "another one waits")

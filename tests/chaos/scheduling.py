@@ -144,7 +144,7 @@ async def places_on_a_mixed_cluster(folder):
         assert {node for node, *_ in places.values()} == {nodes["h"]}
         assert Counter(gpu for _, gpus, _ in places.values() for gpu in set(gpus)).most_common(1)[0][1] == 1
         pool = EvaluatorPool("", 8, 1, EIGHT.gpus_per_evaluator, evaluator=Flaky)
-        pool.place("first", nodes["h"])
+        pool.place_beside("first", nodes["h"])
         await ready(pool, 8)
         free = ray.available_resources()
         assert free["GPU"] < 8.01, "the evaluators are not on the group's GPUs"

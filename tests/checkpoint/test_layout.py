@@ -32,7 +32,7 @@ def header_of(layout, state, num_bytes):
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_checkpoint_restores_what_the_forward_pass_reads(track, dtype, tied):
     trained, scored = model_of(track, 0, dtype), model_of(track, 1, dtype)
-    layout = CheckpointLayout.of(trained)
+    layout = CheckpointLayout.from_model(trained)
     step = 0 if tied else track.schedule.last_step
     state = forward_state(track, step)
     assert state.tied is tied
@@ -50,13 +50,13 @@ def test_a_checkpoint_restores_what_the_forward_pass_reads(track, dtype, tied):
 
 def test_a_tied_checkpoint_leaves_out_exactly_the_embedding():
     model = model_of(tiny)
-    layout = CheckpointLayout.of(model)
+    layout = CheckpointLayout.from_model(model)
     saved = layout.num_bytes(tied=False) - layout.num_bytes(tied=True)
     assert saved == 4 * tiny.model.vocab_size * tiny.model.model_dim
 
 
 def test_the_small_track_needs_the_bytes_of_its_parameters():
-    layout = CheckpointLayout.of(GPT(small.model, torch.bfloat16, "meta"))
+    layout = CheckpointLayout.from_model(GPT(small.model, torch.bfloat16, "meta"))
     # SPEEDRUN 13: 268,665,983 parameters without padding, 47 of them float32; alignment adds at most 256 bytes a slot
     exact = 2 * (268_665_983 - 47) + 4 * 47
     assert exact <= layout.num_bytes(tied=False) < exact + 256 * 60
@@ -64,7 +64,7 @@ def test_the_small_track_needs_the_bytes_of_its_parameters():
 
 def test_bytes_of_another_layout_or_length_are_refused_by_name():
     model = model_of(tiny, 0)
-    layout = CheckpointLayout.of(model)
+    layout = CheckpointLayout.from_model(model)
     state = forward_state(tiny, 0)
     data = layout.pack(model, True)
     header = header_of(layout, state, data.nbytes)
@@ -82,7 +82,7 @@ def test_bytes_of_another_layout_or_length_are_refused_by_name():
 def test_the_fingerprint_tells_shapes_and_dtypes_apart():
     wider = dataclasses.replace(tiny.model, vocab_size=tiny.model.vocab_size + 64)
     fingerprints = {
-        CheckpointLayout.of(GPT(config, dtype, "meta")).fingerprint
+        CheckpointLayout.from_model(GPT(config, dtype, "meta")).fingerprint
         for config in (tiny.model, wider)
         for dtype in (torch.float32, torch.bfloat16)
     }
@@ -91,7 +91,7 @@ def test_the_fingerprint_tells_shapes_and_dtypes_apart():
 
 def test_pack_copies_so_that_training_may_go_on():
     model = model_of(tiny, 0)
-    layout = CheckpointLayout.of(model)
+    layout = CheckpointLayout.from_model(model)
     data = layout.pack(model, True)
     kept = data.copy()
     with torch.no_grad():

@@ -58,7 +58,7 @@ def checkpoint(model, layout, seed, step):
 def trained():
     torch.set_num_threads(1)
     model = GPT(tiny.model, torch.float32, "cpu")
-    return model, CheckpointLayout.of(model)
+    return model, CheckpointLayout.from_model(model)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 63, 64, 65, 1000])
@@ -84,7 +84,7 @@ def test_a_fetched_checkpoint_is_the_models_once_it_is_placed(trained, step):
     loader = Loader(other, layout)
     loader.fetch(data, header)
     assert all(torch.equal(buffer, before[dtype]) for dtype, buffer in other.buffers_by_dtype.items())
-    loader.place()
+    loader.copy_into_model()
     assert all(torch.equal(buffer, model.buffers_by_dtype[dtype]) for dtype, buffer in other.buffers_by_dtype.items())
 
 
@@ -108,7 +108,7 @@ def test_a_refused_fetch_counts_for_nothing(trained):
     loader.fetch(untied, header)
     with pytest.raises(ValueError):
         loader.fetch(untied, dataclasses.replace(header, state=forward_state(tiny, 0)))
-    loader.place()
+    loader.copy_into_model()
     assert all(torch.equal(buffer, model.buffers_by_dtype[dtype]) for dtype, buffer in other.buffers_by_dtype.items())
 
 
@@ -120,7 +120,7 @@ def test_the_object_stores_pages_are_let_go_once_they_are_placed(trained):
     loader.fetch(data, header)
     del data
     assert pages() is not None
-    loader.place()
+    loader.copy_into_model()
     assert pages() is None
 
 

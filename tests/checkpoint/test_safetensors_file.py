@@ -22,7 +22,7 @@ LAST = tiny.schedule.last_step
 def streamed(track, step, seed=7):
     model = GPT(track.model, getattr(torch, track.dtype), "cpu")
     init_weights(model, seed)
-    layout, state = CheckpointLayout.of(model), forward_state(track, step)
+    layout, state = CheckpointLayout.from_model(model), forward_state(track, step)
     data = layout.pack(model, state.tied)
     header = CheckpointHeader(
         seed=seed, attempt="00ab" * 3, step=step, layout=layout.fingerprint, state=state, num_bytes=data.nbytes
@@ -42,7 +42,7 @@ def test_a_file_holds_each_parameter_by_name_and_gives_back_bytes_and_header(tra
         assert torch.equal(tensors[name].float(), model.get_parameter(name).to(tensors[name].dtype).float()), name
     again, header_again = WeightsFormat(track).read(content)
     assert header_again == header
-    layout = CheckpointLayout.of(model)
+    layout = CheckpointLayout.from_model(model)
     slots = layout.named(model.layout, data, header.state.tied)
     for name, tensor in layout.named(model.layout, again, header.state.tied).items():
         assert torch.equal(tensor, slots[name]), name  # what lies between parameters is nobody's

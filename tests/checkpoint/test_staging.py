@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture
 def layout(model):
-    return CheckpointLayout.of(model)
+    return CheckpointLayout.from_model(model)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
 from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
-from discreteness.dataset.status import look
-from discreteness.dataset.writer import Curve
+from discreteness.dataset.status import job_status
+from discreteness.dataset.writer import AttemptRows
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import prepare
 from discreteness.service.driver import Signals
@@ -175,7 +175,7 @@ def test_the_plan_counts_rows_exactly_and_bytes_within_a_fifth(dataset, keep):
     sizes = {path.relative_to(dataset): path.stat().st_size for path in dataset.rglob("*") if path.is_file()}
     without = ("tokens",) if keep == "last" else ("tokens", "weights")
     there = sum(size for path, size in sizes.items() if path.parts[0] not in without)
-    assert planned.rows == look(dataset).status.rows
+    assert planned.rows == job_status(dataset).status.rows
     assert 0.8 < planned.dataset_bytes / there < 1.2
     assert f"dataset: {planned.rows} rows" in " ".join(planned.report)
 
@@ -247,7 +247,7 @@ def test_a_failed_seed_of_an_inline_run_is_said(program, tmp_path):
     run = program("-m", "discreteness", *arguments, "--output", tmp_path / "set")
     assert run.wait() == 1, run.output
     assert "seed 0 FAILED: the training loss is" in run.output
-    seen = look(tmp_path / "set")
+    seen = job_status(tmp_path / "set")
     assert seen.settled and seen.failed[0].startswith("the training loss is")
 
 
@@ -267,19 +267,19 @@ def test_an_inline_dry_run_prints_the_plan_and_trains_nothing(program, tmp_path)
 def test_an_inline_run_whose_dataset_is_taken_over_stops_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
     other = lock.DatasetLock(tmp_path / "set", job="another", take_over=True)
-    came, add_losses = [], Curve.add_losses
+    came, add_losses = [], AttemptRows.add_losses
 
     def come(curve, step, losses):
         add_losses(curve, step, losses)
         if not came:
             came.append(other.__enter__())
 
-    monkeypatch.setattr(Curve, "add_losses", come)
+    monkeypatch.setattr(AttemptRows, "add_losses", come)
     config = RunConfig(track=QUICK[1], checkpoints="every:1", seeds="0-29", output=str(tmp_path / "set"))
     assert run_inline(config) == 1
     assert f"{tmp_path / 'set'} was taken over by pid" in capsys.readouterr().out
     assert json.loads((tmp_path / "set" / LOCK_FILE).read_text())["job"] == "another"
-    assert len(look(tmp_path / "set").status.committed) < 30
+    assert len(job_status(tmp_path / "set").status.committed) < 30
     other.__exit__()
 
 

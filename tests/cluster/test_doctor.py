@@ -22,7 +22,7 @@ from discreteness.cluster.doctor import (
     of_versions,
 )
 from discreteness.cluster.machines import Cluster, Node
-from discreteness.cluster.node_report import attention_difference, look
+from discreteness.cluster.node_report import attention_difference, report_node
 
 HERE = doctor.NodeReport(
     host="a",
@@ -154,13 +154,13 @@ def write_shards(root, *sizes):
 
 
 def test_this_machine_reports_its_shards(tmp_path):
-    empty = look(small, str(tmp_path))
+    empty = report_node(small, str(tmp_path))
     assert "no shard matches" in empty.data_error and empty.shards == 0
     folder = write_shards(tmp_path, ("train", 3000), ("train", 2000), ("val", 1000))
-    report = look(small, str(tmp_path))
+    report = report_node(small, str(tmp_path))
     assert (report.shards, report.train_tokens, report.val_tokens, report.data_error) == (3, 5000, 1000, "")
     (folder / "fineweb_train_002000.bin").write_bytes(b"x" * 2000)
-    assert "002000.bin has magic" in look(small, str(tmp_path)).data_error
+    assert "002000.bin has magic" in report_node(small, str(tmp_path)).data_error
     assert report.versions["torch"] == torch.__version__.partition("+")[0] or report.versions["torch"]
 
 
@@ -191,7 +191,7 @@ def test_the_command(program, tmp_path):
 IN_A_CLUSTER = """
 import os, sys
 from ray.cluster_utils import Cluster
-from discreteness.cluster.doctor import examine
+from discreteness.cluster.doctor import diagnose
 
 folder, older = sys.argv[1:]
 
@@ -203,7 +203,7 @@ poor = cluster.add_node(num_cpus=1, **store_and_data(80 << 20, "none"))
 old = cluster.add_node(num_cpus=1, **store_and_data(1 << 30, "other", PYTHONPATH=older))
 print(*(node.node_id[:8] for node in (cluster.head_node, poor, old)))
 os.environ["RAY_ADDRESS"] = cluster.address
-print(*examine("small", None, None), sep="\\n")
+print(*diagnose("small", None, None), sep="\\n")
 """
 
 
@@ -242,5 +242,5 @@ def test_every_node_of_a_cluster_is_asked_and_named(program, tmp_path):
 
 @pytest.mark.parametrize("name", ["large", "tests.support.quick_track:none"])
 def test_a_track_that_is_none_is_a_finding(name):
-    finding = only(doctor.examine(name, None, None))
+    finding = only(doctor.diagnose(name, None, None))
     assert finding.level == "problem" and name in finding.text

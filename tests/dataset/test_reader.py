@@ -17,7 +17,7 @@ from discreteness.dataset.identity import identity_hash
 from discreteness.dataset.seed_file import CommittedSeed, losses_file
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.verify import verify
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from tests.support.dataset_case import DOCUMENTS, IDENTITY, STEPS, Text, commit, create, losses, records
 from tests.support.faulty_filesystem import object_storage
 
@@ -233,4 +233,4 @@ def test_verify_sees_runs_that_are_gone_or_changed(run):
 def test_committed_seed_is_plain(run):
     (first, _) = status_of(run).committed
     assert first == CommittedSeed(**dataclasses.asdict(first))
-    assert isinstance(create(run), Dataset) and len(DOCUMENTS) == 3
+    assert isinstance(create(run), DatasetWriter) and len(DOCUMENTS) == 3

@@ -18,7 +18,7 @@ from rich.console import Console
 from discreteness.cli.dataset_commands import Status, Watch
 from discreteness.dataset import watch as watching
 from discreteness.dataset.lock import DatasetLock
-from discreteness.dataset.status import as_json, look
+from discreteness.dataset.status import as_json, job_status
 from discreteness.dataset.watch import picture, watch
 from tests.conftest import ROOT
 from tests.support.dataset_case import IDENTITY, STEPS, commit, create, losses
@@ -77,7 +77,7 @@ def growing(tmp_path):
 
 def test_each_seed_has_one_state_and_time_left_is_that_of_the_commits(growing):
     with DatasetLock(growing.uri):
-        seen = look(growing.uri, now_s=BEGAN_S + 250)
+        seen = job_status(growing.uri, now_s=BEGAN_S + 250)
     assert seen.planned == (0, 1, 2, 3, 4, 5)
     assert [seed.seed for seed in seen.status.committed] == [0, 1]
     assert [(seed.seed, seed.steps) for seed in seen.status.running] == [(2, 3)]
@@ -96,13 +96,13 @@ def test_gpu_hours_are_those_of_committed_seeds_and_of_lost_attempts(tmp_path, c
     dataset = create(tmp_path / "set", identity={**IDENTITY, "track": track, "world_size": 8})
     commit(dataset, 0)
     commit(dataset, 1)
-    assert look(dataset.uri).device_hours is None  # no file tells: not 0
+    assert job_status(dataset.uri).device_hours is None  # no file tells: not 0
     trained(dataset, 0, "one", 900.0)
     trained(dataset, 1, "one", 1200.0)
     dataset.log({"event": "attempt lost", "seed": 2, "attempt": "two", "error": "gone", "train_s": 250.0})
     dataset.log({"event": "attempt lost", "seed": 2, "attempt": "three", "preempted": "gone", "train_s": 50.0})
     dataset.log({"event": "attempt lost", "seed": 2, "attempt": "four", "error": "at once", "train_s": None})
-    seen = look(dataset.uri)
+    seen = job_status(dataset.uri)
     assert (seen.device, seen.device_hours) == ("GPU", pytest.approx(8 * 2400 / 3600))
     assert "5.33 GPU-hours trained" in drawn(seen)
     assert Status(dataset.uri)() == 0
@@ -110,11 +110,11 @@ def test_gpu_hours_are_those_of_committed_seeds_and_of_lost_attempts(tmp_path, c
     told = json.loads(as_json(seen))
     assert (told["device"], told["device_hours"]) == ("GPU", seen.device_hours)
     Path(dataset.storage.path("runs/seed=00001-one.parquet")).write_bytes(b"damaged")
-    assert look(dataset.uri).device_hours == pytest.approx(8 * 1200 / 3600)
+    assert job_status(dataset.uri).device_hours == pytest.approx(8 * 1200 / 3600)
 
 
 def test_without_a_job_at_work_no_time_is_left_to_tell(growing):
-    seen = look(growing.uri)
+    seen = job_status(growing.uri)
     assert seen.holder is None and seen.left_s is None
     text = drawn(seen, "cannot be read now")
     for part in ("begun", "no job holds it", "cannot be read now"):
@@ -127,8 +127,8 @@ def test_only_commits_of_the_newest_job_set_its_pace(growing):
     event["time"] = datetime.fromtimestamp(BEGAN_S + 150, UTC).isoformat()
     growing.storage.write("log/9.json", json.dumps(event).encode())
     with DatasetLock(growing.uri):
-        seen = look(growing.uri, now_s=BEGAN_S + 210)
-        late = look(growing.uri, now_s=BEGAN_S + 10_000)
+        seen = job_status(growing.uri, now_s=BEGAN_S + 210)
+        late = job_status(growing.uri, now_s=BEGAN_S + 10_000)
     assert seen.seeds_per_hour == pytest.approx(72)  # one in 50 s
     assert seen.waiting == (4, 5, 6, 7)
     assert seen.left_s == pytest.approx(200 + 5 * 50 - 210)
@@ -148,7 +148,7 @@ def test_a_long_look_is_followed_by_a_longer_pause(growing, monkeypatch):
         if len(pauses) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(watching, "look", slow)
+    monkeypatch.setattr(watching, "job_status", slow)
     monkeypatch.setattr(watching.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watching.time, "sleep", pause)
     assert watch(growing.uri, Console(file=io.StringIO())) == 130
@@ -159,12 +159,12 @@ def test_a_damaged_event_hides_none_after_it(growing):
     growing.storage.write("log/0.json", b"{")
     growing.storage.write("log/00.json", b"[" * 100_000)
     growing.storage.write("log/000.json", b"null")
-    assert look(growing.uri).failed.keys() == {3}
+    assert job_status(growing.uri).failed.keys() == {3}
 
 
 def test_only_what_was_lost_since_the_newest_job_counts(growing):
     growing.log_job((3, 4), 2)
-    seen = look(growing.uri)
+    seen = job_status(growing.uri)
     assert (seen.planned, seen.failed, seen.waiting, seen.seeds_per_hour) == ((3, 4), {}, (3, 4), None)
 
 
@@ -177,7 +177,7 @@ def test_json_says_it_all_and_null_for_what_is_not_known(growing, capsys):
     assert [event["error"] for event in told["lost_attempts"]][0::2] == ["first", "node gone"]
     assert told["rows"] == 2 * 4 * 3 and told["left_s"] is None
     empty = create(growing.uri + "-empty")
-    told = json.loads(as_json(look(empty.uri)))
+    told = json.loads(as_json(job_status(empty.uri)))
     assert told["planned"] is told["seeds_per_hour"] is told["left_s"] is told["holder"] is None
     assert told["committed"] == told["running"] == told["failed"] == told["waiting"] == []
 
@@ -193,10 +193,10 @@ def test_a_seed_in_training_is_waited_for_unless_no_job_planned_it(growing):
     growing.write_running(9, "theirs", np.array(STEPS[:1]), losses(9)[:1])
     for seed in 3, 4, 5:
         commit(growing, seed)
-    seen = look(growing.uri)
+    seen = job_status(growing.uri)
     assert (seen.waiting, [one.seed for one in seen.status.running], seen.settled) == ((), [2, 9], False)
     commit(growing, 2)
-    assert look(growing.uri).settled
+    assert job_status(growing.uri).settled
 
 
 def test_a_complete_dataset_ends_the_watch_with_0_a_failed_one_with_1(growing, capsys):
@@ -246,7 +246,7 @@ def test_damage_is_named_and_what_is_hostile_in_the_log_is_passed_over(growing):
     ):
         event = {"time": "2999-01-01T00:00:00+00:00", **event}
         growing.storage.write(f"log/9{number}.json", json.dumps(event).encode())
-    seen = look(growing.uri)
+    seen = job_status(growing.uri)
     assert seen.planned == (0, 1, 2, 3, 4, 5) and seen.waiting == (1, 4, 5)
     assert "not counted" in drawn(seen) and "seed=00001.parquet: truncated" in drawn(seen)
 
@@ -256,10 +256,10 @@ def test_an_object_store_tells_the_same():
     dataset = create(storage)
     dataset.log_job((0, 1), 3)
     commit(dataset, 1)
-    seen = look(storage)
+    seen = job_status(storage)
     assert (seen.planned, seen.waiting, seen.failed) == ((0, 1), (0,), {})
     commit(dataset, 0)
-    assert look(storage).settled and watch(storage, Console(file=io.StringIO())) == 0
+    assert job_status(storage).settled and watch(storage, Console(file=io.StringIO())) == 0
 
 
 def test_ctrl_c_ends_the_watch_without_a_traceback(tmp_path):

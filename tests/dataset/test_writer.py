@@ -21,7 +21,7 @@ from discreteness.dataset.identity import IdentityMismatch
 from discreteness.dataset.seed_file import FOOTER_KEY
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.verify import verify
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from tests.support.dataset_case import (
     DOCUMENTS,
     IDENTITY,
@@ -557,7 +557,7 @@ def test_relative_paths_and_uris_name_the_same_dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commit(create("run"), 0)
     assert list(create(f"file://{tmp_path}/run/").committed()) == [0]
-    assert Dataset.create_or_open(tmp_path / "run", IDENTITY, DOCUMENTS, token_bytes, None, STEPS).uri == str(
+    assert DatasetWriter.create_or_open(tmp_path / "run", IDENTITY, DOCUMENTS, token_bytes, None, STEPS).uri == str(
         tmp_path / "run"
     )
 

@@ -13,7 +13,7 @@ from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.export.files import export
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.dataset.verify import verify
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.documents import load
 from discreteness.viewer.server import application
 from tests.support.dataset_case import IDENTITY
@@ -34,7 +34,9 @@ def write_folder(folder, sizes, random):
 
 def continued(path, documents):
     """What a command does with its dataset: makes it the first time, continues it after that."""
-    return Dataset.create_or_open(path, IDENTITY, documents, token_bytes=decode_bytes, in_vocabulary=None, steps=STEPS)
+    return DatasetWriter.create_or_open(
+        path, IDENTITY, documents, token_bytes=decode_bytes, in_vocabulary=None, steps=STEPS
+    )
 
 
 def through_everything(path, documents, output):

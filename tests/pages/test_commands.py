@@ -171,7 +171,7 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             if config.track == "small":
                 config = replace(config, data=str(folder))
-                patch.setattr(driver, "join_or_look", lambda metadata: cluster)
+                patch.setattr(driver, "find_cluster", lambda metadata: cluster)
             assert driver.run(replace(config, dry_run=True)) == 0, line
     told = capsys.readouterr().out
     assert told.count("time: about") == len(asked)

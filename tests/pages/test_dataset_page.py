@@ -123,7 +123,7 @@ def written(monkeypatch, tmp_path):
 
 def weights():
     """A file of kept weights of the tiny track, all zeros."""
-    layout, state = CheckpointLayout.of(GPT(tiny.model, torch.float32, "meta")), forward_state(tiny, 20)
+    layout, state = CheckpointLayout.from_model(GPT(tiny.model, torch.float32, "meta")), forward_state(tiny, 20)
     data = np.zeros(layout.num_bytes(state.tied), np.uint8)
     about = {"seed": 1, "attempt": "attempt-1", "step": 20, "layout": layout.fingerprint}
     return WeightsFormat(tiny).file(data, CheckpointHeader(**about, state=state, num_bytes=data.nbytes))

@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     torch.set_num_threads(1)
     model = GPT(tiny.model, torch.float32, "cpu")
     init_weights(model, 0)
-    layout, state = CheckpointLayout.of(model), forward_state(tiny, 360)
+    layout, state = CheckpointLayout.from_model(model), forward_state(tiny, 360)
     data = layout.pack(model, state.tied)
     header = CheckpointHeader(
         seed=0, attempt="a", step=360, layout=layout.fingerprint, state=state, num_bytes=data.nbytes

@@ -43,7 +43,7 @@ def checkpoint(step, seed=0):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    layout, state = CheckpointLayout.of(model), forward_state(brief, step)
+    layout, state = CheckpointLayout.from_model(model), forward_state(brief, step)
     data = layout.pack(model, state.tied)
     header = CheckpointHeader(
         seed=seed, attempt="a" * 12, step=step, layout=layout.fingerprint, state=state, num_bytes=data.nbytes
@@ -63,8 +63,8 @@ class Noting:
         self.notes.append(("fetched", header.step))
         self.fetched[header.step].set()
 
-    def place(self):
-        self.loader.place()
+    def copy_into_model(self):
+        self.loader.copy_into_model()
         self.notes.append(("placed", self.step))
 
 

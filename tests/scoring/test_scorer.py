@@ -80,9 +80,9 @@ def test_the_longest_sequence_of_a_batch_may_be_any_of_its_documents_or_its_padd
 
 def test_an_experiments_scorer_packs_as_the_experiment_says(model):
     experiment = SimpleNamespace(track=tiny, documents=DOCUMENTS, packing="reference", score_tokens=16)
-    assert len(Scorer.of(experiment, model).batches) == 1
+    assert len(Scorer.for_experiment(experiment, model).batches) == 1
     experiment.packing = "isolated"
-    assert len(Scorer.of(experiment, model).batches) == len(DOCUMENTS)
+    assert len(Scorer.for_experiment(experiment, model).batches) == len(DOCUMENTS)
 
 
 def test_reference_packing_is_one_sequence_that_smear_runs_through():
@@ -141,7 +141,7 @@ def test_recording_is_asked_for_in_vain_on_a_cpu(model):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason=skips.GPU)
 def test_recorded_launches_give_the_same_bits_for_other_weights_and_states(monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "MAX_RECORDINGS", 2)  # the third state replaces the first
+    monkeypatch.setattr(cuda_graphs, "MAX_CUDA_GRAPHS", 2)  # the third state replaces the first
     model = GPT(tiny.model, torch.bfloat16, "cuda")
     eager, recorded = (Scorer(model, DOCUMENTS, vocabulary_of(tiny), recorded=flag) for flag in (False, True))
     generator = torch.Generator("cuda").manual_seed(0)

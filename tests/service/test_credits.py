@@ -25,7 +25,7 @@ from tests.support.quick_track import quick
 LAST = quick.schedule.last_step
 MODEL = GPT(replace(quick.model, vocab_size=64, num_heads=1, head_dim=16), torch.float32, "cpu")
 init_weights(MODEL, 0)
-LAYOUT = CheckpointLayout.of(MODEL)
+LAYOUT = CheckpointLayout.from_model(MODEL)
 
 
 class Dispatcher:

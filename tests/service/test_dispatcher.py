@@ -46,7 +46,7 @@ class LocalPool:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def place(self, group, node_id):
+    def place_beside(self, group, node_id):
         self.nodes[group] = node_id
 
     def ready(self):
@@ -85,7 +85,7 @@ def trained(tmp_path_factory):
     )
     experiment = prepare(config, config.track)
     trainer = Trainer(experiment.track, experiment.data_root)
-    layout, scorer = CheckpointLayout.of(trainer.model), Scorer.of(experiment, trainer.model)
+    layout, scorer = CheckpointLayout.from_model(trainer.model), Scorer.for_experiment(experiment, trainer.model)
     checkpoints = []
     for checkpoint in trainer.train(5, experiment.published_steps):
         data = layout.pack(trainer.model, checkpoint.state.tied)
@@ -508,8 +508,8 @@ def test_signs_of_life_carry_records_and_no_rows(job):
         attempt = dispatcher.attempts[lease.attempt]
         assert attempt.heard_s > before
         assert attempt.newest_step == 9
-        assert attempt.curve.records[9]["train_loss"] == 3.5
-        assert attempt.curve.losses == {}
+        assert attempt.rows.records[9]["train_loss"] == 3.5
+        assert attempt.rows.losses == {}
 
     asyncio.run(scenario())
 

@@ -33,7 +33,7 @@ def small_ray(tmp_path_factory, private_home):
 async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, groups=("g",), evaluator=Flaky):
     pool = EvaluatorPool(experiment, num_evaluators, len(groups), num_gpus_each, evaluator=evaluator)
     for group in groups:
-        pool.place(group, ray.get_runtime_context().get_node_id())
+        pool.place_beside(group, ray.get_runtime_context().get_node_id())
     try:
         yield pool
     finally:
@@ -186,7 +186,7 @@ def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_
         for group in groups:
             await asyncio.wait_for(group.ready(), 30)
         async with a_pool(num_gpus_each=1.0) as pool:
-            pool.place("h", ray.get_runtime_context().get_node_id())  # a later group brings none
+            pool.place_beside("h", ray.get_runtime_context().get_node_id())  # a later group brings none
             assert int((await asyncio.wait_for(score(pool, 3), 30))[0]) == 3
             return pool, ray.available_resources().get("GPU", 0)
 

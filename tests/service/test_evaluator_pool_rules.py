@@ -433,7 +433,7 @@ def test_each_group_brings_its_share_of_evaluators_once_and_all_together_no_more
         pool = a_pool(Script(), groups={}, num_evaluators=5, num_groups=3)
         counts = []
         for group, node in [("a", HERE), ("a", THERE), ("b", THERE), ("c", ELSEWHERE), ("d", ELSEWHERE)]:
-            pool.place(group, node)
+            pool.place_beside(group, node)
             counts.append(len(pool.members))
         return pool, counts
 
@@ -477,7 +477,7 @@ def test_an_evaluators_successor_follows_its_group_to_another_node():
     async def scenario():
         pool = a_pool(script)
         await ready(pool)
-        pool.place("g", THERE)
+        pool.place_beside("g", THERE)
         call = score(pool, 1)
         await until(lambda: pool.replaced)
         script.does.clear()

@@ -91,7 +91,7 @@ def test_rows_are_what_an_evaluator_makes_of_the_checkpoints(config, two_jobs):
     """To the bit; with the records of every update, and the validation of the last step under its own window."""
     experiment = prepare(config, config.track)
     trainer, evaluator = Trainer(brief, experiment.data_root), Evaluator(experiment, "cpu")
-    layout, reader = CheckpointLayout.of(trainer.model), open_reader(config.output)
+    layout, reader = CheckpointLayout.from_model(trainer.model), open_reader(config.output)
     rows = {name: reader.losses(name, seeds=[2])[0] for name in ("a.txt", "b.txt")}
     runs = {row["step"]: row for row in reader.runs(2).to_pylist()}
     assert reader.steps == list(STEPS)

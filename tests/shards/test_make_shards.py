@@ -18,7 +18,7 @@ from speedrun.tracks import small, tiny
 from discreteness.cli.data_commands import Info, Make, Verify
 from discreteness.shards import make as module
 from discreteness.shards.make import batches, encode_pieces, make_shards, pieces
-from discreteness.shards.report import examine
+from discreteness.shards.report import report_shards
 from tests.support.quick_track import quick
 
 own = dataclasses.replace(
@@ -202,13 +202,13 @@ def test_reports_count_and_name_what_is_wrong(tmp_path):
     write_shard(tmp_path / "high.bin", np.array([BOS, 50257, 1]))
     write_shard(tmp_path / "none.bin", np.array([1, 2]))
     (tmp_path / "short.bin").write_bytes((tmp_path / "good.bin").read_bytes()[:-2])
-    good, high, none, short = examine([tmp_path])
+    good, high, none, short = report_shards([tmp_path])
     assert (good.tokens, good.documents, good.longest_document, good.problems) == (8, 2, 4, ())
     assert "high.bin holds id 50257" in high.problems[0]
     assert "none.bin has no document" in none.problems[0]
     assert "short.bin has 1038 bytes, expected 1040" in short.problems[0]
     with pytest.raises(ValueError, match=r"no \.bin file under"):
-        list(examine([tmp_path / "good.bin", write(tmp_path / "texts", TEXTS)]))
+        list(report_shards([tmp_path / "good.bin", write(tmp_path / "texts", TEXTS)]))
 
 
 def test_the_commands_make_describe_and_check(tmp_path, capsys):

@@ -82,9 +82,9 @@ def test_state_has_the_precision_of_its_parameter(trainer):
 
 
 def test_the_head_is_never_in_8_bits():
-    assert Execution().of(small, "cuda").fp8_head
-    assert not Execution().of(medium, "cuda").fp8_head
-    assert Execution().of(medium, "cuda").compiled
+    assert Execution().resolved(small, "cuda").fp8_head
+    assert not Execution().resolved(medium, "cuda").fp8_head
+    assert Execution().resolved(medium, "cuda").compiled
 
 
 def test_losses_from_bytes_are_those_of_the_loop(tmp_path, capsys):

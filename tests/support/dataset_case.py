@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 
 STEPS = (0, 1, 5, 20)
 IDENTITY = {"track": {"name": "tiny", "lr": 0.5}, "packing": "isolated", "world_size": 1, "sources": "aaaa"}
@@ -42,7 +42,7 @@ def create(uri, **changes):
         "steps": STEPS,
         **changes,
     }
-    return Dataset.create_or_open(uri, **arguments)
+    return DatasetWriter.create_or_open(uri, **arguments)
 
 
 def losses(seed, steps=STEPS, total=TOTAL):

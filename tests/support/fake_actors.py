@@ -268,7 +268,7 @@ def a_pool(
     pool.events = []
     pool.on_event = pool.events.append
     for group, node in groups.items():
-        pool.place(group, node)
+        pool.place_beside(group, node)
     return pool
 
 

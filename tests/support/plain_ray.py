@@ -98,7 +98,7 @@ class AtOnce:
     """Staging whose copies take no time. No buffer is free for the first `looks` looks; `full`: nothing ever leaves."""
 
     def __init__(self, model, clock, looks=0, full=False):
-        self.model, self.layout = model, CheckpointLayout.of(model)
+        self.model, self.layout = model, CheckpointLayout.from_model(model)
         self.clock, self.looks, self.full = clock, looks, full
         self.sent_s = []
 

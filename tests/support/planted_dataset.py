@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from discreteness.dataset.writer import Dataset
+from discreteness.dataset.writer import DatasetWriter
 from tests.support.dataset_case import IDENTITY, Text
 
 
@@ -31,8 +31,8 @@ def planted_losses(seed, steps, num_tokens):
 
 
 def create_planted(folder, documents, token_bytes, steps, seeds):
-    """Dataset with these seeds committed; `documents` as Dataset wants them."""
-    dataset = Dataset.create_or_open(
+    """DatasetWriter with these seeds committed; `documents` as DatasetWriter wants them."""
+    dataset = DatasetWriter.create_or_open(
         folder,
         identity=IDENTITY,
         documents=documents,

@@ -88,7 +88,7 @@ class Rank:
         self.rank, self.world_size = rank, world_size
         self.model = GPT(quick.model, torch.float32, "cpu")
         init_weights(self.model, 0)
-        self.layout = CheckpointLayout.of(self.model)
+        self.layout = CheckpointLayout.from_model(self.model)
         self.staging = Staging(self.model, self.layout)
         self.expected = {}
 

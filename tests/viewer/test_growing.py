@@ -74,7 +74,7 @@ def test_a_running_seed_is_shown_up_to_where_it_is_and_does_not_move_the_mean(tm
     growing = Growing(open_storage(tmp_path / "d"))
     before = growing.summary(growing.document(0))[0]
     dataset.write_running(7, "two", np.array(STEPS[:2], np.int32), losses(7)[:2])
-    growing.look()
+    growing.refresh()
     curves = growing.curves(growing.document(4), 2)
     assert curves.seeds == [1, 7] and curves.num_committed == 1
     np.testing.assert_array_equal(curves.losses[1], [*losses(7)[:2, 5], NAN, NAN])
@@ -96,14 +96,14 @@ def test_running_seeds_are_the_mean_as_long_as_none_is_committed(tmp_path):
 def test_looking_again_sees_seeds_come_grow_and_end(tmp_path):
     dataset = create(tmp_path / "d")
     growing = Growing(open_storage(tmp_path / "d"))
-    assert growing.look().version == growing.look().version == 1
+    assert growing.refresh().version == growing.snapshot().version == 1
     for num_steps in 1, 3:
         dataset.write_running(2, "one", np.array(STEPS[:num_steps], np.int32), losses(2)[:num_steps])
-        assert growing.look().running[2].steps == num_steps
+        assert growing.refresh().running[2].steps == num_steps
         seen = growing.curves(growing.document(0), 1).losses[0]
         np.testing.assert_array_equal(seen, [*losses(2)[:num_steps, 0], *[NAN] * (4 - num_steps)])
     commit(dataset, 2)
-    snapshot = growing.look()
+    snapshot = growing.refresh()
     assert (snapshot.version, snapshot.experiment.seeds, dict(snapshot.running)) == (4, [2], {})
     np.testing.assert_array_equal(growing.curves(growing.document(0), 1).losses[0], losses(2)[:, 0])
 
@@ -114,11 +114,11 @@ def test_seeds_that_come_later_are_added_to_the_summary_and_a_removed_one_is_tak
     document = growing.document(0)
     for seeds in [1], [1, 2], [1, 2, 9]:
         commit(dataset, seeds[-1])
-        growing.look()
+        growing.refresh()
         expected = np.mean([losses(seed)[:, :3].T for seed in seeds], axis=0)
         np.testing.assert_allclose(growing.summary(document)[0], expected, rtol=1e-6)
     (tmp_path / "d/losses/seed=00002.parquet").unlink()
-    growing.look()
+    growing.refresh()
     np.testing.assert_allclose(growing.summary(document)[0], (losses(1) + losses(9))[:, :3].T / 2, rtol=1e-6)
 
 

@@ -35,8 +35,8 @@ SEEDS_AT_ONCE = 16
 """Seeds read side by side: as many losses then lie together in the transpose as fill a cache line."""
 
 
-def compact(uri: str | os.PathLike[str] | Storage, track: Callable[[list], Iterable] = iter) -> tuple[Part, ...]:
-    """Brings tokens/ up to what is committed; returns the parts, 8 at most. `track`: wraps the files to be
+def compact(uri: str | os.PathLike[str] | Storage, progress_bar: Callable[[list], Iterable] = iter) -> tuple[Part, ...]:
+    """Brings tokens/ up to what is committed; returns the parts, 8 at most. `progress_bar`: wraps the files to be
     written, for a progress bar.
 
     FileNotFoundError: no dataset there. ValueError: a seed's rows are not those of the plan. OSError: not read
@@ -59,7 +59,7 @@ def compact(uri: str | os.PathLike[str] | Storage, track: Callable[[list], Itera
             if not all(storage.exists(path) for path in part.paths_of(manifest, start, stop))
         ]
         with ThreadPoolExecutor(SEEDS_AT_ONCE) as pool:  # one for all files: each thread keeps memory of its own
-            for start, stop in track(missing):
+            for start, stop in progress_bar(missing):
                 _write_file(storage, manifest, part, start, stop, pool)
         parts = (*kept, part)
     if parts != before:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.token_file import KEYS
 from discreteness.dataset.manifest import DocumentInfo
-from discreteness.dataset.reader import Experiment, long_form, open
+from discreteness.dataset.reader import Dataset, long_form, open
 from discreteness.dataset.storage import Storage
 
 PRECISIONS = {
@@ -82,7 +82,7 @@ def export(
     return path
 
 
-def file_names(experiment: Experiment) -> list[str]:
+def file_names(experiment: Dataset) -> list[str]:
     """Document names as file names, with .txt, in document order."""
     names = [d.name if d.name.endswith(".txt") else f"{d.name}.txt" for d in experiment.documents]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -90,7 +90,7 @@ def file_names(experiment: Experiment) -> list[str]:
     return names
 
 
-def _write_pt(experiment: Experiment, names: list[str], path: Path) -> None:
+def _write_pt(experiment: Dataset, names: list[str], path: Path) -> None:
     import torch
 
     lengths = [document.num_losses for document in experiment.documents]
@@ -123,7 +123,7 @@ def _write_pt(experiment: Experiment, names: list[str], path: Path) -> None:
     torch.save(content, path)
 
 
-def _write_hdf5(experiment: Experiment, names: list[str], path: Path) -> None:
+def _write_hdf5(experiment: Dataset, names: list[str], path: Path) -> None:
     try:
         import h5py
     except ImportError:
@@ -148,7 +148,7 @@ def _write_hdf5(experiment: Experiment, names: list[str], path: Path) -> None:
                 )
 
 
-def _write_table(experiment: Experiment, format: str, precision: str, path: Path) -> None:
+def _write_table(experiment: Dataset, format: str, precision: str, path: Path) -> None:
     writer: Any = None
     try:
         for document, tokens, losses in experiment.blocks(BLOCK_BYTES // TABLE_OVERHEAD):
@@ -192,10 +192,10 @@ def _summary(means: np.ndarray) -> dict[str, list]:
     return {"mean": means.mean(axis=0).tolist(), "std": deviation, "per_seed": means.tolist()}
 
 
-def _common(experiment: Experiment, names: list[str], lengths: list[int]) -> dict[str, list]:
+def _common(experiment: Dataset, names: list[str], lengths: list[int]) -> dict[str, list]:
     return {"doc_names": names, "doc_lengths": lengths, "eval_steps": experiment.steps}
 
 
-def _packing_mark(experiment: Experiment) -> dict[str, str]:
+def _packing_mark(experiment: Dataset) -> dict[str, str]:
     packing = experiment.experiment["identity"]["packing"]
     return {} if packing == "reference" else {"packing": packing}

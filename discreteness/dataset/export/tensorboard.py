@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from discreteness.dataset.reader import Experiment, open
+from discreteness.dataset.reader import Dataset, open
 from discreteness.dataset.storage import Storage
 
 TRAINING = {"train_loss": "train/loss", "lr_multiplier": "train/lr_multiplier", "val_loss": "val/loss"}
@@ -52,7 +52,7 @@ def export_tensorboard(uri: str | os.PathLike[str] | Storage, destination: str |
     return len(missing)
 
 
-def _write(writer: Any, experiment: Experiment, seed: int) -> None:
+def _write(writer: Any, experiment: Dataset, seed: int) -> None:
     rows = experiment.runs(seed)
     for column, tag in TRAINING.items():
         values = rows[column].to_pylist() if column in rows.column_names else []

@@ -69,7 +69,7 @@ class Reductions:
 
 
 class DistributedAdam:
-    """Adam over the ranks of `group` (None: this process alone).
+    """Adam over the ranks of `process_group` (None: this process alone).
 
     params: with the attribute `label`, of which `config.adam_groups` has the multipliers. Gradients are
     averaged over ranks in their own dtype. A parameter without gradient is left alone: no decay, no count.
@@ -82,11 +82,11 @@ class DistributedAdam:
         self,
         params: list[Parameter],
         config: OptimizerConfig,
-        group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | None = None,
         execution: Execution = PLAIN,
     ):
         self.config = config
-        self.ranks = Ranks(group)
+        self.ranks = Ranks(process_group)
         self.compiled_update: Callable[..., None] | None = None
         if execution.compiled:
             self.compiled_update = execution.compile(adam_update)

@@ -43,15 +43,15 @@ class Collective(Generic[Result]):
 
 
 class Ranks:
-    """The processes of `group`, which train one model; None is this process alone.
+    """The processes of `process_group`, which train one model; None is this process alone.
 
     Rows are equal shares of a contiguous tensor's first axis, whose length is a multiple of the world size.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None):
-        self.group = group
-        self.rank = dist.get_rank(group) if group else 0
-        self.size = dist.get_world_size(group) if group else 1
+    def __init__(self, process_group: dist.ProcessGroup | None):
+        self.process_group = process_group
+        self.rank = dist.get_rank(process_group) if process_group else 0
+        self.size = dist.get_world_size(process_group) if process_group else 1
 
     def rows(self, whole: Tensor) -> Tensor:
         """View of this rank's rows of `whole`."""
@@ -63,7 +63,8 @@ class Ranks:
             return Collective(list, lambda: whole)
         rows = torch.empty_like(self.rows(whole))
         return Collective(
-            lambda: [_reduce_scatter(rows, whole, group=self.group, async_op=True)], lambda: rows.div_(self.size)
+            lambda: [_reduce_scatter(rows, whole, group=self.process_group, async_op=True)],
+            lambda: rows.div_(self.size),
         )
 
     def mean(self, tensors: list[Tensor]) -> Collective[list[Tensor]]:
@@ -82,12 +83,14 @@ class Ranks:
                     result[i] = part.view_as(tensors[i])
             return result
 
-        return Collective(lambda: [dist.all_reduce(flat, group=self.group, async_op=True) for flat in flats], means)
+        return Collective(
+            lambda: [dist.all_reduce(flat, group=self.process_group, async_op=True) for flat in flats], means
+        )
 
     def gather_rows(self, whole: Tensor) -> Collective[Tensor]:
         """`whole`, filled with the rows that each rank holds in its place."""
         if self.size == 1:
             return Collective(list, lambda: whole)
         return Collective(
-            lambda: [_all_gather(whole, self.rows(whole), group=self.group, async_op=True)], lambda: whole
+            lambda: [_all_gather(whole, self.rows(whole), group=self.process_group, async_op=True)], lambda: whole
         )

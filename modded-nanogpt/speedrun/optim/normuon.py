@@ -119,7 +119,7 @@ def stack_together(params: list[Parameter], world_size: int) -> list[list[Parame
 
 
 class NorMuon:
-    """NorMuon over the ranks of `group` (None: this process alone), each of which updates its own matrices.
+    """NorMuon over the ranks of `process_group` (None: this process alone), each of which updates its own matrices.
 
     params: matrices with the attribute `label`, of which `config.normuon_groups` has the multipliers. float32
     and float64 parameters are updated as they are; bfloat16 ones have a float32 master, whose lower half the
@@ -134,10 +134,10 @@ class NorMuon:
         self,
         params: list[Parameter],
         config: OptimizerConfig,
-        group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | None = None,
         execution: Execution = PLAIN,
     ):
-        ranks = Ranks(group)
+        ranks = Ranks(process_group)
         self.params = params
         self.stacks = [_Stack(members, config, ranks, execution) for members in stack_together(params, ranks.size)]
 

@@ -12,7 +12,7 @@ from speedrun.tracks import OptimizerConfig
 
 
 class SpeedrunOptimizer:
-    """Both optimizers of a model over the ranks of `group` (None: this process alone).
+    """Both optimizers of a model over the ranks of `process_group` (None: this process alone).
 
     Every parameter has an attribute `label` that is in exactly one group of `config`; ValueError otherwise.
     Parameters are changed in place only, and all ranks end a step with equal ones.
@@ -28,7 +28,7 @@ class SpeedrunOptimizer:
         self,
         model: nn.Module,
         config: OptimizerConfig,
-        group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | None = None,
         execution: Execution = PLAIN,
     ):
         labels = [g.label for g in config.normuon_groups] + [g.label for g in config.adam_groups]
@@ -41,8 +41,10 @@ class SpeedrunOptimizer:
         (self.head,), (self.embed,) = params["lm_head"], params["embed"]
         # Layer order, in which attention and MLP matrices alternate.
         matrices = {p for g in config.normuon_groups for p in params[g.label]}
-        self.normuon = NorMuon([p for p in model.parameters() if p in matrices], config, group, execution)
-        self.adam = DistributedAdam([p for p in model.parameters() if p not in matrices], config, group, execution)
+        self.normuon = NorMuon([p for p in model.parameters() if p in matrices], config, process_group, execution)
+        self.adam = DistributedAdam(
+            [p for p in model.parameters() if p not in matrices], config, process_group, execution
+        )
 
     @torch.no_grad()
     def step(self, settings: StepSettings) -> None:

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from discreteness.dataset.writer import Curve
+from discreteness.dataset.writer import AttemptRows
 from tests.support.dataset_case import STEPS, create, losses
 
 
 def filled(order=STEPS):
-    curve = Curve()
+    curve = AttemptRows()
     for step in order:
         curve.add_losses(step, losses(3, (step,))[0])
         curve.add_records([{"step": step, "train_loss": 10.0 - step, "train_s": 2.0 * step}])
@@ -30,7 +30,7 @@ def test_the_newest_loss_and_the_longest_time_are_those_of_the_last_step_and_not
         curve = filled(order)
         curve.add_records([{"step": 25, "val_loss": 1.0}])
         assert (curve.train_loss(), curve.train_s()) == (-10.0, 40.0)
-    assert (Curve().train_loss(), Curve().train_s()) == (None, None)
+    assert (AttemptRows().train_loss(), AttemptRows().train_s()) == (None, None)
 
 
 def test_values_of_one_step_are_merged():
