@@ -153,11 +153,11 @@ def test_documents_shards_sources_and_texts_are_found_in_the_order_of_their_name
         lambda: sources_hash([tmp_path]),
         lambda: text_files(tmp_path, "**/*.txt"),
     )
-    before = [job_status() for look in looks]
+    before = [look() for look in looks]
     for name in "iterdir", "glob", "rglob":
         lists_backwards(monkeypatch, name)
     assert list(tmp_path.iterdir())[-1].name == "a_1.txt"
-    assert [job_status() for look in looks] == before
+    assert [look() for look in looks] == before
 
 
 def test_sentences_of_the_tiny_corpus_do_not_depend_on_how_a_tree_is_walked(tmp_path, monkeypatch):

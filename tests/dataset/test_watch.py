@@ -137,7 +137,7 @@ def test_only_commits_of_the_newest_job_set_its_pace(growing):
 
 def test_a_long_look_is_followed_by_a_longer_pause(growing, monkeypatch):
     """An object store answers slowly and counts requests: at most a fifth of the time is spent looking."""
-    clock, pauses, real = [0.0], [], watching.look
+    clock, pauses, real = [0.0], [], watching.job_status
 
     def slow(uri):
         clock[0] += 10
