@@ -12,7 +12,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Four seeds on two trainer groups of two workers, two evaluators, 48 checkpoints a seed: about ten minutes on two cores.
+# Four seeds on two trainers of two workers, two evaluators, 48 checkpoints a seed: about ten minutes on two cores.
 run: install
 	$(VENV)/bin/python jobs/run_seeds.py --track tiny --seeds 0-3 --trainers 2 --workers-per-trainer 2 --evaluators 2 \
 	    --checkpoints log:48 --output $(OUTPUT)

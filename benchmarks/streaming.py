@@ -10,7 +10,7 @@ sink/N      every N-th checkpoint is published to an actor that drops it: what p
 streamed/N  every N-th checkpoint is published, and scored by an evaluator that shares the GPU
 
 and, in a second part, Ray Train's own asynchronous validation (train_validation.py). The steps of `log:300` up to 80
-are the way streamed/1, those after 600 sparser than streamed/6. A group of 8 GPUs publishes each step's checkpoint
+are the way streamed/1, those after 600 sparser than streamed/6. A trainer of 8 GPUs publishes each step's checkpoint
 once, so the bytes that this host moves are those of its host.
 
 A block ends when the device is idle and every checkpoint of it is accepted; the wait for the latter is shown apart, as
@@ -38,12 +38,14 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.staging import Staging
 from discreteness.cluster.machines import find_cluster, start_local
-from discreteness.experiment.config import RunConfig
+from discreteness.cluster.topology import choose
+from discreteness.experiment.config import ExperimentConfig, RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.driver import leave
 from discreteness.service.evaluator_pool import EvaluatorPool
+from discreteness.service.job import Job
 from discreteness.service.publisher import Publisher
 
 WAYS = ("none", "loop/6", "sink/6", "streamed/6", "loop/1", "sink/1", "streamed/1")
@@ -189,10 +191,9 @@ def main() -> None:
     arguments = parser.parse_args()
     cluster = find_cluster()
     with tempfile.TemporaryDirectory() as scratch:
-        config = RunConfig(
-            track=arguments.track, data=arguments.data, output=scratch, checkpoints="every:1", val_tokens=0, seeds="0"
-        )
-        experiment = prepare(config, arguments.track)
+        config = ExperimentConfig(track=arguments.track, data=arguments.data, checkpoints="every:1")
+        run = RunConfig(output=scratch, val_tokens=0, seeds="0", max_attempts=1, trainers=1)
+        experiment = prepare(config, run, arguments.track)
         needed, there = len(WAYS) * (arguments.rounds + 1) * arguments.steps, experiment.track.schedule.last_step
         if needed > there:
             raise SystemExit(
@@ -202,10 +203,10 @@ def main() -> None:
             start_local(cluster, 4)
         use_gpu = experiment.track.needs_gpu
         pool = EvaluatorPool(experiment, 1, 1, arguments.evaluator_gpus if use_gpu else 0)
-        dataset = open_dataset(experiment, config)
-        dispatcher = (
-            ray.remote(Dispatcher).options(num_cpus=0, max_concurrency=1000).remote(dataset, [0], experiment, pool, 1)
-        )
+        dataset = open_dataset(experiment, run)
+        topology = choose(experiment, run, cluster)
+        job = Job(experiment=experiment, run=run, topology=topology, seeds=(0,), dataset_uri=dataset.uri)
+        dispatcher = ray.remote(Dispatcher).options(num_cpus=0, max_concurrency=1000).remote(job, dataset, pool)
         sink = ray.remote(Sink).options(num_cpus=0).remote()
         gpus = 1 - arguments.evaluator_gpus if use_gpu else 0
         trainer = (

@@ -20,7 +20,7 @@ from discreteness.dataset.manifest import DOCUMENTS  # noqa: E402
 from discreteness.dataset.reader import Dataset  # noqa: E402
 from discreteness.dataset.runs_file import RUNS  # noqa: E402
 from discreteness.dataset.seed_file import LOSSES  # noqa: E402
-from discreteness.experiment.config import RunConfig  # noqa: E402
+from discreteness.experiment.config import JobConfig  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -57,7 +57,12 @@ def help_of(*command: str) -> str:
         if command:
             tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness", args=[*command, "--help"])
         else:
-            tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__, args=["--help"])
+            tyro.cli(
+                tyro.conf.OmitArgPrefixes[JobConfig],
+                prog="run_seeds.py",
+                description=JobConfig.__doc__,
+                args=["--help"],
+            )
     if columns_before is None:
         del os.environ["COLUMNS"]
     else:

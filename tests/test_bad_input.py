@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -28,13 +27,14 @@ from discreteness.dataset.seed_file import FOOTER_KEY, footer_bytes
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.storage import open_storage
 from discreteness.dataset.verify import verify
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import ExperimentConfig, RunConfig
 from discreteness.experiment.documents import MAX_FILE_BYTES, DocumentError, load
 from discreteness.experiment.plan import parse_plan, parse_seeds
 from discreteness.experiment.prepare import prepare
 from discreteness.shards.report import data_identity
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
 from tests.support.faulty_filesystem import object_storage
+from tests.support.job_case import job_config
 
 any_input = settings(deadline=None, suppress_health_check=list(HealthCheck))
 slow_input = settings(any_input, max_examples=settings.default.max_examples // 3)
@@ -517,19 +517,21 @@ flags = {"seeds": st.text("0123456789-,", max_size=12), "checkpoints": plans, "w
 @given(data=st.data())
 def test_configurations(private_home, data):
     ensure_tiny_corpus(default_data_root())
-    chosen = data.draw(st.sets(st.sampled_from([field.name for field in fields(RunConfig)]), min_size=1, max_size=3))
+    kinds = get_type_hints(ExperimentConfig) | get_type_hints(RunConfig)
+    chosen = data.draw(st.sets(st.sampled_from(list(kinds)), min_size=1, max_size=3))
     drawn = {}
-    for name, kind in get_type_hints(RunConfig).items():
+    for name, kind in kinds.items():
         if name in chosen - {"data"}:
             otherwise = values[kind] if kind in values else st.sampled_from(get_args(kind))
             drawn[name] = data.draw(flags.get(name, otherwise), label=name)
-    config = replace(RunConfig(), **drawn)
+    config = job_config(**drawn)
     with named_errors():
         config.check()
         for name, least in ("max_in_flight", 1), ("score_tokens", 16), ("trainers", 1), ("start_timeout_s", 1):
-            assert getattr(config, name) is None or least <= getattr(config, name) < float("inf")
-        track = config.track if "track" in chosen else "tests.support.quick_track:quick"
-        experiment = prepare(config, track)
+            value = (vars(config.experiment) | vars(config.run))[name]
+            assert value is None or least <= value < float("inf")
+        track = config.experiment.track if "track" in chosen else "tests.support.quick_track:quick"
+        experiment = prepare(config.experiment, config.run, track)
         assert experiment.plan[-1] == experiment.track.schedule.last_step and experiment.seeds
 
 

@@ -214,34 +214,34 @@ def imported_by(code, *names):
 
 
 def test_processes_that_compute_nothing_do_not_wait_for_torch(tmp_path):
-    """What the driver sends is unpickled by the dispatcher and the groups' actor, and what that sends on by Ray Train's
-    state actor. Each would otherwise take seconds and a quarter of a gigabyte more, for every job."""
+    """What the driver sends is unpickled by the dispatcher and the trainers' actor, and what that sends on by Ray
+    Train's state actor. Each would otherwise take seconds and a quarter of a gigabyte more, for every job."""
     send = f"""
 import pickle
 from functools import partial
 from discreteness.cluster import topology
-from discreteness.service import dispatcher, driver, evaluator_pool, trainer_groups
+from discreteness.service import dispatcher, driver, evaluator_pool, trainers
+from discreteness.service.job import TrainerSpec
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import prepare
-config = RunConfig(track="tests.support.quick_track:quick", checkpoints="every:10", seeds="0", val_tokens=0)
-experiment = prepare(config, config.track)
-place = topology.choose(experiment, config, Cluster((Node(2.0, 0.0, None, 10**9),), local=True))
-spec = trainer_groups.GroupSpec(
-    name="g", dispatcher=None, experiment=experiment, max_in_flight=8, verify_every=0, use_gpu=False)
+from tests.support.job_case import a_job, prepared
+experiment = prepared(track="tests.support.quick_track:quick", checkpoints="every:10", seeds="0", val_tokens=0)
+place = topology.choose(experiment, RunConfig(), Cluster((Node(2.0, 0.0, None, 10**9),), local=True))
+job = a_job(experiment, [0], place)
+spec = TrainerSpec(name="t", dispatcher=None, job=job)
 sent = {{
-    "dispatcher": (dispatcher.Dispatcher, experiment, evaluator_pool.EvaluatorPool(experiment, 1, 1, 0.0)),
-    "groups": (trainer_groups.TrainerGroups, config, experiment, place),
-    "worker": partial(trainer_groups.train, spec),
+    "dispatcher": (dispatcher.Dispatcher, job, evaluator_pool.EvaluatorPool(experiment, 1, 1, 0.0)),
+    "trainers": (trainers.Trainers, job),
+    "worker": partial(trainers.train, spec),
 }}
 for name, values in sent.items():
     open({str(tmp_path)!r} + "/" + name, "wb").write(pickle.dumps(values))
 """
     assert imported_by(send, "torch", "ray.train") == ["torch"]  # it chooses, and makes the corpus
     read = "import discreteness, pickle; pickle.load(open({!r}, 'rb'))"
-    for name in ("dispatcher", "groups", "worker"):
+    for name in ("dispatcher", "trainers", "worker"):
         assert imported_by(read.format(f"{tmp_path}/{name}"), "torch", "scipy", "matplotlib") == [], name
-    for name in ("dispatcher", "groups", "worker"):
+    for name in ("dispatcher", "trainers", "worker"):
         assert imported_by(read.format(f"{tmp_path}/{name}"), "ray.train", "ray.data", "pandas") == [], name
     assert imported_by("import discreteness.service.driver", "torch", "ray.train", "pandas") == []
 
@@ -250,13 +250,13 @@ def test_training_and_scoring_on_a_cpu_load_no_compiler(tmp_path):
     """It takes a second or two, of each worker and each evaluator, where nothing is compiled."""
     train_and_score = f"""
 from pathlib import Path
-from discreteness.experiment.config import RunConfig
 from discreteness.service.inline import run_inline
+from tests.support.job_case import job_config
 from tests.support.brief_track import write_shards
 write_shards(Path({str(tmp_path)!r}))
 Path({str(tmp_path / "texts")!r}).mkdir()
 Path({str(tmp_path / "texts/a.txt")!r}).write_text("One line follows the other.")
-config = RunConfig(track="tests.support.brief_track:brief", seeds="0", checkpoints="every:1", data={str(tmp_path)!r},
+config = job_config(track="tests.support.brief_track:brief", seeds="0", checkpoints="every:1", data={str(tmp_path)!r},
                    documents={str(tmp_path / "texts")!r}, output={str(tmp_path / "set")!r})
 assert run_inline(config) == 0
 """

@@ -10,12 +10,12 @@ import tyro
 from discreteness.cli.data_commands import Data
 from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import JobConfig
 
 
 def run_seeds() -> None:
     """`python jobs/run_seeds.py`: the service, on this machine or on the cluster that RAY_ADDRESS names."""
-    config = tyro.cli(RunConfig, prog="run_seeds.py", description=RunConfig.__doc__)
+    config = tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], prog="run_seeds.py", description=JobConfig.__doc__)
     _finish(lambda: _service(config))
 
 
@@ -23,7 +23,7 @@ def run_seeds() -> None:
 class Run:
     """Train seeds and record the losses: the service, or one process with --inline."""
 
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    config: Annotated[tyro.conf.OmitArgPrefixes[JobConfig], tyro.conf.arg(name="")]
     inline: bool = False
     """Train and score in this process, without Ray (under torchrun: one process a rank)."""
 
@@ -110,7 +110,7 @@ def main() -> None:
     _finish(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
 
 
-def _service(config: RunConfig) -> int:
+def _service(config: JobConfig) -> int:
     from discreteness.service.driver import leave, run
 
     leave(run(config))

@@ -125,14 +125,14 @@ def of_attention(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Findi
 
 
 def of_object_store(cluster: Cluster, reports: Sequence[NodeReport], each_bytes: int) -> Iterator[Finding]:
-    """Whether one group's checkpoints in flight fit into memory, on every node that may hold a group."""
+    """Whether one trainer's checkpoints in flight fit into memory, on every node that may hold a trainer."""
     in_flight = RunConfig.max_in_flight
     needed = int(in_flight * each_bytes / STORE_SHARE)
     hosts = {node.host: node for node in cluster.nodes if node.cpus} or {node.host: node for node in cluster.nodes}
     for node in hosts.values():
         store = node.object_store_bytes
         text = (
-            f"{node.host}: {store / GB:.2f} GB, a group of {in_flight} checkpoints in flight needs {needed / GB:.2f} GB"
+            f"{node.host}: {store / GB:.2f} GB, a trainer's {in_flight} checkpoints in flight need {needed / GB:.2f} GB"
         )
         way = "a smaller --max-in-flight, or `ray start --object-store-memory`"
         level: Literal["ok", "warning", "problem"] = "ok" if store >= needed else "warning"

@@ -25,14 +25,14 @@ NOMINAL_WORKER_S = {"medium": 8 * 0.25 / 524_288, "small": 8 * 0.0875 / 393_216,
 stage); tiny: a core of a 2-core machine. A track of one's own counts as small or tiny, by its kind of hardware."""
 
 
-def inline_report(experiment: Experiment, config: RunConfig) -> tuple[str, ...]:
+def inline_report(experiment: Experiment, run: RunConfig) -> tuple[str, ...]:
     """The plan of a run in one process per rank, which scores in its loop."""
     ranks = experiment.world_size
-    seed_s, _, _ = seed_times(experiment, config, ranks)
+    seed_s, _, _ = seed_times(experiment, run, ranks)
     return (
         *what_is_recorded(experiment),
         f"inline: {ranks} {'process' if ranks == 1 else 'processes'}, seed after seed; the first scores in its loop",
-        what_is_stored(experiment, config, count_dataset_bytes(experiment, layout_of(experiment))),
+        what_is_stored(experiment, run, count_dataset_bytes(experiment, layout_of(experiment))),
         what_it_takes(experiment, seed_s, rounds=len(experiment.seeds)),
     )
 
@@ -55,10 +55,10 @@ def what_is_recorded(experiment: Experiment) -> tuple[str, str]:
     )
 
 
-def what_is_stored(experiment: Experiment, config: RunConfig, dataset_bytes: int) -> str:
+def what_is_stored(experiment: Experiment, run: RunConfig, dataset_bytes: int) -> str:
     values = len(experiment.seeds) * len(experiment.plan) * experiment.num_losses
     rows = num_rows(experiment)
-    return f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {config.output}"
+    return f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {run.output}"
 
 
 def what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
@@ -83,7 +83,7 @@ def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> i
     return round(EXPERIMENT_BYTES + TOKEN_BYTES * tokens + len(experiment.seeds) * seed)
 
 
-def seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple[float, float, float]:
+def seed_times(experiment: Experiment, run: RunConfig, workers: int) -> tuple[float, float, float]:
     """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
     the in-flight bound (the mean says nothing of a plan that begins with every step)."""
     track: Track = experiment.track
@@ -93,6 +93,6 @@ def seed_times(experiment: Experiment, config: RunConfig, workers: int) -> tuple
         batch_tokens = step_settings(track.schedule, step).batch_tokens
         times_s.append(times_s[-1] + worker_s * batch_tokens / workers)
     at = [times_s[step] for step in sorted(experiment.published_steps)]
-    span = min(config.max_in_flight, len(at) - 1)
+    span = min(run.max_in_flight, len(at) - 1)
     peak = min((at[i + span] - at[i]) / span for i in range(len(at) - span))
     return times_s[-1], times_s[-1] / (len(at) - 1), peak

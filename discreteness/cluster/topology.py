@@ -30,6 +30,8 @@ class Topology:
     gpus_per_evaluator: float
     declared_cpus: int
     """CPUs that a Ray started by us declares: what is asked, even where the machine has fewer cores."""
+    gpu_types: frozenset[str | None]
+    """Ray's names of the GPUs that trainers may get; empty on CPUs."""
     checkpoint_bytes: int
     rows: int
     """Of all seeds: a document at a step each."""
@@ -42,65 +44,66 @@ class Topology:
         return self.gpus_per_worker > 0
 
 
-def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topology:
-    """ValueError names what is asked and what exists: a GPU type for CPUs, a group that no machine holds, a bound that
-    one object store cannot.
+def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology:
+    """ValueError names what is asked and what exists: a GPU type for CPUs, a trainer that no machine holds, a bound
+    that one object store cannot.
     """
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
-    if config.gpu_type and not use_gpu:
-        raise ValueError(f"--gpu-type {config.gpu_type}: --track {experiment.track.name} trains on CPUs; leave it out")
-    room = {node: _groups_that_fit(node, workers, use_gpu, config.gpu_type) for node in cluster.nodes}
+    if run.gpu_type and not use_gpu:
+        raise ValueError(f"--gpu-type {run.gpu_type}: --track {experiment.track.name} trains on CPUs; leave it out")
+    room = {node: _trainers_that_fit(node, workers, use_gpu, run.gpu_type) for node in cluster.nodes}
     hosts = [node for node in cluster.nodes if room[node]]
-    if use_gpu and not hosts and (cluster.local or config.trainers is None):
-        kind = f"{config.gpu_type} GPUs" if config.gpu_type else "GPUs"
+    if use_gpu and not hosts and (cluster.local or run.trainers is None):
+        kind = f"{run.gpu_type} GPUs" if run.gpu_type else "GPUs"
         raise ValueError(
             f"--track {experiment.track.name}: no machine has {workers} {kind}, the cluster has {cluster.describe()}; "
-            "with --trainers N the groups wait for an autoscaler to bring them"
+            "with --trainers N the trainers wait for an autoscaler to bring them"
         )
     fits = sum(room[node] for node in cluster.nodes)
-    evaluators = config.evaluators or 0
-    own_gpus = use_gpu and config.evaluator_gpus == 1
+    evaluators = run.evaluators or 0
+    own_gpus = use_gpu and run.evaluator_gpus == 1
     if own_gpus:
         evaluators = evaluators or max(1, len(hosts))
-        fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
-    trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
+        fits = min(fits, _left_beside(evaluators, workers, run.trainers, cluster))
+    trainers = run.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
     layout = layout_of(experiment)
     checkpoint_bytes = layout.num_bytes(tied=False)
-    in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
+    in_flight = max(run.max_in_flight, workers) * checkpoint_bytes
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
     store = min(node.object_store_bytes for node in hosts or cluster.nodes)
     if hosts and (use_gpu or not cluster.local):  # those that do not fit now wait: no node holds more than fit
-        groups_a_node = min(-(-trainers // len(hosts)), max(room.values()))
+        trainers_per_node = min(-(-trainers // len(hosts)), max(room.values()))
     else:  # a laptop declares as many CPUs as are asked for
-        groups_a_node = trainers
-    if (hosts or cluster.local) and in_flight * groups_a_node > STORE_SHARE * store:
+        trainers_per_node = trainers
+    if (hosts or cluster.local) and in_flight * trainers_per_node > STORE_SHARE * store:
         raise ValueError(
-            f"--max-in-flight {config.max_in_flight}: {groups_a_node} groups a node may hold "
-            f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
+            f"--max-in-flight {run.max_in_flight}: {trainers_per_node} trainers per node may hold "
+            f"{in_flight * trainers_per_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
-    seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, config, workers)
+    seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, run, workers)
     dataset_bytes = count_dataset_bytes(experiment, layout)
     rounds = -(-len(experiment.seeds) // trainers)
-    place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
+    place = f"{run.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
         place = "a GPU of its own each"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     report = (
         *what_is_recorded(experiment),
         f"cluster: {cluster.describe()}",
-        f"trainers: {trainers} groups of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each group on one "
-        f"node ({fits} would fit now)",
+        f"trainers: {trainers} of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each trainer on one node "
+        f"({fits} would fit now)",
         f"evaluators: {evaluators}, {place}",
-        f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
-        f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
+        f"stream: {checkpoint_bytes / 1e6:.1f} MB per checkpoint; a trainer moves {mean_mb_s:.1f} MB/s on average, "
+        f"{peak_mb_s:.1f} MB/s at its peak; at most {max(run.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
-        what_is_stored(experiment, config, dataset_bytes),
+        what_is_stored(experiment, run, dataset_bytes),
         what_it_takes(experiment, seed_s, rounds),
     )
-    share = config.evaluator_gpus if use_gpu else 0.0
+    share = run.evaluator_gpus if use_gpu else 0.0
+    gpu_types = {run.gpu_type} if run.gpu_type else {node.gpu_type for node in cluster.nodes if node.gpus}
     return Topology(
         trainers=trainers,
         workers_per_trainer=workers,
@@ -108,6 +111,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         evaluators=evaluators,
         gpus_per_evaluator=share,
         declared_cpus=max(int(sum(node.cpus for node in cluster.nodes)), trainers * workers),
+        gpu_types=frozenset(gpu_types) if use_gpu else frozenset(),
         checkpoint_bytes=checkpoint_bytes,
         rows=num_rows(experiment),
         dataset_bytes=dataset_bytes,
@@ -115,15 +119,15 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     )
 
 
-def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | None) -> int:
-    """Groups of one node: each worker takes a CPU, and on a GPU track one GPU (with its evaluators) of that type."""
+def _trainers_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | None) -> int:
+    """Trainers of one node: each worker takes a CPU, and on a GPU track one GPU (with its evaluators) of that type."""
     if use_gpu and gpu_type not in (None, node.gpu_type):
         return 0
     return int(min(node.cpus, node.gpus if use_gpu else node.cpus) // workers)
 
 
 def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:
-    """Groups whose GPUs are left where each evaluator takes one. ValueError: a machine too small, GPUs of many types,
+    """Trainers whose GPUs are left where each evaluator takes one. ValueError: a machine too small, GPUs of many types,
     of which an evaluator might get another one than trainers and score to other bits."""
     types = {node.gpu_type for node in cluster.nodes if node.gpus}
     if len(types) > 1:

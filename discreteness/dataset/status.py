@@ -133,13 +133,13 @@ class JobStatus:
 
     @property
     def device(self) -> str:
-        """What one worker of a trainer group occupies: a GPU, or a core on a track for CPUs."""
+        """What one worker of a trainer occupies: a GPU, or a core on a track for CPUs."""
         track = self.status.identity.get("track")
         return "GPU" if isinstance(track, dict) and track.get("needs_gpu") is True else "core"
 
     @property
     def device_hours(self) -> float | None:
-        """What training has taken: seconds of updates, of lost attempts too, times the workers of a group. Start-up,
+        """What training has taken: seconds of updates, of lost attempts too, times the workers of a trainer. Start-up,
         scoring and waits are not in it. None: no file tells."""
         workers = self.status.identity.get("world_size")
         if type(workers) is not int or not self.status.trained_s:

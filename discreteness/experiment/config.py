@@ -1,4 +1,9 @@
-"""command line -> one frozen value: what the experiment is and how it is run."""
+"""The two halves of a command line, both frozen.
+
+- ExperimentConfig is what the experiment is. It decides the losses, so a run that continues an experiment must agree
+  with it in all of this.
+- RunConfig is how the experiment is run, and how much of it. It may differ from one run to the next.
+"""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +15,8 @@ Packing = Literal["isolated", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Train seeds and record the loss of every token of the documents at every planned checkpoint."""
-
-    # What follows is the experiment's identity: it must match to continue one.
+class ExperimentConfig:
+    """What the experiment is. To continue one, all of this must be the same."""
 
     track: str = "auto"
     """tiny, small, medium or auto: small where the cluster has Hopper GPUs, tiny where it has none."""
@@ -40,28 +43,37 @@ class RunConfig:
     micro_batch_tokens: int = 65_536
     """Most tokens that a worker trains in one pass; fewer take less memory."""
 
-    # What follows may change between runs of one experiment.
+    def check(self) -> None:
+        """ValueError names the flag whose value cannot be. Apart from construction: a parser would box the line."""
+        if self.workers_per_trainer not in (1, 2, 4, 8):
+            raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")
+        _check_bounds(self, score_tokens=16, micro_batch_tokens=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How it is run, and for which seeds. This may change from one run of an experiment to the next."""
 
     seeds: str = "0-3"
     """0-299, or 0,5,7, or 0-9,20-29. Seeds that are committed already are not trained again."""
     output: str = "runs/experiment"
     """Dataset directory, or a URI such as s3://bucket/run."""
     trainers: int | None = None
-    """Trainer groups. Default: as many as fit now, at least one."""
+    """Trainers. Default: as many as fit now, at least one."""
     gpu_type: str | None = None
     """Accelerator type that trainers need, by Ray's name, such as H100. Default: any."""
     evaluators: int | None = None
-    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer group; with GPUs of
+    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer; with GPUs of
     their own one a machine."""
     evaluator_gpus: float = 0.1
     """Share of a GPU that an evaluator reserves, which trainers leave free. 1: evaluators have GPUs of their own, any
     that are free, and trainers whole ones."""
     max_in_flight: int = 8
-    """Checkpoints of one trainer group between publication and accepted row."""
+    """Checkpoints of one trainer between publication and accepted row."""
     max_attempts: int = 3
     """Training runs of a seed before it counts as failed."""
     start_timeout_s: float = 600
-    """How long a trainer group may wait for its place."""
+    """How long a trainer may wait for its place."""
     val_tokens: int | None = None
     """Tokens of the validation loss, scored by the pool every `validate_every` steps of the track; 0: off. Default:
     the track's."""
@@ -74,7 +86,7 @@ class RunConfig:
     take_over: bool = False
     """Continue although another driver seems to hold the dataset."""
     log_format: Literal["text", "json"] = "text"
-    """json: one object a line on stdout, with time, level, event, message, and seed, attempt, group, step where they
+    """json: one object a line on stdout, with time, level, event, message, and seed, attempt, trainer, step where they
     apply."""
     dry_run: bool = False
     """Print the plan and stop."""
@@ -85,24 +97,30 @@ class RunConfig:
 
         refuse_credentials(self.output)
         parse_seeds(self.seeds)
-        if self.workers_per_trainer not in (1, 2, 4, 8):
-            raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")
-        bounds = {
-            "score_tokens": (self.score_tokens, 16),
-            "micro_batch_tokens": (self.micro_batch_tokens, 16),
-            "trainers": (self.trainers, 1),
-            "evaluators": (self.evaluators, 1),
-            "max_in_flight": (self.max_in_flight, 1),
-            "max_attempts": (self.max_attempts, 1),
-            "start_timeout_s": (self.start_timeout_s, 1),
-            "val_tokens": (self.val_tokens, 0),
-            "verify_every": (self.verify_every, 0),
-        }
-        for name, (value, least) in bounds.items():
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        counts = dict.fromkeys(("trainers", "evaluators", "max_in_flight", "max_attempts", "start_timeout_s"), 1)
+        _check_bounds(self, **counts, val_tokens=0, verify_every=0)
         if not 0 < self.evaluator_gpus <= 1:
             raise ValueError(
                 f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and at most 1, which is a GPU of "
                 "its own"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """Train seeds and record the loss of every token of the documents at every planned checkpoint."""
+
+    experiment: ExperimentConfig = ExperimentConfig()
+    run: RunConfig = RunConfig()
+
+    def check(self) -> None:
+        """Errors as those of the two halves."""
+        self.run.check()
+        self.experiment.check()
+
+
+def _check_bounds(config: ExperimentConfig | RunConfig, **least: int) -> None:
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and not bound <= value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")

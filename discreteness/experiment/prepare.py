@@ -17,7 +17,7 @@ from speedrun.tracks import Track, track
 
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment import documents as documents_module
-from discreteness.experiment.config import Packing, RunConfig
+from discreteness.experiment.config import ExperimentConfig, Packing, RunConfig
 from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.plan import parse_plan, parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
@@ -57,12 +57,13 @@ class Experiment:
         return sum(len(document.token_ids) - 1 for document in self.documents)
 
 
-def prepare(config: RunConfig, track_name: str) -> Experiment:
+def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experiment:
     """Reads documents and shards and checks everything against everything. ValueError names what is wrong.
 
     `track_name` replaces the configuration's "auto".
     """
     config.check()
+    run.check()
     recipe = track(track_name)
     world_size = config.workers_per_trainer
     if recipe.data.num_slots % world_size:
@@ -70,16 +71,26 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
             f"--workers-per-trainer {world_size}: track {recipe.name} has {recipe.data.num_slots} slots a step; "
             f"use {', '.join(str(n) for n in (8, 4, 2, 1) if recipe.data.num_slots % n == 0)}"
         )
+
+    # What is recorded.
     documents = tuple(documents_module.load(config.documents) if config.documents else documents_module.built_in())
+    plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
+    val_tokens = recipe.data.val_tokens if run.val_tokens is None else run.val_tokens
+    if val_tokens % recipe.data.val_chunk_tokens:
+        raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
+    validation_steps = _validation_steps(recipe) if val_tokens else frozenset()
+    kept_steps = _kept_steps(run.keep_weights, plan)
+    seeds = parse_seeds(run.seeds)
+
+    # What it is trained on.
     data_root = str(data_folder(config.data, recipe))
     if recipe.data.made_on_first_use:
         ensure_tiny_corpus(data_root)
     training = find_shards(data_root, recipe.data.train_glob)
-    shards = training + find_shards(data_root, recipe.data.val_glob)
-    plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
-    val_tokens = recipe.data.val_tokens if config.val_tokens is None else config.val_tokens
-    if val_tokens % recipe.data.val_chunk_tokens:
-        raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
+    data = data_identity(training + find_shards(data_root, recipe.data.val_glob))
+    _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
+
+    # How it is computed.
     wishes = Execution(
         attention=config.attention,
         fp8_head=config.fp8,
@@ -87,8 +98,7 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         micro_batch_tokens=config.micro_batch_tokens,
     )
     execution = wishes.resolved(recipe, "cuda" if recipe.needs_gpu else "cpu")
-    data = data_identity(shards)
-    _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
+
     identity = {
         "track": asdict(recipe),
         "checkpoints": list(plan),
@@ -109,25 +119,25 @@ def prepare(config: RunConfig, track_name: str) -> Experiment:
         world_size=world_size,
         execution=execution,
         plan=plan,
-        validation_steps=_validation_steps(recipe) if val_tokens else frozenset(),
+        validation_steps=validation_steps,
         val_tokens=val_tokens,
-        kept_steps=_kept_steps(config.keep_weights, plan),
-        seeds=parse_seeds(config.seeds),
+        kept_steps=kept_steps,
+        seeds=seeds,
         identity=identity,
     )
 
 
-def open_dataset(experiment: Experiment, config: RunConfig) -> DatasetWriter:
+def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:
     """The dataset of this experiment, made or continued. Refuses another experiment's directory by field."""
     vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
     return DatasetWriter.create_or_open(
-        config.output,
+        run.output,
         experiment.identity,
         experiment.documents,
         token_bytes=tokenizer.decode_bytes,
         in_vocabulary=vocabulary.contains,
         steps=experiment.plan,
-        allow_code_change=config.allow_code_change,
+        allow_code_change=run.allow_code_change,
     )
 
 
@@ -148,8 +158,8 @@ def shared_row_warning(experiment: Experiment) -> str | None:
 def check_shards(experiment: Experiment, *globs: str) -> None:
     """ValueError where this machine's shards of these globs are not those that the experiment was begun with.
 
-    Every process asks it before it uses them: a group before it leases a seed, so that a seed is never trained on other
-    tokens than the identity names.
+    Every process asks it before it uses them: a trainer before it leases a seed, so that a seed is never trained on
+    other tokens than the identity names.
     """
     names = [Path(glob).name for glob in globs]
     there = {s["name"]: s for s in experiment.identity["data"] if any(fnmatch(s["name"], name) for name in names)}

@@ -1,4 +1,4 @@
-"""configuration -> a finished experiment: starts dispatcher and trainer groups, shows progress, returns a code."""
+"""configuration -> a finished experiment: starts dispatcher and trainers, shows progress, returns a code."""
 
 import os
 import signal
@@ -14,20 +14,20 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.cluster.machines import Cluster, find_cluster, start_local
-from discreteness.cluster.topology import Topology, choose
+from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import JobConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
-from discreteness.service.flops import peak_flop_s
+from discreteness.service.job import Job
 from discreteness.service.log import Log, last_line
 from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter
 from discreteness.service.progress import Reporter
 from discreteness.service.timeouts import ANSWER_S, LEAVE_S
-from discreteness.service.trainer_groups import start_groups
+from discreteness.service.trainers import start_trainers
 
 POLL_S = 1.0
 
@@ -70,38 +70,44 @@ class Signals:
         self.arrived.set()
 
 
-def run(config: RunConfig) -> int:
+def run(config: JobConfig) -> int:
     """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
-    with Log(config.log_format) as log:
+    with Log(config.run.log_format) as log:
         return _run(config, log)
 
 
-def _run(config: RunConfig, log: Log) -> int:
+def _run(config: JobConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
+    run = config.run
     cluster = find_cluster(job_metadata(config))
-    experiment = prepare(config, cluster.track(config.track))
-    topology = choose(experiment, config, cluster)
+    experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
+    topology = choose(experiment, run, cluster)
     for line in topology.report:
         log.say(line, "plan")
     if warning := shared_row_warning(experiment):
         log.say(f"warning: {warning}", "plan", level="warning")
-    if config.dry_run:
+    if run.dry_run:
         return 0
     signals = Signals()
     signals.install()
-    with DatasetLock(config.output, take_over=config.take_over) as signals.lock:
-        dataset = open_dataset(experiment, config)
+    with DatasetLock(run.output, take_over=run.take_over) as signals.lock:
+        dataset = open_dataset(experiment, run)
         committed = dataset.committed()
-        todo = [seed for seed in experiment.seeds if seed not in committed]
+        todo = tuple(seed for seed in experiment.seeds if seed not in committed)
+        job = Job(experiment=experiment, run=run, topology=topology, seeds=todo, dataset_uri=dataset.uri)
         if not todo:
-            log.say(f"all {len(experiment.seeds)} seeds are committed in {config.output}: nothing to do", "finished")
+            log.say(f"all {len(experiment.seeds)} seeds are committed in {run.output}: nothing to do", "finished")
             return 0
-        if len(todo) < len(experiment.seeds):
-            log.say(f"{len(experiment.seeds) - len(todo)} of {len(experiment.seeds)} seeds are committed already")
-        dataset.log_job(experiment.seeds, config.max_attempts)
+        if job.num_done:
+            log.say(f"{job.num_done} of {len(experiment.seeds)} seeds are committed already")
+        dataset.log_job(experiment.seeds, run.max_attempts)
         try:
+            if cluster.local:
+                _start_ray(job, cluster, job_metadata(config), log)
+            signals.install()
+            signals.check()
             with tempfile.TemporaryDirectory(prefix="discreteness-") as scratch:
-                return _run_on_ray(config, log, experiment, topology, cluster, dataset, todo, scratch, signals)
+                return _lead(job, dataset, scratch, log, signals)
         except Interrupted as interrupt:
             text = f"{interrupt}: stopped. Committed seeds are kept; the same command goes on from there."
             log.say(text, "interrupted", level="warning")
@@ -111,32 +117,23 @@ def _run(config: RunConfig, log: Log) -> int:
             return 1
 
 
-def job_metadata(config: RunConfig) -> dict[str, str]:
+def job_metadata(config: JobConfig) -> dict[str, str]:
     """What tells this job from others in Ray's list of jobs."""
-    return {"output": config.output, "track": config.track, "seeds": config.seeds}
+    return {"output": config.run.output, "track": config.experiment.track, "seeds": config.run.seeds}
 
 
-def _run_on_ray(
-    config: RunConfig,
-    log: Log,
-    experiment: Experiment,
-    topology: Topology,
-    cluster: Cluster,
-    dataset: DatasetWriter,
-    todo: list[int],
-    scratch: str,
-    signals: Signals,
-) -> int:
-    reporter = Reporter(log, experiment, num_done=len(experiment.seeds) - len(todo))
-    if cluster.local:
-        address = start_local(cluster, topology.declared_cpus, job_metadata(config))
-        cores = int(cluster.nodes[0].cpus)
-        note = f", {topology.declared_cpus} CPUs declared on {cores} cores" if topology.declared_cpus > cores else ""
-        log.say(f"Ray started on this machine{note}; dashboard http://{address}")
-    signals.install()
-    signals.check()
-    num_groups = min(topology.trainers, len(todo))
-    pool = EvaluatorPool(experiment, topology.evaluators, num_groups, topology.gpus_per_evaluator)
+def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -> None:
+    declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
+    address = start_local(cluster, declared, metadata)
+    note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
+    log.say(f"Ray started on this machine{note}; dashboard http://{address}")
+
+
+def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Signals) -> int:
+    """Starts dispatcher and trainers, and shows what they do until nothing is left to train."""
+    reporter, exporter = Reporter(log, job), Exporter(job)
+    topology = job.topology
+    pool = EvaluatorPool(job.experiment, topology.evaluators, job.num_trainers, topology.gpus_per_evaluator)
     dispatcher: Any = (
         ray.remote(Dispatcher)
         .options(
@@ -147,20 +144,11 @@ def _run_on_ray(
             # It writes the dataset: on this machine, where a path means what the user meant.
             scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
         )
-        .remote(dataset, todo, experiment, pool, config.max_attempts)
+        .remote(job, dataset, pool)
     )
-    gpu_types = {config.gpu_type} if config.gpu_type else {node.gpu_type for node in cluster.nodes if node.gpus}
-    exporter = Exporter(
-        experiment,
-        dataset.uri,
-        num_done=len(experiment.seeds) - len(todo),
-        num_groups=num_groups,
-        num_evaluators=topology.evaluators,
-        peak_flop_s=peak_flop_s(gpu_types) if topology.use_gpu else None,
-    )
-    actor, groups = start_groups(dispatcher, config, experiment, topology, scratch, num_groups)
+    actor, trainers = start_trainers(dispatcher, job, scratch)
     try:
-        progress = _watch(dispatcher, groups, (reporter, exporter), signals)
+        progress = _watch(dispatcher, trainers, (reporter, exporter), signals)
     except (RayActorError, TimeoutError) as error:
         text = f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again."
         log.say(text, "dispatcher died", level="error")
@@ -169,13 +157,13 @@ def _run_on_ray(
         reporter.close()
         ray.kill(dispatcher)  # the one writer is gone before the lock is
         ray.kill(actor)
-    return _conclude(progress, experiment, dataset, log)
+    return _conclude(progress, job.experiment, dataset, log)
 
 
 def _watch(
-    dispatcher: Any, groups: list[ray.ObjectRef], shown_by: tuple[Reporter, Exporter], signals: Signals
+    dispatcher: Any, trainers: list[ray.ObjectRef], shown_by: tuple[Reporter, Exporter], signals: Signals
 ) -> Progress:
-    """Shows progress until every seed is committed or failed, or no group is left to train one."""
+    """Shows progress until every seed is committed or failed, or no trainer is left to train one."""
     reporter, exporter = shown_by
     while True:
         asked = dispatcher.progress.remote(reporter.events_seen)
@@ -187,26 +175,26 @@ def _watch(
         progress: Progress = ray.get(asked)
         reporter.show(progress)
         exporter.show(progress)
-        if progress.done or not _running(groups):
+        if progress.done or not _running(trainers):
             break
         signals.check(wait_s=POLL_S)
     patience_s = time.monotonic() + LEAVE_S
-    while _running(groups) and time.monotonic() < patience_s:
+    while _running(trainers) and time.monotonic() < patience_s:
         signals.check(wait_s=0.2)  # workers hear "stop" at their next lease and leave in order
-    for group in ray.wait(groups, num_returns=len(groups), timeout=0)[0]:
+    for trainer in ray.wait(trainers, num_returns=len(trainers), timeout=0)[0]:
         try:
-            ray.get(group)
+            ray.get(trainer)
         except RayError as error:  # a slot that ended otherwise than its own errors let it
-            text = f"a trainer group could not run: {last_line(error)}"
-            reporter.log.say(text, "group given up", level="error")
+            text = f"a trainer could not run: {last_line(error)}"
+            reporter.log.say(text, "trainer given up", level="error")
     progress = ray.get(dispatcher.progress.remote(reporter.events_seen), timeout=60)
     reporter.show(progress)
     exporter.show(progress)
     return progress
 
 
-def _running(groups: list[ray.ObjectRef]) -> bool:
-    return len(ray.wait(groups, num_returns=len(groups), timeout=0)[0]) < len(groups)
+def _running(trainers: list[ray.ObjectRef]) -> bool:
+    return len(ray.wait(trainers, num_returns=len(trainers), timeout=0)[0]) < len(trainers)
 
 
 def _conclude(progress: Progress, experiment: Experiment, dataset: DatasetWriter, log: Log) -> int:
@@ -215,15 +203,15 @@ def _conclude(progress: Progress, experiment: Experiment, dataset: DatasetWriter
     rows = len(done) * len(experiment.plan) * len(experiment.documents)
     log.say(
         f"seeds committed {len(done)}/{len(experiment.seeds)} ({rows} rows); "
-        f"checkpoints scored {progress.checkpoints}; attempts lost {progress.attempts_lost}; "
-        f"evaluators lost {progress.evaluators_lost}; training waited {progress.stall_s:.1f} s for credits",
+        f"checkpoints scored {progress.counts.checkpoints}; attempts lost {progress.counts.attempts_lost}; "
+        f"evaluators lost {progress.evaluators_lost}; training waited {progress.counts.stall_s:.1f} s for credits",
         "finished",
     )
     for seed, error in sorted(progress.failed.items()):
         log.say(f"seed {seed} FAILED: {error}", "seed failed", level="error", seed=seed)
-    for group, reason in sorted(progress.groups_ended.items()):
+    for trainer, reason in sorted(progress.trainers_ended.items()):
         if reason:
-            log.say(f"{group} was given up: {reason}", "group given up", level="error", group=group)
+            log.say(f"{trainer} was given up: {reason}", "trainer given up", level="error", trainer=trainer)
     log.say(f"dataset: {dataset.uri}")
     return 0 if len(done) == len(experiment.seeds) else 1
 

@@ -47,7 +47,7 @@ class _Member:
     """One evaluator actor."""
 
     number: int
-    group: str
+    trainer: str
     actor: Any
     alive: bool = False
     node: str = ""
@@ -76,14 +76,14 @@ class EvaluatorPool:
         self,
         experiment: Experiment,
         num_evaluators: int,
-        num_groups: int,
+        num_trainers: int,
         num_gpus_each: float,
         evaluator: type = Evaluator,
     ):
         self.experiment = experiment
         self.evaluator = evaluator
         self.num_evaluators = num_evaluators
-        self.share = -(-num_evaluators // num_groups)
+        self.share = -(-num_evaluators // num_trainers)
         self.num_gpus_each = num_gpus_each
         self.threads = IN_FLIGHT_EACH if num_gpus_each else 1
         self.on_event: Callable[[Event], None] = print
@@ -102,15 +102,15 @@ class EvaluatorPool:
         self._order = itertools.count()
         self._starts: set[asyncio.Task] = set()
 
-    def place_beside(self, group: str, node_id: str) -> None:
-        """A trainer group has its place: its share of the evaluators goes beside it, later ones follow it there.
+    def place_beside(self, trainer: str, node_id: str) -> None:
+        """A trainer has its place: its share of the evaluators goes beside it, later ones follow it there.
 
-        Not earlier: an evaluator that comes first takes a GPU from under a group. Those with a whole GPU to themselves
-        go wherever one is free.
+        Not earlier: an evaluator that comes first takes a GPU from under a trainer. Those with a whole GPU to
+        themselves go wherever one is free.
         """
-        known, self.nodes[group] = group in self.nodes, node_id
+        known, self.nodes[trainer] = trainer in self.nodes, node_id
         for _ in range(0 if known else min(self.share, self.num_evaluators - self.created)):
-            self._create(self.created, group)
+            self._create(self.created, trainer)
             self.created += 1
 
     def ready(self) -> int:
@@ -121,14 +121,14 @@ class EvaluatorPool:
         now_s = time.monotonic()
         return self._busy_s + sum(now_s - member.busy_since_s for member in self.members if member.calls)
 
-    async def score(self, group: str, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
+    async def score(self, trainer: str, reference: ray.ObjectRef, header: CheckpointHeader) -> np.ndarray:
         """float32 losses of all documents. Raises CheckpointLost or CheckpointRejected; a dead evaluator is replaced
         and its checkpoints scored again without a word to the caller.
 
-        A checkpoint stays on the node of its group, unless no evaluator is alive there: half a gigabyte a step is more
-        than a network takes from every node. Nodes without one share the others' in order of arrival.
+        A checkpoint stays on the node of its trainer, unless no evaluator is alive there: half a gigabyte per step is
+        more than a network takes from every node. Nodes without one share the others' in order of arrival.
         """
-        return await self._call(0, "score", group, reference, header)
+        return await self._call(0, "score", trainer, reference, header)
 
     async def fetch(self, reference: ray.ObjectRef) -> np.ndarray:
         """The bytes themselves, for who keeps them. Raises CheckpointLost."""
@@ -140,17 +140,17 @@ class EvaluatorPool:
             bound_s = IN_FLIGHT_EACH * CALL_TIMEOUT_S
             raise CheckpointLost(f"the bytes of a checkpoint to keep did not come within {bound_s} s") from None
 
-    async def validate(self, group: str, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
+    async def validate(self, trainer: str, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
         """Mean loss of one validation chunk, after the documents that wait and some of those to come. Raises as
         `score` does."""
-        return await self._call(VALIDATION_WAITS_FOR, "validate", group, reference, header, chunk)
+        return await self._call(VALIDATION_WAITS_FOR, "validate", trainer, reference, header, chunk)
 
     async def _call(
-        self, patience: int, method: str, group: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int
+        self, patience: int, method: str, trainer: str, reference: ray.ObjectRef, header: CheckpointHeader, *rest: int
     ):
         strikes, trouble = 0, ""
         while True:
-            member, token = await self._acquire(self.nodes[group], patience, alone=strikes > 0)
+            member, token = await self._acquire(self.nodes[trainer], patience, alone=strikes > 0)
             try:
                 call = getattr(member.actor, method).remote(reference, header, *rest)
                 # Two in the mailbox: the younger waits for the older.
@@ -223,8 +223,8 @@ class EvaluatorPool:
             member.alone = alone
             place.set_result((member, token))
 
-    def _create(self, number: int, group: str) -> None:
-        beside = NodeAffinitySchedulingStrategy(self.nodes[group], soft=True)
+    def _create(self, number: int, trainer: str) -> None:
+        beside = NodeAffinitySchedulingStrategy(self.nodes[trainer], soft=True)
         actor: Any = (
             ray.remote(self.evaluator)
             .options(
@@ -238,7 +238,7 @@ class EvaluatorPool:
             )
             .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")
         )
-        member = _Member(number, group, actor)
+        member = _Member(number, trainer, actor)
         self.members.append(member)
         start = asyncio.ensure_future(self._greet(member))
         self._starts.add(start)
@@ -295,7 +295,7 @@ class EvaluatorPool:
         ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
         text = f"evaluator {member.number} lost ({last_line(error)}); a new one starts"
         self.on_event(Event(event="evaluator lost", level="warning", message=text))
-        self._create(member.number, member.group)
+        self._create(member.number, member.trainer)
 
 
 def _anybody(waiting: list[_Waiting]) -> bool:

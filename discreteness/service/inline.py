@@ -24,51 +24,51 @@ from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cluster.estimate import inline_report
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import ATTEMPT_LOST, AttemptRows, DatasetWriter
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.log import Log
 
 
-def run_inline(config: RunConfig) -> int:
+def run_inline(config: JobConfig) -> int:
     """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    with Log(config.log_format) as log:
-        return _run(replace(config, workers_per_trainer=world_size), world_size, log)
+    with Log(config.run.log_format) as log:
+        return _run(replace(config.experiment, workers_per_trainer=world_size), config.run, log)
 
 
-def _run(config: RunConfig, world_size: int, log: Log) -> int:
+def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     track_name = config.track
     if track_name == "auto":
         track_name = "small" if torch.cuda.is_available() else "tiny"
-    experiment = prepare(config, track_name)
-    if config.dry_run:
+    experiment = prepare(config, run, track_name)
+    if run.dry_run:
         if os.environ.get("RANK", "0") == "0":
-            for line in inline_report(experiment, config):
+            for line in inline_report(experiment, run):
                 log.say(line, "plan")
         return 0
     use_cuda = experiment.track.needs_gpu
     if use_cuda and not torch.cuda.is_available():
         raise ValueError(f"--track {track_name}: it needs a GPU and this machine has none")
-    group = _join(world_size, use_cuda)
-    rank = dist.get_rank() if group else 0
+    process_group = _join(experiment.world_size, use_cuda)
+    rank = dist.get_rank() if process_group else 0
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"
     one_thread_on_a_cpu(device)
     try:
-        trainer = Trainer(experiment.track, experiment.data_root, device, group, experiment.execution)
+        trainer = Trainer(experiment.track, experiment.data_root, device, process_group, experiment.execution)
         if rank:
             return _follow(experiment, trainer)
         if warning := shared_row_warning(experiment):
             log.say(f"warning: {warning}", "plan", level="warning")
-        with DatasetLock(config.output, take_over=config.take_over) as lock:
-            dataset = open_dataset(experiment, config)
+        with DatasetLock(run.output, take_over=run.take_over) as lock:
+            dataset = open_dataset(experiment, run)
             dataset.log_job(experiment.seeds, max_attempts=1)
             return _lead(experiment, trainer, dataset, lock, log)
     except LockLost as loss:
         log.say(f"{loss}: stopped", "taken over", level="error")
         return 1
     finally:
-        if group:
+        if process_group:
             dist.destroy_process_group()
 
 
@@ -80,23 +80,23 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: DatasetWriter, lock
         if seed in committed:
             continue
         _announce(trainer, seed)
-        rows = _Rows(experiment, trainer, scorer, dataset, seed)
+        recorder = _Recorder(experiment, trainer, scorer, dataset, seed)
         try:
             for checkpoint in trainer.train(seed, experiment.published_steps):
                 lock.check()
-                rows.add(checkpoint)
+                recorder.add(checkpoint)
         except SeedFailed as failure:
             text = f"seed {seed} FAILED: {failure}"
-            log.say(text, "seed failed", level="error", seed=seed, attempt=rows.attempt)
-            event = {"event": ATTEMPT_LOST, "seed": seed, "attempt": rows.attempt, "error": str(failure)}
-            dataset.log(event | {"train_s": rows.curve.train_s()})
+            log.say(text, "seed failed", level="error", seed=seed, attempt=recorder.attempt)
+            event = {"event": ATTEMPT_LOST, "seed": seed, "attempt": recorder.attempt, "error": str(failure)}
+            dataset.log(event | {"train_s": recorder.rows.train_s()})
             failed += 1
             continue
         if library := loaded_library():  # of this process, which trains and scores
-            rows.curve.trained_with, rows.curve.scored_with = library, [library]
-        rows.curve.commit(dataset, seed, rows.attempt)
-        text = f"seed {seed} committed: {len(rows.curve.losses)} checkpoints"
-        log.say(text, "seed committed", seed=seed, attempt=rows.attempt)
+            recorder.rows.trained_with, recorder.rows.scored_with = library, [library]
+        recorder.rows.commit(dataset, seed, recorder.attempt)
+        text = f"seed {seed} committed: {len(recorder.rows.losses)} checkpoints"
+        log.say(text, "seed committed", seed=seed, attempt=recorder.attempt)
     _announce(trainer, -1)
     log.say(f"dataset: {dataset.uri}")
     return 1 if failed else 0
@@ -113,7 +113,7 @@ def _follow(experiment: Experiment, trainer: Trainer) -> int:
     return 0
 
 
-class _Rows:
+class _Recorder:
     """checkpoints of one seed -> losses and records by step."""
 
     def __init__(self, experiment: Experiment, trainer: Trainer, scorer: Scorer, dataset: DatasetWriter, seed: int):
@@ -123,22 +123,22 @@ class _Rows:
         self.dataset = dataset
         self.seed = seed
         self.attempt = uuid.uuid4().hex[:12]
-        self.curve = AttemptRows()
+        self.rows = AttemptRows()
         self.validator = None
         if experiment.val_tokens:
             self.validator = Validator(trainer.model, experiment.track, experiment.data_root, experiment.val_tokens)
 
     def add(self, checkpoint: Checkpoint) -> None:
-        self.curve.add_records(checkpoint.records)
+        self.rows.add_records(checkpoint.records)
         if checkpoint.step in self.experiment.plan:
-            self.curve.add_losses(checkpoint.step, self.scorer.score(checkpoint.state))
+            self.rows.add_losses(checkpoint.step, self.scorer.score(checkpoint.state))
         if checkpoint.step in self.experiment.kept_steps:
             self._keep(checkpoint)
         if self.validator and checkpoint.step in self.experiment.validation_steps:
             last = checkpoint.step == self.experiment.track.schedule.last_step
             state = final_validation_state(self.experiment.track) if last else checkpoint.state
             means = [self.validator.chunk_loss(i, state) for i in range(len(self.validator.chunks))]
-            self.curve.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
+            self.rows.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         layout = CheckpointLayout.from_model(self.model)

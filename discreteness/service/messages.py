@@ -2,11 +2,10 @@
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
-
-from discreteness.experiment.prepare import Experiment
+from typing import Literal
 
 Level = Literal["info", "warning", "error"]
 
@@ -25,7 +24,7 @@ class Event:
     level: Level = "info"
     seed: int | None = None
     attempt: str | None = None
-    group: str | None = None
+    trainer: str | None = None
     step: int | None = None
     """Newest step of the attempt."""
     time_s: float = field(default_factory=time.time)
@@ -40,64 +39,66 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The answer to a group that asks for work. Plain data: dispatcher -> trainer group."""
+    """The answer to a trainer that asks for work. Plain data: dispatcher -> trainer."""
 
     order: Literal["train", "wait", "stop"]
     seed: int = -1
     attempt: str = ""
     next_seed: int = -1
-    """The seed that this group probably trains next, so that it can draw its weights meanwhile; -1: none. A guess."""
+    """The seed that this trainer probably trains next, so that it can draw its weights meanwhile; -1: none. A guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """An attempt in training and its newest step. Plain data: dispatcher -> driver."""
+    """An attempt in training. Plain data: dispatcher -> driver."""
 
     seed: int
     attempt: str
-    group: str
+    trainer: str
     step: int
+    """The newest."""
+    train_loss: float | None
+    """Of the newest update that is known of."""
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What has happened since the job began, lost attempts included."""
+
+    updates: int = 0
+    tokens: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(short, long attention window) -> tokens trained on with them."""
+    bytes_committed: int = 0
+    published: int = 0
+    """Planned checkpoints that have arrived."""
+    checkpoints: int = 0
+    """Those whose losses have come back."""
+    ages: list[int] = field(default_factory=lambda: [0] * (len(AGE_BOUNDS_S) + 1))
+    """Scored checkpoints in each class of AGE_BOUNDS_S, by seconds from their arrival to their row."""
+    attempts_lost: int = 0
+    stall_s: float = 0.0
+    """What publishing has made training wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the driver shows and exports. Plain data: dispatcher -> driver. Counts are of this job."""
+    """What the driver shows and exports. Plain data: dispatcher -> driver."""
 
     committed: int
+    """Seeds, by this job."""
     failed: dict[int, str]
-    """seed -> error of its last attempt."""
-    pending: int
+    """Seed -> error of its last attempt."""
+    waiting: int
+    """Seeds that nobody holds."""
     training: list[Running]
-    train_loss: dict[str, float]
-    """group -> loss of the newest update that is known of."""
-    updates: int
-    tokens: dict[tuple[int, int], int]
-    """(short, long attention window) -> tokens trained on with them; like `updates`, of lost attempts too."""
-    bytes_committed: int
-    published: int
-    checkpoints: int
-    ages: tuple[int, ...]
-    """Scored checkpoints in each class of AGE_BOUNDS_S, by seconds from their arrival here to their row."""
+    counts: Counts
     in_flight: int
     in_flight_bytes: int
     lag_steps: int
     evaluators_ready: int
     evaluators_lost: int
     evaluator_busy_s: float
-    attempts_lost: int
-    stall_s: float
-    groups_ended: dict[str, str]
+    trainers_ended: dict[str, str]
+    """Trainer -> why it has ended, "" if in order."""
     done: bool
     events: list[Event]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupSpec:
-    """What a group's workers are told once; plain data and the dispatcher's handle."""
-
-    name: str
-    dispatcher: Any
-    experiment: Experiment
-    max_in_flight: int
-    verify_every: int
-    use_gpu: bool

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from ray.util import metrics as ray_metrics
 
-from discreteness.experiment.prepare import Experiment
-from discreteness.service.flops import flop_per_token
+from discreteness.service.flops import flop_per_token, peak_flop_s
+from discreteness.service.job import Job
 from discreteness.service.messages import AGE_BOUNDS_S, Progress
 
 
@@ -43,19 +43,24 @@ METRICS = (
     Metric("gauge", "seeds", "Seeds that were asked for, by state: committed, training, waiting, failed.", ("state",)),
     Metric(
         "gauge",
-        "trainer_groups",
-        "Trainer groups by state: training; waiting for a place, a restart or a seed; finished; given_up.",
+        "trainers",
+        "Trainers by state: training; waiting for a place, a restart or a seed; finished; given_up.",
         ("state",),
     ),
-    Metric("gauge", "step", "Newest step of the seed that a group trains.", ("group",)),
-    Metric("gauge", "train_loss_nats", "Training objective of the newest update of a group, a token.", ("group",)),
+    Metric("gauge", "step", "Newest step of the seed that a trainer trains.", ("trainer",)),
+    Metric(
+        "gauge",
+        "train_loss_nats",
+        "Training objective of a trainer's newest update, in nats per token.",
+        ("trainer",),
+    ),
     Metric("counter", "updates", "Optimizer steps trained, those of lost attempts too."),
     Metric("counter", "tokens", "Tokens trained on, those of lost attempts too."),
     Metric("counter", "model_flop", "Floating-point operations that the model needed for these tokens."),
     Metric(
         "gauge",
         "peak_flop_per_second",
-        "What the GPUs of the trainer groups could do in bfloat16; absent where their type is not known.",
+        "What the GPUs of the trainers could do in bfloat16; absent where their type is not known.",
     ),
     Metric("counter", "checkpoints_published", "Planned checkpoints that reached the dispatcher."),
     Metric("counter", "checkpoints_scored", "Checkpoints whose losses came back."),
@@ -76,27 +81,15 @@ METRICS = (
 class Exporter:
     """Keeps Ray's metrics at what the dispatcher last said. Lives in the driver."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        dataset_uri: str,
-        num_done: int,
-        num_groups: int,
-        num_evaluators: int,
-        peak_flop_s: float | None,
-    ):
-        self.experiment = experiment
-        self.dataset_uri = dataset_uri
-        self.num_done = num_done
-        self.num_groups = num_groups
-        self.num_evaluators = num_evaluators
-        self.peak_flop_s = peak_flop_s
+    def __init__(self, job: Job):
+        self.job = job
+        self.peak_flop_s = peak_flop_s(job.topology.gpu_types)
         self.made = {metric.name: metric.make() for metric in METRICS}
         self.counted: dict[str, float] = {}
-        self.ages = (0,) * (len(AGE_BOUNDS_S) + 1)
+        self.ages = [0] * (len(AGE_BOUNDS_S) + 1)
 
     def show(self, progress: Progress) -> None:
-        tags = {"dataset": self.dataset_uri}
+        tags = {"dataset": self.job.dataset_uri}
         for name, total in self.totals(progress).items():
             added = total - self.counted.get(name, 0)
             if name not in self.counted:
@@ -108,61 +101,63 @@ class Exporter:
         for name, labels, value in self.levels(progress):
             self.made[name].set(value, tags | labels)
         bounds_s = (*AGE_BOUNDS_S, 2 * AGE_BOUNDS_S[-1])
-        for bound_s, before, now in zip(bounds_s, self.ages, progress.ages, strict=True):
+        for bound_s, before, now in zip(bounds_s, self.ages, progress.counts.ages, strict=True):
             for _ in range(now - before):  # Ray, too, keeps of a value only its class
                 self.made["checkpoint_age_seconds"].observe(bound_s, tags)
-        self.ages = progress.ages
+        self.ages = progress.counts.ages
 
     def totals(self, progress: Progress) -> dict[str, float]:
         """Counter -> its count since this job began."""
-        model = self.experiment.track.model
-        rows_per_seed = len(self.experiment.plan) * len(self.experiment.documents)
+        counts, experiment = progress.counts, self.job.experiment
+        rows_per_seed = len(experiment.plan) * len(experiment.documents)
         return {
-            "updates": progress.updates,
-            "tokens": sum(progress.tokens.values()),
-            "model_flop": sum(flop_per_token(model, *windows) * n for windows, n in progress.tokens.items()),
-            "checkpoints_published": progress.published,
-            "checkpoints_scored": progress.checkpoints,
-            "stall_seconds": progress.stall_s,
+            "updates": counts.updates,
+            "tokens": sum(counts.tokens.values()),
+            "model_flop": sum(
+                flop_per_token(experiment.track.model, *windows) * n for windows, n in counts.tokens.items()
+            ),
+            "checkpoints_published": counts.published,
+            "checkpoints_scored": counts.checkpoints,
+            "stall_seconds": counts.stall_s,
             "evaluators_lost": progress.evaluators_lost,
             "evaluator_busy_seconds": progress.evaluator_busy_s,
-            "attempts_lost": progress.attempts_lost,
+            "attempts_lost": counts.attempts_lost,
             "rows_committed": progress.committed * rows_per_seed,
-            "bytes_committed": progress.bytes_committed,
+            "bytes_committed": counts.bytes_committed,
         }
 
     def levels(self, progress: Progress) -> Iterator[tuple[str, dict[str, str], float]]:
         """(gauge, labels, value). What is not measured is left out, and soon no longer exported by Ray."""
-        training = {running.group: running.step for running in progress.training}
-        given_up = sum(reason != "" for reason in progress.groups_ended.values())
-        left = self.num_groups - len(progress.groups_ended)
+        training = {running.trainer for running in progress.training}
+        given_up = sum(reason != "" for reason in progress.trainers_ended.values())
+        left = self.job.num_trainers - len(progress.trainers_ended)
         by_state = {
             "seeds": {
-                "committed": self.num_done + progress.committed,
+                "committed": self.job.num_done + progress.committed,
                 "training": len(progress.training),
-                "waiting": progress.pending,
+                "waiting": progress.waiting,
                 "failed": len(progress.failed),
             },
-            "trainer_groups": {
+            "trainers": {
                 "training": len(training),
                 "waiting": left - len(training),
-                "finished": len(progress.groups_ended) - given_up,
+                "finished": len(progress.trainers_ended) - given_up,
                 "given_up": given_up,
             },
             "evaluators": {
                 "ready": progress.evaluators_ready,
-                "missing": self.num_evaluators - progress.evaluators_ready,
+                "missing": self.job.topology.evaluators - progress.evaluators_ready,
             },
         }
         for name, counts in by_state.items():
             for state, count in counts.items():
                 yield name, {"state": state}, count
-        for group, step in training.items():
-            yield "step", {"group": group}, step
-        for group, loss in progress.train_loss.items():
-            yield "train_loss_nats", {"group": group}, loss
+        for running in progress.training:
+            yield "step", {"trainer": running.trainer}, running.step
+            if running.train_loss is not None:
+                yield "train_loss_nats", {"trainer": running.trainer}, running.train_loss
         if self.peak_flop_s is not None:
-            yield "peak_flop_per_second", {}, self.peak_flop_s * self.experiment.world_size * left
+            yield "peak_flop_per_second", {}, self.peak_flop_s * self.job.experiment.world_size * left
         yield "checkpoints_in_flight", {}, progress.in_flight
         yield "in_flight_bytes", {}, progress.in_flight_bytes
         yield "lag_steps", {}, progress.lag_steps

@@ -4,7 +4,7 @@ import time
 
 from rich.status import Status
 
-from discreteness.experiment.prepare import Experiment
+from discreteness.service.job import Job
 from discreteness.service.log import Log
 from discreteness.service.messages import Progress
 
@@ -14,11 +14,11 @@ LOG_INTERVAL_S = 10
 class Reporter:
     """Tells events as they come and the state of the run. Works under `ray job logs`, where nothing is a terminal."""
 
-    def __init__(self, log: Log, experiment: Experiment, num_done: int):
+    def __init__(self, log: Log, job: Job):
         self.log = log
-        self.num_seeds = len(experiment.seeds)
-        self.num_done = num_done
-        self.last_step = experiment.track.schedule.last_step
+        self.num_seeds = len(job.experiment.seeds)
+        self.num_done = job.num_done
+        self.last_step = job.experiment.track.schedule.last_step
         self.events_seen = 0
         self.status: Status | None = None
         self.began_s = time.monotonic()
@@ -39,7 +39,12 @@ class Reporter:
             self.shown_s = time.monotonic()
             self.log.say(self._line(progress), "progress")
             for running in progress.training if self.log.json else ():  # the line has them already
-                about = {"seed": running.seed, "attempt": running.attempt, "group": running.group, "step": running.step}
+                about = {
+                    "seed": running.seed,
+                    "attempt": running.attempt,
+                    "trainer": running.trainer,
+                    "step": running.step,
+                }
                 self.log.say(f"seed {running.seed} at {running.step}", "training", **about)
 
     def close(self) -> None:
@@ -60,7 +65,7 @@ class Reporter:
             eta = f", about {left / rate / 60:.0f} min left"
         return (
             f"[{elapsed_s:.0f} s] seeds committed {self.num_done + progress.committed}/{self.num_seeds}, "
-            f"training {training}; checkpoints scored {progress.checkpoints}, in flight {progress.in_flight} "
+            f"training {training}; checkpoints scored {progress.counts.checkpoints}, in flight {progress.in_flight} "
             f"({progress.in_flight_bytes / 1e6:.0f} MB, lag {progress.lag_steps} steps); evaluators "
             f"{progress.evaluators_ready}{eta}"
         )

@@ -14,7 +14,7 @@ PROCESS_GROUP_TIMEOUT_S = 600
 """Of a collective."""
 
 LEASE_DEADLINE_S = 900
-"""An attempt that sends nothing for so long is over, and its group ended; so is one that builds its trainer for so
+"""An attempt that sends nothing for so long is over, and its trainer ended; so is one that builds its trainer for so
 long. Above every other bound (docs/faults.md lists them)."""
 LEASE_POLL_S = 20
 """`lease` answers at least this often, far below the process group's timeout under which other ranks wait."""
@@ -24,7 +24,7 @@ TAIL_PATIENCE_S = 900
 """How long what a trained seed still waits for (validation, which has no hurry) may take."""
 
 LEAVE_S = 30
-"""How long trainer groups may take to end in order once there is nothing left to train."""
+"""How long trainers may take to end in order once there is nothing left to train."""
 ANSWER_S = 300
 """How long the dispatcher may be silent. It answers within milliseconds; everybody else who waits for it ends with
 the job."""

@@ -1,4 +1,4 @@
-"""a head without room + Ray's autoscaler, nodes made on this machine -> groups bring their nodes, idle ones leave.
+"""a head without room + Ray's autoscaler, nodes made on this machine -> trainers bring their nodes, idle ones leave.
 
 `python -m tests.chaos.autoscaled`, a part of `make chaos`; Linux and root. All of it lives in namespaces of its own:
 Ray's provider of pretended nodes knows no port but 6379 and reads a file that its package lacks, and nothing that is
@@ -128,7 +128,7 @@ def becomes(expected, what):
 
 
 def job_brings_its_nodes(folder):
-    """The real job on a cluster in which nothing can run: two groups of two bring two nodes of the right kind."""
+    """The real job on a cluster in which nothing can run: two trainers of two bring two nodes of the right kind."""
     documents = folder / "documents"
     documents.mkdir()
     for name, text in TEXTS.items():
@@ -138,50 +138,50 @@ def job_brings_its_nodes(folder):
     arguments += ["--evaluators", "2", "--start-timeout-s", str(CHANGE_S), "--output", folder / "set"]
     assert kinds() == []
     job = Program(list(map(str, arguments)), folder / "job.txt", RAY_ADDRESS=ADDRESS)
-    becomes(["cpu", "cpu"], "two groups of two CPUs wait")
+    becomes(["cpu", "cpu"], "two trainers of two CPUs wait")
     code = job.wait(600)
     assert code == 0, job.output
     assert all(f"leased to trainer-{number}" in job.output for number in range(2)), job.output
-    assert kinds() == ["cpu", "cpu"], "a node left under a group, or one came that nobody asked for"
+    assert kinds() == ["cpu", "cpu"], "a node left under a trainer, or one came that nobody asked for"
     assert check(folder / "set", range(8)) == []
     becomes([], "the job has ended")
 
 
-async def groups_bring_gpus_of_their_type(folder):
-    """Groups that ask for H100s bring H100s, as many as there may be; their evaluators bring nothing."""
+async def trainers_bring_gpus_of_their_type(folder):
+    """Trainers that ask for H100s bring H100s, as many as there may be; their evaluators bring nothing."""
     register = Register.remote()
 
-    def start(group):
+    def start(trainer):
         return fit.options(label_selector={"ray.io/node-id": FAKE_HEAD_NODE_ID}).remote(
-            register, group, TWO, "H100", str(folder / "storage")
+            register, trainer, TWO, "H100", str(folder / "storage")
         )
 
-    groups = {"first": start("first")}
-    becomes(["h100"], "a group of two H100s waits")
+    trainers = {"first": start("first")}
+    becomes(["h100"], "a trainer of two H100s waits")
     (node, *_), *_ = (await placed(register, "first", 2)).values()
     pool = EvaluatorPool("", 2, 1, TWO.gpus_per_evaluator, evaluator=Flaky)
     pool.place_beside("first", node)
     await ready(pool, 2)
-    groups["second"] = start("second")
+    trainers["second"] = start("second")
     becomes(["h100", "h100"], "another one waits")
     await placed(register, "second", 2)
-    groups["third"] = start("third")  # no third node of its type may come, and A100s are not asked for
+    trainers["third"] = start("third")  # no third node of its type may come, and A100s are not asked for
     await asyncio.sleep(20)
     assert kinds() == ["h100", "h100"]
     assert "third" not in ray.get(register.all.remote())
     ray.get(register.stop.remote("second"))
-    ray.get(groups["second"])
+    ray.get(trainers["second"])
     await placed(register, "third", 2)
     print(json.dumps({"what": "a third one has the second's place", "nodes": kinds()}), flush=True)
     ray.get(register.stop.remote("third"))
-    ray.get(groups["third"])
+    ray.get(trainers["third"])
     # Its idle node may stay while the first trains: Ray Train asks for the first's resources by `request_resources` as
     # well, and Ray's autoscaler may count them on either node.
     ray.get(register.stop.remote("first"))
-    ray.get(groups["first"])
+    ray.get(trainers["first"])
     for member in pool.members:
         ray.kill(member.actor)
-    becomes([], "all groups and the evaluators have ended")
+    becomes([], "all trainers and the evaluators have ended")
 
 
 def main():
@@ -189,7 +189,7 @@ def main():
         folder = Path(sys.argv[1])
         with head(folder):
             job_brings_its_nodes(folder)
-            asyncio.run(groups_bring_gpus_of_their_type(folder))
+            asyncio.run(trainers_bring_gpus_of_their_type(folder))
             assert [node["NodeID"] for node in ray.nodes() if node["Alive"]] == [FAKE_HEAD_NODE_ID]
         return
     if reason := possible():
@@ -201,7 +201,7 @@ def main():
     os.environ.update(RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
     if code := in_namespaces(folder):
         sys.exit(f"error: exit code {code}; what was said is in {folder}")
-    print("autoscaled: groups bring nodes of their type, idle nodes leave")
+    print("autoscaled: trainers bring nodes of their type, idle nodes leave")
     shutil.rmtree(folder)
 
 

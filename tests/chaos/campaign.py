@@ -2,7 +2,7 @@
 
 `python -m tests.chaos.campaign --seed 7 --rounds 2` (`make chaos`). One experiment on a cluster of three machines;
 each round strikes once with every kind of fault, in an order, at moments and on victims drawn from the seed. After a
-fault the campaign waits until every trainer group has committed a seed again; where a fault ends the job, the same
+fault the campaign waits until every trainer has committed a seed again; where a fault ends the job, the same
 command is given again. In the end the experiment is completed, and the checker compares it with a run that nothing
 happened to.
 """
@@ -32,7 +32,7 @@ RECOVERY_S = 1200
 """After so long a fault counts as not survived."""
 FEW = 40
 """Seeds that are sooner trained than another job has started."""
-GROUPS = 2
+TRAINERS = 2
 TEXTS = {
     "lines.txt": "One line follows the other.\nThe sun comes up, the sun goes down.\n",
     "numbers.txt": "one two three four five six seven eight nine ten",
@@ -52,7 +52,7 @@ class Stage:
         self.launcher, self.cwd = launcher, cwd
         self.rng = random.Random(seed)
         self.workers = workers
-        self.trainers = GROUPS
+        self.trainers = TRAINERS
         self.machines = machines
         self.disk = Disk(folder)
         self.dataset = self.disk.mount / "set"
@@ -98,7 +98,7 @@ class Stage:
         return sorted(found, key=lambda one: one[0])  # the printed seed chooses among them
 
     def busy(self):
-        """Machines with a trainer group."""
+        """Machines with a trainer."""
         nodes = {node for _, node in self.processes("ray::RayTrainWorker")}
         return sorted(nodes, key=lambda node: node.name)
 
@@ -117,15 +117,15 @@ class Stage:
         lost = [event for event in events if event.get("event") == "attempt lost"]
         return len(lost), sum(event.get("checkpoints", 0) for event in lost)
 
-    def wait_for_all_groups(self):
-        """Until each group has committed a seed that it was given from now on. "" or why that did not come."""
+    def wait_for_all_trainers(self):
+        """Until each trainer has committed a seed that it was given from now on. "" or why that did not come."""
         time.sleep(2)  # the driver writes down what has happened once a second
         start, deadline_s = len(self.job.output), time.monotonic() + RECOVERY_S
         while True:
             text = self.job.output
             leased = re.findall(r"leased to (\S+) \(attempt (\w+)\)", text[start:])
             committed = set(re.findall(r"committed: \d+ checkpoints \(attempt (\w+)\)", text[start:]))
-            if len({group for group, attempt in leased if attempt in committed}) >= GROUPS:
+            if len({trainer for trainer, attempt in leased if attempt in committed}) >= TRAINERS:
                 return ""
             code = self.job.process.poll()
             if code == 0:
@@ -167,7 +167,7 @@ def strike(stage, name):
         if kind.ends_job:
             row["note"] = f"exit code {stage.job.wait()}"
             stage.start()
-        row["trouble"] = stage.wait_for_all_groups()
+        row["trouble"] = stage.wait_for_all_trainers()
     except (Exception, pytest.fail.Exception) as error:
         row["trouble"] = f"{type(error).__name__}: {error}"
     after = stage.lost()
@@ -179,18 +179,18 @@ def strike(stage, name):
         stage.kill_job()
         stage.machines.restart()
         stage.start()
-        stage.wait_for_all_groups()
+        stage.wait_for_all_trainers()
     return row
 
 
 def campaign(folder, seed, rounds, num_seeds, workers, names):
     """Rows of the table, seeds of the experiment and the checker's problems."""
-    print(f"chaos seed {seed}: {len(names)} kinds, groups of {workers}", flush=True)
-    stage = Stage(folder, seed, workers, Machines(folder, GROUPS + 1), num_seeds)
+    print(f"chaos seed {seed}: {len(names)} kinds, trainers of {workers}", flush=True)
+    stage = Stage(folder, seed, workers, Machines(folder, TRAINERS + 1), num_seeds)
     rows: list[dict] = []
     try:
         stage.start()
-        if trouble := stage.wait_for_all_groups():
+        if trouble := stage.wait_for_all_trainers():
             raise RuntimeError(trouble)
         for _ in range(rounds):
             rows += [strike(stage, name) for name in stage.rng.sample(names, len(names))]
@@ -241,7 +241,7 @@ def main():
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--rounds", type=int, default=1, help="each strikes once with each kind")
     parser.add_argument("--num-seeds", type=int, default=1000, help="of the experiment; it may end sooner")
-    parser.add_argument("--workers", type=int, default=2, help="of a group")
+    parser.add_argument("--workers", type=int, default=2, help="of a trainer")
     parser.add_argument("--faults", default=",".join(FAULTS), help="comma-separated; default: all kinds")
     arguments = parser.parse_args()
     if reason := possible():

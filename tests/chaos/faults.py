@@ -76,9 +76,9 @@ def dispatcher_killed(stage):
     yield 0
 
 
-@fault("trainer groups' actor killed", ends_job=True)
-def groups_killed(stage):
-    kill(on_head(stage, "ray::TrainerGroups")[0])
+@fault("trainers' actor killed", ends_job=True)
+def trainers_killed(stage):
+    kill(on_head(stage, "ray::Trainers")[0])
     yield 0
 
 
@@ -111,8 +111,8 @@ def second_driver(stage):
     yield 0
 
 
-@fault("machine of a group without power")
-def group_machine_off(stage):
+@fault("machine of a trainer without power")
+def trainer_machine_off(stage):
     without = {node for _, node in stage.processes("ray::RayTrainWorker")}
     without -= {node for _, node in stage.processes("ray::Evaluator")}
     node = stage.rng.choice(sorted(without or stage.busy(), key=lambda node: node.name))
@@ -121,8 +121,8 @@ def group_machine_off(stage):
     stage.machines.add()
 
 
-@fault("machine of a group taken away after 20 s of notice")
-def group_machine_preempted(stage):
+@fault("machine of a trainer taken away after 20 s of notice")
+def trainer_machine_preempted(stage):
     node = stage.rng.choice(stage.busy())
     stage.machines.add()
     arguments = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=20"]

@@ -20,7 +20,7 @@ from tests.support.processes import descendants, gone
 
 RAY = str(Path(sys.executable).with_name("ray"))
 CPUS = 2
-"""Of a node: one group of two workers, so that groups and nodes are the same number of things."""
+"""Of a node: one trainer of two workers, so that trainers and nodes are the same number of things."""
 GPUS = 8
 """Of a node, as it pretends; the tiny track trains on CPUs."""
 STORE_BYTES = 100_000_000

@@ -1,7 +1,8 @@
-"""where groups and evaluators find their places: six nodes, more groups than fit, mixed GPUs, shares of a GPU.
+"""where trainers and evaluators find their places: six nodes, more trainers than fit, mixed GPUs, shares of a GPU.
 
 `python -m tests.chaos.scheduling`, a part of `make chaos`. Two clusters: machines in namespaces with the whole service
-on them, and one with GPUs that are only numbers, on which groups and evaluators take their places and compute nothing.
+on them, and one with GPUs that are only numbers, on which trainers and evaluators take their places and compute
+nothing.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from discreteness.cluster.topology import Topology
 from discreteness.service.evaluator_pool import EvaluatorPool
-from discreteness.service.trainer_groups import scaling
+from discreteness.service.trainers import scaling
 from tests.chaos.campaign import Stage
 from tests.chaos.checker import check
 from tests.chaos.machines import Machines, possible
@@ -35,6 +36,7 @@ EIGHT = Topology(
     evaluators=8,
     gpus_per_evaluator=0.1,
     declared_cpus=8,
+    gpu_types=frozenset(),
     checkpoint_bytes=0,
     rows=0,
     dataset_bytes=0,
@@ -42,16 +44,16 @@ EIGHT = Topology(
 )
 
 
-def groups_wait_for_room(folder):
-    """Head and four machines, five groups of two: four train, the fifth does as soon as there is a fifth machine."""
+def trainers_wait_for_room(folder):
+    """Head and four machines, five trainers of two: four train, the fifth does as soon as there is a fifth machine."""
     stage = Stage(folder, 0, 2, Machines(folder, 4), num_seeds=400)
     try:
         stage.trainers = 5
         stage.start()
         until(lambda: len(leased(stage)) == 4, stage)
         time.sleep(20)
-        assert len(leased(stage)) == 4, "a fifth group found a place that is not there"
-        assert len(stage.busy()) == 4, "two groups share a machine of two CPUs"
+        assert len(leased(stage)) == 4, "a fifth trainer found a place that is not there"
+        assert len(stage.busy()) == 4, "two trainers share a machine of two CPUs"
         assert Counter(node.name for _, node in stage.processes("ray::RayTrainWorker")).most_common(1)[0][1] == 2
         stage.machines.add()
         until(lambda: len(leased(stage)) == 5, stage)
@@ -80,45 +82,45 @@ def until(true, stage):
 
 @ray.remote(num_cpus=0)
 class Register:
-    """Where the ranks of groups are, and a stop for those that hold their place."""
+    """Where the ranks of trainers are, and a stop for those that hold their place."""
 
     def __init__(self):
         self.places, self.go = {}, set()
 
-    def here(self, group, rank, node, gpus, pid):
-        self.places.setdefault(group, {})[rank] = (node, gpus, pid)
+    def here(self, trainer, rank, node, gpus, pid):
+        self.places.setdefault(trainer, {})[rank] = (node, gpus, pid)
 
     def all(self):
         return self.places
 
-    def stop(self, group):
-        self.go.add(group)
+    def stop(self, trainer):
+        self.go.add(trainer)
 
-    def stopped(self, group):
-        return group in self.go
+    def stopped(self, trainer):
+        return trainer in self.go
 
 
 def hold(config):
-    """A group that trains nothing: each rank says where it is and stays until it is told to go."""
-    register, group = config["register"], config["group"]
+    """A trainer that trains nothing: each rank says where it is and stays until it is told to go."""
+    register, trainer = config["register"], config["trainer"]
     rank = ray.train.get_context().get_world_rank()
     here = ray.get_runtime_context()
     gpus = sorted(here.get_accelerator_ids()["GPU"])
-    ray.get(register.here.remote(group, rank, here.get_node_id(), gpus, os.getpid()))
-    while not ray.get(register.stopped.remote(group)):
+    ray.get(register.here.remote(trainer, rank, here.get_node_id(), gpus, os.getpid()))
+    while not ray.get(register.stopped.remote(trainer)):
         time.sleep(0.2)
 
 
 @ray.remote(num_cpus=0)
-def fit(register, group, topology, gpu_type, storage):
+def fit(register, trainer, topology, gpu_type, storage):
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PLACED_S)
     trainer = TorchTrainer(
         hold,
-        train_loop_config={"register": register, "group": group},
+        train_loop_config={"register": register, "trainer": trainer},
         torch_config=TorchConfig("gloo"),  # there are no GPUs to speak NCCL with
         scaling_config=scaling(topology, gpu_type),
         run_config=ray.train.RunConfig(
-            name=group, storage_path=storage, failure_config=ray.train.FailureConfig(max_failures=-1)
+            name=trainer, storage_path=storage, failure_config=ray.train.FailureConfig(max_failures=-1)
         ),
     )
     trainer.fit()
@@ -136,8 +138,8 @@ async def places_on_a_mixed_cluster(folder):
     try:
         register = Register.remote()
 
-        def start(group, topology=EIGHT, kind="H100"):
-            return fit.remote(register, group, topology, kind, folder)
+        def start(trainer, topology=EIGHT, kind="H100"):
+            return fit.remote(register, trainer, topology, kind, folder)
 
         first = start("first")
         places = await placed(register, "first", 8)
@@ -147,7 +149,7 @@ async def places_on_a_mixed_cluster(folder):
         pool.place_beside("first", nodes["h"])
         await ready(pool, 8)
         free = ray.available_resources()
-        assert free["GPU"] < 8.01, "the evaluators are not on the group's GPUs"
+        assert free["GPU"] < 8.01, "the evaluators are not on the trainer's GPUs"
         second = start("second")  # waits: the only node of its type is taken
         await asyncio.sleep(15)
         assert "second" not in ray.get(register.all.remote())
@@ -159,29 +161,29 @@ async def places_on_a_mixed_cluster(folder):
         failed = pool.score("first", ray.put(b""), type("Header", (), {"step": 1}))
         await asyncio.wait_for(failed, 60)
         await ready(pool, 8)
-        # A rank of the group dies: Ray Train gives the place back and takes it again, beside the evaluators.
+        # A rank of the trainer dies: Ray Train gives the place back and takes it again, beside the evaluators.
         before = {pid for *_, pid in (await placed(register, "first", 8)).values()}
         os.kill(min(before), signal.SIGKILL)
         places = await placed(register, "first", 8, besides=before)
         assert {node for node, *_ in places.values()} == {nodes["h"]}
         assert pool.ready() == 8
-        for group in ("first", "second"):
-            ray.get(register.stop.remote(group))
+        for trainer in ("first", "second"):
+            ray.get(register.stop.remote(trainer))
         ray.get([first, second])
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-async def placed(register, group, ranks, besides=frozenset()):
+async def placed(register, trainer, ranks, besides=frozenset()):
     """rank -> (node, GPUs, process id) when all have their places, in processes `besides` the given ones."""
     deadline_s = time.monotonic() + PLACED_S
     while True:
-        there = ray.get(register.all.remote()).get(group, {})
+        there = ray.get(register.all.remote()).get(trainer, {})
         there = {rank: place for rank, place in there.items() if place[2] not in besides}
         if len(there) == ranks:
             return there
-        assert time.monotonic() < deadline_s, f"{group}: {len(there)} of {ranks} ranks have a place"
+        assert time.monotonic() < deadline_s, f"{trainer}: {len(there)} of {ranks} ranks have a place"
         await asyncio.sleep(0.5)
 
 
@@ -200,12 +202,12 @@ def main():
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     if "mixed" in parts:
         asyncio.run(places_on_a_mixed_cluster(str(folder)))
-        print("mixed cluster: every group on one node of its type, evaluators on the rest of its GPUs")
+        print("mixed cluster: every trainer on one node of its type, evaluators on the rest of its GPUs")
     if "six" in parts:
         if reason := possible():
             sys.exit(f"error: {reason}")
-        groups_wait_for_room(folder)
-        print("six nodes: a group more than fits waits and starts when a node comes")
+        trainers_wait_for_room(folder)
+        print("six nodes: a trainer more than fits waits and starts when a node comes")
     shutil.rmtree(folder)
 
 

@@ -17,11 +17,10 @@ from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import job_status
 from discreteness.dataset.writer import AttemptRows
-from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import prepare
 from discreteness.service.driver import Signals
 from discreteness.service.inline import run_inline
 from tests.support import skips
+from tests.support.job_case import job_config, prepared
 
 QUICK = ["--track", "tests.support.quick_track:quick", "--checkpoints", "every:10"]
 
@@ -169,9 +168,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(program, tmp_path):
 def test_the_plan_counts_rows_exactly_and_bytes_within_a_fifth(dataset, keep):
     """What a job would print beside what the same job left: losses, runs, log, documents; with and without weights."""
     arguments = {"track": QUICK[1], "checkpoints": QUICK[3], "seeds": "3-4", "keep_weights": keep}
-    config = RunConfig(**arguments, output="elsewhere")
+    config = job_config(**arguments, output="elsewhere")
     node = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=10**9)
-    planned = choose(prepare(config, config.track), config, Cluster((node,), local=True))
+    planned = choose(prepared(**arguments), config.run, Cluster((node,), local=True))
     sizes = {path.relative_to(dataset): path.stat().st_size for path in dataset.rglob("*") if path.is_file()}
     without = ("tokens",) if keep == "last" else ("tokens", "weights")
     there = sum(size for path, size in sizes.items() if path.parts[0] not in without)
@@ -269,13 +268,13 @@ def test_an_inline_run_whose_dataset_is_taken_over_stops_and_says_so(tmp_path, m
     other = lock.DatasetLock(tmp_path / "set", job="another", take_over=True)
     came, add_losses = [], AttemptRows.add_losses
 
-    def come(curve, step, losses):
-        add_losses(curve, step, losses)
+    def come(rows, step, losses):
+        add_losses(rows, step, losses)
         if not came:
             came.append(other.__enter__())
 
     monkeypatch.setattr(AttemptRows, "add_losses", come)
-    config = RunConfig(track=QUICK[1], checkpoints="every:1", seeds="0-29", output=str(tmp_path / "set"))
+    config = job_config(track=QUICK[1], checkpoints="every:1", seeds="0-29", output=str(tmp_path / "set"))
     assert run_inline(config) == 1
     assert f"{tmp_path / 'set'} was taken over by pid" in capsys.readouterr().out
     assert json.loads((tmp_path / "set" / LOCK_FILE).read_text())["job"] == "another"

@@ -67,13 +67,16 @@ def test_the_scripts_and_folders_that_its_commands_name_are_in_the_project():
 
 
 @pytest.mark.parametrize(
-    ("groups", "workers", "nodes", "waiting"), [(1, 8, 1, 0), (3, 8, 3, 0), (8, 1, 1, 0), (9, 1, 2, 0), (20, 8, 8, 12)]
+    ("trainers", "workers", "nodes", "waiting"),
+    [(1, 8, 1, 0), (3, 8, 3, 0), (8, 1, 1, 0), (9, 1, 2, 0), (20, 8, 8, 12)],
 )
-def test_rays_scheduler_starts_the_nodes_that_the_groups_need_and_no_more_than_eight(groups, workers, nodes, waiting):
-    assert planned_nodes(config(), groups, workers, "H100") == ({"h100": nodes}, waiting)
+def test_rays_scheduler_starts_the_nodes_that_the_trainers_need_and_no_more_than_eight(
+    trainers, workers, nodes, waiting
+):
+    assert planned_nodes(config(), trainers, workers, "H100") == ({"h100": nodes}, waiting)
 
 
-def test_a_group_for_which_no_node_type_has_room_starts_nothing():
+def test_a_trainer_for_which_no_node_type_has_room_starts_nothing():
     small = config()
     small["available_node_types"]["h100"]["resources"]["GPU"] = 4
     assert planned_nodes(small, 1, 8) == ({}, 1)

@@ -126,7 +126,7 @@ def test_memory_of_the_object_store():
         ("warning", "poor"),
         ("ok", "rich"),
         ("ok", "poor"),
-    ], "a head that holds no group needs no store"
+    ], "a head that holds no trainer needs no store"
     assert 4e8 < checkpoint_bytes(small) < 6e8
 
 

@@ -9,7 +9,7 @@ import tyro
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import JobConfig
 from tests.conftest import ROOT
 from tests.support.autoscaling import planned_nodes
 
@@ -19,7 +19,7 @@ CLAIM, JOB = yaml.safe_load_all(TEXT)
 CLUSTER = JOB["spec"]["rayClusterSpec"]
 (WORKERS,) = CLUSTER["workerGroupSpecs"]
 ENTRYPOINT = shlex.split(JOB["spec"]["entrypoint"])
-HEAD_POD, WORKER_POD = (group["template"]["spec"] for group in (CLUSTER["headGroupSpec"], WORKERS))
+HEAD_POD, WORKER_POD = (trainer["template"]["spec"] for trainer in (CLUSTER["headGroupSpec"], WORKERS))
 
 
 def closed(required=(), **properties):
@@ -101,7 +101,7 @@ def num_bytes(quantity):
 
 
 def run_config():
-    return tyro.cli(RunConfig, args=ENTRYPOINT[2:])
+    return tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], args=ENTRYPOINT[2:])
 
 
 def test_every_field_is_one_of_kuberays():
@@ -121,7 +121,7 @@ def test_ray_derives_an_autoscaler_from_it_that_starts_the_nodes_of_the_job():
     resource = {"metadata": {"name": "discreteness", "namespace": "default"}, "spec": CLUSTER}
     derived = _derive_autoscaling_config_from_ray_cr(resource)  # validates it, as the pod beside the head does
     assert derived["available_node_types"]["headgroup"]["resources"]["CPU"] == 0
-    assert planned_nodes(derived, config.trainers, config.workers_per_trainer) == ({"h100": 8}, 0)
+    assert planned_nodes(derived, config.run.trainers, config.experiment.workers_per_trainer) == ({"h100": 8}, 0)
     assert planned_nodes(derived, 9, 1) == ({"h100": 2}, 0)
     assert planned_nodes(derived, 9, 8) == ({"h100": 8}, 1)
 
@@ -151,17 +151,17 @@ def test_what_pods_mount_is_there_and_writable_by_the_images_user():
     assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
     config = run_config()
     caches = [variable["value"] for variable in WORKER_POD["containers"][0]["env"]]
-    assert all(path.startswith("/data") for path in (config.data, config.output, *caches))
+    assert all(path.startswith("/data") for path in (config.experiment.data, config.run.output, *caches))
 
 
-@pytest.mark.parametrize("group", [CLUSTER["headGroupSpec"], WORKERS], ids=["head", "worker"])
-def test_the_object_store_fits_into_shared_memory_and_that_into_the_pod(group):
-    pod = group["template"]["spec"]
+@pytest.mark.parametrize("trainer", [CLUSTER["headGroupSpec"], WORKERS], ids=["head", "worker"])
+def test_the_object_store_fits_into_shared_memory_and_that_into_the_pod(trainer):
+    pod = trainer["template"]["spec"]
     (shm,) = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "shm"]
     assert {"name": "shm", "mountPath": "/dev/shm"} in pod["containers"][0]["volumeMounts"]
     resources = pod["containers"][0]["resources"]
     assert resources["requests"] == resources["limits"]  # a pod that is never the first to be evicted
-    store = int(group["rayStartParams"]["object-store-memory"])
+    store = int(trainer["rayStartParams"]["object-store-memory"])
     assert store < 0.95 * num_bytes(shm["sizeLimit"]) < num_bytes(resources["limits"]["memory"])
 
 

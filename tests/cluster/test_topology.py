@@ -38,7 +38,7 @@ def experiment(track, world_size, seeds=300, plan=tuple(range(0, 361, 10))):
     )
 
 
-def test_groups_fill_a_laptops_cores():
+def test_trainers_fill_a_laptops_cores():
     chosen = choose(experiment(tiny, 2), RunConfig(), Cluster((LAPTOP,), local=True))
     assert (chosen.trainers, chosen.evaluators, chosen.declared_cpus) == (4, 4, 8)
     assert not chosen.use_gpu
@@ -46,11 +46,11 @@ def test_groups_fill_a_laptops_cores():
     assert (more.trainers, more.declared_cpus) == (3, 12)
 
 
-def test_no_more_groups_than_seeds():
+def test_no_more_trainers_than_seeds():
     assert choose(experiment(tiny, 1, seeds=3), RunConfig(), Cluster((LAPTOP,), local=True)).trainers == 3
 
 
-def test_a_head_without_gpus_holds_no_group_and_its_small_store_no_checkpoint():
+def test_a_head_without_gpus_holds_no_trainer_and_its_small_store_no_checkpoint():
     chosen = choose(experiment(small, 8), RunConfig(), Cluster((HEAD, P5, P5), local=False))
     assert (chosen.trainers, chosen.evaluators) == (2, 16)
     assert chosen.gpus_per_worker == pytest.approx(0.9)
@@ -87,7 +87,7 @@ def test_what_the_object_store_cannot_hold_is_refused():
     little = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=5_000_000_000)
     with pytest.raises(ValueError, match="--max-in-flight 8"):
         choose(experiment(small, 8), RunConfig(), Cluster((little,), local=False))
-    # 4 checkpoints of 537 MB are below 60 % of 5 GB, but every worker of the group may hold one.
+    # 4 checkpoints of 537 MB are below 60 % of 5 GB, but every worker of the trainer may hold one.
     assert choose(experiment(small, 4), RunConfig(max_in_flight=4, trainers=1), Cluster((little,), local=False))
 
 
@@ -97,17 +97,17 @@ def test_the_bound_of_a_store_is_that_of_the_smallest_node_and_of_the_fullest():
     def node(gigabytes):
         return Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=int(gigabytes * 1e9))
 
-    with pytest.raises(ValueError, match=r"--max-in-flight 1: 1 groups a node may hold 4\.3 GB"):
+    with pytest.raises(ValueError, match=r"--max-in-flight 1: 1 trainers per node may hold 4\.3 GB"):
         choose(experiment(small, 8), RunConfig(max_in_flight=1), Cluster((node(5),), local=False))  # one a worker
     with pytest.raises(ValueError, match=r"object store of 5\.0 GB"):
         choose(experiment(small, 8), RunConfig(), Cluster((P5, node(5)), local=False))
-    half = RunConfig(trainers=3, max_in_flight=4)  # 2.1 GB a group: one of the two nodes has two
-    with pytest.raises(ValueError, match=r"2 groups a node may hold 4\.3 GB"):
+    half = RunConfig(trainers=3, max_in_flight=4)  # 2.1 GB per trainer: one of the two nodes has two
+    with pytest.raises(ValueError, match=r"2 trainers per node may hold 4\.3 GB"):
         choose(experiment(small, 4), half, Cluster((node(6), node(6)), local=False))
 
 
 def moves(chosen):
-    """MB/s of a group, on average and at its peak, as the report has them."""
+    """MB/s of a trainer, on average and at its peak, as the report has them."""
     text = re.search(r"moves ([\d.]+) MB/s on average, ([\d.]+) MB/s at its peak", "\n".join(chosen.report))
     return float(text[1]), float(text[2])
 
@@ -153,15 +153,15 @@ def test_a_mixed_cluster_counts_only_nodes_of_the_type_that_is_asked_for():
         choose(experiment(small, 8), RunConfig(gpu_type="B200"), mixed)
 
 
-def test_a_node_with_fewer_cores_than_workers_holds_no_group():
+def test_a_node_with_fewer_cores_than_workers_holds_no_trainer():
     thin = Node(cpus=4, gpus=8, gpu_type="H100", object_store_bytes=400_000_000_000)
     assert choose(experiment(small, 4), RunConfig(), Cluster((thin,), local=False)).trainers == 1
     with pytest.raises(ValueError, match="no machine has 8 GPUs"):
         choose(experiment(small, 8), RunConfig(), Cluster((thin,), local=False))
 
 
-def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators():
-    from discreteness.service.trainer_groups import scaling
+def test_a_trainer_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators():
+    from discreteness.service.trainers import scaling
 
     chosen = choose(experiment(small, 8), RunConfig(evaluator_gpus=0.25), Cluster((P5,), local=False))
     place = scaling(chosen, "H100")
@@ -175,20 +175,20 @@ def test_a_group_asks_for_one_node_its_gpus_type_and_leaves_room_for_evaluators(
         choose(experiment(tiny, 2), RunConfig(gpu_type="H100"), Cluster((LAPTOP,), local=True))
 
 
-def test_groups_that_wait_for_a_node_fill_no_store_of_those_there_are():
-    # One group's 8 checkpoints of 537 MB are 54 % of 8 GB: two groups would not fit, but each node holds one.
+def test_trainers_that_wait_for_a_node_fill_no_store_of_those_there_are():
+    # One trainer's 8 checkpoints of 537 MB are 54 % of 8 GB: two trainers would not fit, but each node holds one.
     node = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=8_000_000_000)
     cluster = Cluster((node, node), local=False)
     assert choose(experiment(small, 8), RunConfig(trainers=5), cluster).trainers == 5
-    with pytest.raises(ValueError, match="2 groups a node"):
+    with pytest.raises(ValueError, match="2 trainers per node"):
         choose(experiment(small, 4), RunConfig(trainers=5), cluster)
     small_laptop = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=120_000_000)
-    with pytest.raises(ValueError, match="4 groups a node"):
+    with pytest.raises(ValueError, match="4 trainers per node"):
         choose(experiment(tiny, 2), RunConfig(trainers=4), Cluster((small_laptop,), local=True))
 
 
 def test_evaluators_with_gpus_of_their_own_leave_whole_ones_to_trainers():
-    from discreteness.service.trainer_groups import scaling
+    from discreteness.service.trainers import scaling
 
     own = RunConfig(evaluator_gpus=1)
     one = choose(experiment(small, 1), own, Cluster((P5,), local=True))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from speedrun.data.shards import BOS, write_shard
 
-from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import check_shards, prepare
+from discreteness.experiment.prepare import check_shards
 from discreteness.scoring.evaluator import Evaluator
 from tests.shards.test_make_shards import own
+from tests.support.job_case import prepared
 
 TRACK = "tests.shards.test_make_shards:own"
 
@@ -27,7 +27,7 @@ def fill(folder):
 @pytest.fixture
 def place(tmp_path):
     folder = fill(tmp_path)
-    return folder, prepare(RunConfig(track=TRACK, data=str(tmp_path), val_tokens=512), TRACK)
+    return folder, prepared(track=TRACK, data=str(tmp_path), val_tokens=512)
 
 
 def test_the_same_shards_are_no_news(place):

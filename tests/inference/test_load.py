@@ -9,7 +9,6 @@ from speedrun.model.gpt import GPT
 from speedrun.schedules import final_validation_state, forward_state
 
 from discreteness.dataset.reader import open as open_reader
-from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import data_folder
 from discreteness.inference.load import load_trained
 from discreteness.inference.score import documents_of, score
@@ -17,6 +16,7 @@ from discreteness.inference.validate import shards_of, validate
 from discreteness.service.inline import run_inline
 from tests.support import skips
 from tests.support.golden_case import golden, golden_tokens, golden_weights
+from tests.support.job_case import job_config
 from tests.support.quick_track import quick
 from tests.support.trained_case import LAST, TRACK, golden_small, perturbed_model, state_dict
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     for name, text in TEXTS.items():
         (documents / name).write_text(text)
     common = dict(documents=str(documents), output=str(folder / "set"), seeds="3", val_tokens=1024)
-    assert run_inline(RunConfig(track=TRACK, checkpoints="0,4,12,20", keep_weights="4,12,20", **common)) == 0
+    assert run_inline(job_config(track=TRACK, checkpoints="0,4,12,20", keep_weights="4,12,20", **common)) == 0
     return folder
 
 

@@ -107,7 +107,7 @@ def test_two_machines_train_a_job_that_outlives_one_of_them_and_the_dashboard_na
     stage.start(evaluators=2)
     wait_for_seeds(stage, 2)
     strike(stage, "evaluator killed")
-    strike(stage, "machine of a group without power")
+    strike(stage, "machine of a trainer without power")
     assert stage.job.wait() == 0, stage.job.output
     machines, dashboard = stage.machines, Dashboard(stage.machines)
     asked = stage.command(NUM_SEEDS + 1)[1:]
@@ -118,7 +118,7 @@ def test_two_machines_train_a_job_that_outlives_one_of_them_and_the_dashboard_na
     runs = dashboard.get("/api/train/v2/runs/v1")["train_runs"]
     nodes = dashboard.get("/api/v0/nodes")["data"]["result"]["result"]
     # The experiment: complete, of one attempt a seed, bitwise equal to what an undisturbed run records.
-    assert "trainers: 2 groups of 2 workers" in stage.job.output
+    assert "trainers: 2 trainers of 2 workers" in stage.job.output
     assert verify(stage.dataset) == []
     assert open_dataset(stage.dataset).seeds == list(range(NUM_SEEDS))
     assert check(stage.dataset, range(NUM_SEEDS), faultless(stage, NUM_SEEDS)) == []
@@ -136,10 +136,10 @@ def test_two_machines_train_a_job_that_outlives_one_of_them_and_the_dashboard_na
     said = {"output": str(stage.dataset), "track": "tests.support.quick_track:quick", "seeds": f"0-{NUM_SEEDS}"}
     assert driver["metadata"] == said
     # Actors: by their names in the documentation.
-    assert {"dispatcher", "trainer-groups", "evaluator-0", "evaluator-1", "RayTrainWorker"} <= actors
+    assert {"dispatcher", "trainers", "evaluator-0", "evaluator-1", "RayTrainWorker"} <= actors
     assert "PreemptionWatcher" in actors, "by which a trainer hears that its machine is taken away"
-    # Train: a run a group, again one where it lost its machine; at first each group on a machine of its own, none on
-    # the head.
+    # Train: a run a trainer, again one where it lost its machine; at first each trainer on a machine of its own, none
+    # on the head.
     first = {}
     for run in sorted(runs, key=lambda run: run["start_time_ns"]):
         first.setdefault(run["name"].rpartition("-")[0], run["attempts"][0]["workers"])

@@ -17,7 +17,7 @@ from speedrun.tracks import small
 
 from discreteness.cli.main import COMMANDS
 from discreteness.cluster.machines import Cluster, Node
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import JobConfig
 from discreteness.service import driver
 from tests.conftest import ROOT
 from tests.pages.test_pages import FENCE, PAGES
@@ -102,7 +102,7 @@ def test_every_line_that_looks_like_a_command_is_of_a_program_that_is_checked():
     known = {"discreteness", "python", "torchrun", "ray", "make", "run.sh"} | OTHERS
     first = {words[0] for page in DOCUMENTED for words in lines(page)}
     # The rest are the floor plan, the flow and the outline of a dataset: names of files, arrows.
-    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == {"trainer", "v"}
+    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == {"trainers", "v"}
     named = [words for _, words in given_to("discreteness") if words[1] in COMMANDS]
     assert len(named) > 30 and {words[1] for words in named} - RUN - ELSEWHERE.keys() == set()
     files = [word for _, words in given_to(*OTHERS) for word in words if word.startswith("deploy/")]
@@ -165,17 +165,18 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
     (folder / "mytracks.py").write_text(track)
     monkeypatch.syspath_prepend(str(folder))
     cluster = Cluster((Node(192, 8, "H100", 4 * 10**11),) * 8, local=False)
-    asked = {shlex.join(words): tyro.cli(RunConfig, args=words) for _, words in jobs()}
+    asked = {shlex.join(words): tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], args=words) for _, words in jobs()}
     assert len(asked) > 10
     for line, config in asked.items():
         with monkeypatch.context() as patch:
-            if config.track == "small":
-                config = replace(config, data=str(folder))
+            experiment = config.experiment
+            if experiment.track == "small":
+                experiment = replace(experiment, data=str(folder))
                 patch.setattr(driver, "find_cluster", lambda metadata: cluster)
-            assert driver.run(replace(config, dry_run=True)) == 0, line
+            assert driver.run(JobConfig(experiment=experiment, run=replace(config.run, dry_run=True))) == 0, line
     told = capsys.readouterr().out
     assert told.count("time: about") == len(asked)
-    assert "trainers: 64 groups of 1 workers, one GPU each" in told and "trainers: 8 groups of 8 workers" in told
+    assert "trainers: 64 of 1 workers, one GPU each" in told and "trainers: 8 of 8 workers" in told
     assert "track slow: 4 seeds" in told
     assert sorted(path.name for path in (folder / "runs").iterdir()) == ["first", "more"]
 

@@ -12,7 +12,7 @@ import tyro
 from speedrun.tracks import Track, tiny
 
 from discreteness.cli.main import COMMANDS
-from discreteness.experiment.config import RunConfig
+from discreteness.experiment.config import JobConfig, RunConfig
 from discreteness.inference import load
 from discreteness.service import evaluator_pool, timeouts
 from tests.conftest import ROOT
@@ -64,7 +64,7 @@ def options(*command):
         if command:
             tyro.extras.subcommand_cli_from_dict(COMMANDS, args=[*command, "--help"])
         else:
-            tyro.cli(RunConfig, args=["--help"])
+            tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], args=["--help"])
     assert end.value.code == 0, f"discreteness {' '.join(command)}"
     lines = re.findall(r"^[│| ]*(-.*)$", printed.getvalue(), re.M)
     return {option for line in lines for option in re.findall(r"(?<![\w-])--[\w-]+", line)}
@@ -163,13 +163,13 @@ def test_the_bounds_of_the_faults_page_are_those_of_the_code():
         "bytes of a checkpoint to keep": [evaluator_pool.IN_FLIGHT_EACH * timeouts.CALL_TIMEOUT_S],
         "credit or staging buffer": [timeouts.WAIT_TIMEOUT_S],
         "drain at the end of a seed": [timeouts.WAIT_TIMEOUT_S],
-        "collective of a group": [timeouts.PROCESS_GROUP_TIMEOUT_S],
+        "collective of a trainer": [timeouts.PROCESS_GROUP_TIMEOUT_S],
         "finish: validation of a trained seed": [timeouts.TAIL_PATIENCE_S],
         "finish: the commit": [timeouts.COMMIT_PATIENCE_S],
         "other ranks for rank 0's lease or finish": [timeouts.LEASE_POLL_S],
-        "silence of an attempt, or of a group that builds its trainer": [timeouts.LEASE_DEADLINE_S],
-        "a group's place": [RunConfig.start_timeout_s],
-        "groups leaving when all is done": [timeouts.LEAVE_S],
+        "silence of an attempt, or of a trainer that builds its model": [timeouts.LEASE_DEADLINE_S],
+        "a trainer's place": [RunConfig.start_timeout_s],
+        "trainers leaving when all is done": [timeouts.LEAVE_S],
     }
     assert {who: page[who] for who in code} == {who: [str(s) for s in bounds] for who, bounds in code.items()}
     assert page["dispatcher's answer to the driver"][0] == str(timeouts.ANSWER_S)

@@ -14,11 +14,10 @@ from speedrun.validation import Validator
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.experiment import documents
-from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import prepare
 from discreteness.scoring.evaluator import Evaluator
 from tests.support.brief_track import brief, write_shards
 from tests.support.golden_case import init_weights
+from tests.support.job_case import prepared
 
 LAST = brief.schedule.last_step
 
@@ -26,8 +25,8 @@ LAST = brief.schedule.last_step
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory, private_home):
     root = write_shards(tmp_path_factory.mktemp("shards"))
-    config = RunConfig(track="tests.support.brief_track:brief", data=str(root), checkpoints="every:1")
-    return replace(prepare(config, config.track), documents=tuple(documents.built_in()[:1]))
+    whole = prepared(track="tests.support.brief_track:brief", data=str(root), checkpoints="every:1")
+    return replace(whole, documents=tuple(documents.built_in()[:1]))
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from discreteness.cli.dataset_commands import Rescore
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.verify import verify
-from discreteness.experiment.config import RunConfig
 from discreteness.experiment.documents import load
 from discreteness.service.inline import run_inline
+from tests.support.job_case import job_config
 
 TRACK = "tests.support.quick_track:quick"
 
@@ -28,8 +28,8 @@ def origin(tmp_path_factory):
     folder = tmp_path_factory.mktemp("origin")
     documents = texts(folder / "documents", a="The sun comes up.", b="one two three four five six")
     common = dict(track=TRACK, checkpoints="0,4,20", documents=documents, output=str(folder / "set"), val_tokens=0)
-    assert run_inline(RunConfig(seeds="0-1", keep_weights="4,20", **common)) == 0
-    assert run_inline(RunConfig(seeds="0-2", keep_weights="20", **common)) == 0
+    assert run_inline(job_config(seeds="0-1", keep_weights="4,20", **common)) == 0
+    assert run_inline(job_config(seeds="0-2", keep_weights="20", **common)) == 0
     return folder / "set", documents
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_scored_is_refused(origin, tmp_path):
     with pytest.raises(ValueError, match="holds another experiment"):  # never into its origin
         Rescore(str(path), documents, str(path), TRACK)()
     common = dict(track=TRACK, checkpoints="0,4,20", documents=documents, val_tokens=0, seeds="0")
-    assert run_inline(RunConfig(output=str(tmp_path / "bare"), **common)) == 0
+    assert run_inline(job_config(output=str(tmp_path / "bare"), **common)) == 0
     with pytest.raises(ValueError, match="--keep-weights"):
         Rescore(str(tmp_path / "bare"), documents, str(tmp_path / "new"), TRACK)()
     damaged = next((path / "weights").glob("seed=00000-*/step=000020.safetensors"))

@@ -121,7 +121,7 @@ def test_what_is_published_is_whole_and_says_what_it_is(clock):
 @pytest.mark.parametrize(
     ("max_in_flight", "world_size", "each"), [(1, 1, 1), (5, 1, 5), (8, 2, 4), (9, 4, 2), (8, 8, 1), (2, 8, 1)]
 )
-def test_the_credits_of_a_group_are_divided_among_its_ranks(clock, max_in_flight, world_size, each):
+def test_the_credits_of_a_trainer_are_divided_among_its_ranks(clock, max_in_flight, world_size, each):
     dispatcher = Dispatcher(clock, takes_s=lambda step: 1e9)  # never accepts
     (first, *_) = ranks(dispatcher, world_size=world_size, max_in_flight=max_in_flight, published=range(LAST + 1))
     steps = iter(range(LAST + 1))

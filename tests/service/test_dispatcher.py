@@ -22,12 +22,13 @@ from discreteness.dataset.runs_file import LIBRARIES, trainers_library, with_lib
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import open_dataset, prepare
+from discreteness.experiment.prepare import open_dataset
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected
 from discreteness.service.timeouts import LEASE_DEADLINE_S
+from tests.support.job_case import a_job, prepared
 from tests.support.quick_track import quick as QUICK
 
 PLAN = "0,3,11,20"
@@ -46,8 +47,8 @@ class LocalPool:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def place_beside(self, group, node_id):
-        self.nodes[group] = node_id
+    def place_beside(self, trainer, node_id):
+        self.nodes[trainer] = node_id
 
     def ready(self):
         return 1
@@ -55,7 +56,7 @@ class LocalPool:
     def busy_s(self):
         return 0.0
 
-    async def score(self, group, reference, header):
+    async def score(self, trainer, reference, header):
         await self.gate.wait()
         if reference is None:
             raise CheckpointLost("the owner is gone")
@@ -67,7 +68,7 @@ class LocalPool:
     async def fetch(self, reference):
         return reference
 
-    async def validate(self, group, reference, header, chunk):
+    async def validate(self, trainer, reference, header, chunk):
         return self.evaluator.validate(reference, header, chunk)
 
 
@@ -75,15 +76,14 @@ class LocalPool:
 def trained(tmp_path_factory):
     """Every checkpoint of one real seed: [(step, bytes, state, records, the trainer's own losses)]."""
     torch.set_num_threads(1)
-    config = RunConfig(
+    settings = dict(
         track="tests.support.quick_track:quick",
         checkpoints=PLAN,
         data=str(tmp_path_factory.getbasetemp() / "data"),
         seeds="5-6",
         keep_weights="3,20",
-        output=str(tmp_path_factory.mktemp("unused")),
     )
-    experiment = prepare(config, config.track)
+    experiment = prepared(**settings)
     trainer = Trainer(experiment.track, experiment.data_root)
     layout, scorer = CheckpointLayout.from_model(trainer.model), Scorer.for_experiment(experiment, trainer.model)
     checkpoints = []
@@ -92,16 +92,16 @@ def trained(tmp_path_factory):
         checkpoints.append(
             (checkpoint.step, data, checkpoint.state, checkpoint.records, scorer.score(checkpoint.state))
         )
-    return config, experiment, layout, checkpoints
+    return experiment, layout, checkpoints
 
 
 @pytest.fixture
 def job(trained, tmp_path):
     """A dispatcher on a fresh dataset, and a way to publish the n-th checkpoint for an attempt."""
-    config, experiment, layout, checkpoints = trained
-    dataset = open_dataset(experiment, RunConfig(**{**vars(config), "output": str(tmp_path / "set")}))
+    experiment, layout, checkpoints = trained
+    dataset = open_dataset(experiment, RunConfig(output=str(tmp_path / "set")))
     pool = LocalPool(experiment)
-    dispatcher = Dispatcher(dataset, [5, 6], experiment, pool, max_attempts=3)
+    dispatcher = Dispatcher(a_job(experiment, [5, 6]), dataset, pool)
 
     def publish(lease, number, data="right", expected=None, stall_s=0.0):
         step, right, state, records, _ = checkpoints[number]
@@ -141,15 +141,15 @@ def test_a_seed_is_committed_whole_and_equals_the_trainers_losses(job):
     assert progress.done
     assert progress.committed == 2
     assert progress.in_flight == 0
-    assert (progress.published, progress.checkpoints, sum(progress.ages)) == (8, 8, 8)
-    assert (progress.updates, progress.train_loss) == (2 * 20, {})
+    assert (progress.counts.published, progress.counts.checkpoints, sum(progress.counts.ages)) == (8, 8, 8)
+    assert (progress.counts.updates, progress.training) == (2 * 20, [])
     windows = Counter()
     for step in range(20):
         state = forward_state(QUICK, step)
         windows[state.short_window, state.long_window] += 2 * step_settings(QUICK.schedule, step).batch_tokens
-    assert progress.tokens == windows and len(windows) > 1
+    assert progress.counts.tokens == windows and len(windows) > 1
     files = [path for folder in ("losses", "runs") for path in (Path(dataset.uri) / folder).iterdir()]
-    assert progress.bytes_committed == sum(path.stat().st_size for path in files) > 0
+    assert progress.counts.bytes_committed == sum(path.stat().st_size for path in files) > 0
     reader = open_reader(dataset.storage.uri)
     assert reader.seeds == [5, 6]
     assert reader.steps == [0, 3, 11, 20]
@@ -183,7 +183,7 @@ def test_rows_of_an_attempt_that_is_over_are_dropped(job):
         await dispatcher.enter("g", "node")
         first = await dispatcher.lease("g")
         assert await publish(first, 0) is None
-        await dispatcher.enter("g", "node")  # the group's processes died and are back
+        await dispatcher.enter("g", "node")  # the trainer's processes died and are back
         second = await dispatcher.lease("g")
         assert second.seed == first.seed
         assert second.attempt != first.attempt
@@ -210,7 +210,7 @@ def test_a_row_under_way_when_its_attempt_ends_is_not_counted(job):
         dispatcher.pool.gate.set()
         assert "is over" in await under_way
         progress = await dispatcher.progress(0)
-        assert (progress.checkpoints, progress.in_flight, progress.pending) == (0, 0, 2)
+        assert (progress.counts.checkpoints, progress.in_flight, progress.waiting) == (0, 0, 2)
 
     asyncio.run(scenario())
     assert dataset.committed() == {}
@@ -226,17 +226,17 @@ def test_waits_and_losses_are_known_while_a_seed_trains_and_waits_outlive_its_at
             assert await publish(lost, number, stall_s=stall_s) is None
         newest = max(checkpoints[2][3], key=lambda record: record["step"])
         progress = await dispatcher.progress(0)
-        assert (progress.stall_s, progress.updates) == (2.0, 10)  # the newest is still on the device
-        assert progress.train_loss == {"g": newest["train_loss"]}
+        assert (progress.counts.stall_s, progress.counts.updates) == (2.0, 10)  # the newest is still on the device
+        assert [one.train_loss for one in progress.training] == [newest["train_loss"]]
         await dispatcher.fail(lost.attempt, "rank 1: died")
         lease = await dispatcher.lease("g")
         for number in range(len(checkpoints)):
             assert await publish(lease, number, stall_s=1.0) is None
         progress = await dispatcher.progress(0)
-        assert (progress.stall_s, progress.updates) == (3.0, 30)
+        assert (progress.counts.stall_s, progress.counts.updates) == (3.0, 30)
         assert await dispatcher.finish(lease.attempt, [], 1.5) is None
         progress = await dispatcher.progress(0)
-        assert (progress.stall_s, progress.updates, progress.train_loss) == (3.5, 30, {})
+        assert (progress.counts.stall_s, progress.counts.updates, progress.training) == (3.5, 30, [])
 
     asyncio.run(scenario())
 
@@ -277,7 +277,7 @@ def test_an_attempt_with_a_missing_row_is_not_committed(job):
         assert await publish(lease, 0) is None
         reason = await dispatcher.finish(lease.attempt, [], 0.0)
         assert reason
-        assert (await dispatcher.progress(0)).pending == 2
+        assert (await dispatcher.progress(0)).waiting == 2
 
     asyncio.run(scenario())
     assert dataset.committed() == {}
@@ -339,7 +339,7 @@ def test_three_failed_attempts_fail_the_seed_and_the_others_go_on(job):
     assert list(dataset.committed()) == [6]
 
 
-def test_a_group_that_fails_three_times_in_a_row_is_given_up(job):
+def test_a_trainer_that_fails_three_times_in_a_row_is_given_up(job):
     dispatcher, *_ = job
 
     async def scenario():
@@ -348,13 +348,13 @@ def test_a_group_that_fails_three_times_in_a_row_is_given_up(job):
             assert (await dispatcher.lease("g")).order == "train"
             await dispatcher.enter("g", "node")
         assert (await dispatcher.lease("g")).order == "stop"
-        await dispatcher.trouble("g", "rank 1: ShardError: no shard matches")
+        await dispatcher.trouble("g", 4, "rank 1: ShardError: no shard matches")
         assert not await dispatcher.enter("g", "node")  # told to leave before it builds anything
         assert not await dispatcher.leave("g", "")
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert "4 failures in a row, the last: rank 1: ShardError: no shard matches" in progress.groups_ended["g"]
+    assert "4 failures in a row, the last: rank 1: ShardError: no shard matches" in progress.trainers_ended["g"]
 
 
 def test_a_full_disk_delays_a_commit_and_loses_nothing(job, monkeypatch):
@@ -381,13 +381,13 @@ def test_a_full_disk_delays_a_commit_and_loses_nothing(job, monkeypatch):
     assert list(dataset.committed()) == [5]
 
 
-def test_a_second_group_waits_while_the_first_may_still_give_its_seed_back(job, monkeypatch):
+def test_a_second_trainer_waits_while_the_first_may_still_give_its_seed_back(job, monkeypatch):
     dispatcher, *_ = job
     monkeypatch.setattr("discreteness.service.dispatcher.LEASE_POLL_S", 0.05)
 
     async def scenario():
-        for group in ("a", "b", "c"):
-            await dispatcher.enter(group, "node")
+        for trainer in ("a", "b", "c"):
+            await dispatcher.enter(trainer, "node")
         first, second = await dispatcher.lease("a"), await dispatcher.lease("b")
         assert (first.seed, second.seed) == (5, 6)
         assert (await dispatcher.lease("c")).order == "wait"
@@ -400,7 +400,7 @@ def test_a_second_group_waits_while_the_first_may_still_give_its_seed_back(job, 
     asyncio.run(scenario())
 
 
-def test_one_failed_fit_counts_once_and_the_group_may_come_back(job):
+def test_one_failed_fit_counts_once_and_the_trainer_may_come_back(job):
     dispatcher, *_ = job
 
     async def scenario():
@@ -409,7 +409,7 @@ def test_one_failed_fit_counts_once_and_the_group_may_come_back(job):
             assert await dispatcher.leave("g", "the controller died")
         assert await dispatcher.enter("g", "node")
         assert not await dispatcher.leave("never placed", "no room within 5 s")
-        return dispatcher.group_failures["g"]
+        return dispatcher.ledger.trainers["g"].failures
 
     assert asyncio.run(scenario()) == 2
 
@@ -418,7 +418,7 @@ def test_what_a_preempted_machine_ends_is_no_failure(job):
     dispatcher, publish, checkpoints, dataset = job
 
     async def scenario():
-        for number in range(4):  # more often than a seed or a group may fail
+        for number in range(4):  # more often than a seed or a trainer may fail
             assert await dispatcher.enter("g", f"node-{number}")
             lease = await dispatcher.lease("g")
             assert (lease.order, lease.seed) == ("train", 5)
@@ -441,9 +441,9 @@ def test_what_a_preempted_machine_ends_is_no_failure(job):
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert (progress.committed, progress.failed, progress.attempts_lost) == (2, {}, 4)
-    assert dispatcher.lost == {5: 0, 6: 0} and dispatcher.group_failures["g"] == 0
-    assert progress.groups_ended == {"g": ""}
+    assert (progress.committed, progress.failed, progress.counts.attempts_lost) == (2, {}, 4)
+    assert dispatcher.ledger.lost == {5: 0, 6: 0} and dispatcher.ledger.trainers["g"].failures == 0
+    assert progress.trainers_ended == {"g": ""}
     assert status_of(dataset.storage).failed_attempts == ()
     events = [json.loads(path.read_text()) for path in Path(dataset.storage.uri, "log").glob("*.json")]
     lost = [event["preempted"] for event in events if event["event"] == "attempt lost"]
@@ -455,8 +455,8 @@ def test_a_lease_asked_by_processes_that_have_died_is_not_granted(job, monkeypat
     monkeypatch.setattr("discreteness.service.dispatcher.LEASE_POLL_S", 5)
 
     async def scenario():
-        for group in ("a", "b", "c"):
-            await dispatcher.enter(group, "node")
+        for trainer in ("a", "b", "c"):
+            await dispatcher.enter(trainer, "node")
         await dispatcher.lease("a")
         second = await dispatcher.lease("b")
         ghost = asyncio.ensure_future(dispatcher.lease("c"))
@@ -471,7 +471,7 @@ def test_a_lease_asked_by_processes_that_have_died_is_not_granted(job, monkeypat
     asyncio.run(scenario())
 
 
-def test_a_group_that_dies_during_its_commit_loses_nothing(job, monkeypatch):
+def test_a_trainer_that_dies_during_its_commit_loses_nothing(job, monkeypatch):
     dispatcher, publish, checkpoints, dataset = job
     real = dataset.commit
 
@@ -485,14 +485,14 @@ def test_a_group_that_dies_during_its_commit_loses_nothing(job, monkeypatch):
         await dispatcher.enter("g", "node")
         lease = await dispatcher.lease("g")
         committing = asyncio.ensure_future(finish(dispatcher, publish, checkpoints, lease))
-        while not dispatcher.attempts[lease.attempt].committing:
+        while not dispatcher.ledger.attempts[lease.attempt].committing:
             await asyncio.sleep(0.01)
         await dispatcher.enter("g", "node")
         assert await committing is None
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert (progress.committed, progress.pending, progress.failed, progress.attempts_lost) == (1, 1, {}, 0)
+    assert (progress.committed, progress.waiting, progress.failed, progress.counts.attempts_lost) == (1, 1, {}, 0)
     assert list(dataset.committed()) == [5]
 
 
@@ -502,10 +502,10 @@ def test_signs_of_life_carry_records_and_no_rows(job):
     async def scenario():
         await dispatcher.enter("g", "node")
         lease = await dispatcher.lease("g")
-        before = dispatcher.attempts[lease.attempt].heard_s
+        before = dispatcher.ledger.attempts[lease.attempt].heard_s
         await asyncio.sleep(0.01)
         await dispatcher.hear(lease.attempt, 9, [{"step": 9, "train_loss": 3.5}])
-        attempt = dispatcher.attempts[lease.attempt]
+        attempt = dispatcher.ledger.attempts[lease.attempt]
         assert attempt.heard_s > before
         assert attempt.newest_step == 9
         assert attempt.rows.records[9]["train_loss"] == 3.5
@@ -557,7 +557,7 @@ def test_silence_is_noticed_while_rows_are_being_written(job, monkeypatch):
         await dispatcher.enter("g", "node")
         lease = await dispatcher.lease("g")
         assert await publish(lease, 0) is None
-        while dispatcher.attempts:
+        while dispatcher.ledger.attempts:
             await asyncio.sleep(0.01)
         assert writing.is_set()
         ended.set()
@@ -565,11 +565,11 @@ def test_silence_is_noticed_while_rows_are_being_written(job, monkeypatch):
         return await dispatcher.progress(0)
 
     progress = asyncio.run(scenario())
-    assert (progress.pending, progress.attempts_lost) == (2, 1)
+    assert (progress.waiting, progress.counts.attempts_lost) == (2, 1)
     assert any("g sent nothing for 0.2 s" in event.message for event in progress.events)
 
 
-def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
+def test_a_silent_trainer_loses_its_seed_and_its_processes(job, monkeypatch):
     """Hung where no collective times out, or while it builds its trainer: it would hold its machine for ever."""
     dispatcher, publish, checkpoints, _ = job
     monkeypatch.setattr("discreteness.service.dispatcher.WATCH_S", 0.01)
@@ -580,15 +580,15 @@ def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
         await dispatcher.enter("hung", "node", lambda: ended.append("hung"))
         lease = await dispatcher.lease("hung")
         await dispatcher.enter("building", "node", lambda: ended.append("building"))
-        while dispatcher.attempts or len(ended) < 2:
+        while dispatcher.ledger.attempts or len(ended) < 2:
             await asyncio.sleep(0.01)
         monkeypatch.setattr("discreteness.service.dispatcher.LEASE_DEADLINE_S", 60)
         await dispatcher.enter("hung", "node", lambda: ended.append("again"))
         again = await dispatcher.lease("hung")
         assert again.seed == lease.seed
-        dispatcher.heard_s["hung"] -= 1000  # however long it trains, as long as it speaks it is left alone
+        dispatcher.ledger.trainers["hung"].heard_s -= 1000  # as long as it speaks it is left alone
         for number in range(len(checkpoints)):
-            dispatcher.attempts[again.attempt].heard_s -= 40
+            dispatcher.ledger.attempts[again.attempt].heard_s -= 40
             await asyncio.sleep(0.05)
             assert await publish(again, number) is None
         assert await dispatcher.finish(again.attempt, [], 0.0) is None
@@ -597,11 +597,11 @@ def test_a_silent_group_loses_its_seed_and_its_processes(job, monkeypatch):
 
     progress = asyncio.run(scenario())
     assert sorted(ended) == ["building", "hung"]
-    assert (progress.committed, progress.attempts_lost) == (1, 1)
+    assert (progress.committed, progress.counts.attempts_lost) == (1, 1)
     assert "hung failed: it sent nothing for 0.3 s and was ended" in [event.message for event in progress.events]
 
 
-def test_a_rejected_attempts_group_is_not_taken_for_silent(job, monkeypatch):
+def test_a_rejected_attempts_trainer_is_not_taken_for_silent(job, monkeypatch):
     """It trains on until its next checkpoint, however long ago it asked for work."""
     dispatcher, *_ = job
     monkeypatch.setattr("discreteness.service.dispatcher.WATCH_S", 0.01)
@@ -610,7 +610,7 @@ def test_a_rejected_attempts_group_is_not_taken_for_silent(job, monkeypatch):
     async def scenario():
         await dispatcher.enter("g", "node", lambda: ended.append("g"))
         lease = await dispatcher.lease("g")
-        dispatcher.heard_s["g"] -= 2 * LEASE_DEADLINE_S
+        dispatcher.ledger.trainers["g"].heard_s -= 2 * LEASE_DEADLINE_S
         await dispatcher.fail(lease.attempt, "a checkpoint was lost")
         await asyncio.sleep(0.1)
 
@@ -635,7 +635,7 @@ def test_validation_that_does_not_come_ends_the_attempt_and_says_so(job, monkeyp
 
     progress = asyncio.run(scenario())
     assert any("its validation losses did not come within 0.2 s" in event.message for event in progress.events)
-    assert (progress.pending, progress.attempts_lost) == (2, 1)
+    assert (progress.waiting, progress.counts.attempts_lost) == (2, 1)
     assert dataset.committed() == {}
 
 
@@ -657,7 +657,7 @@ def test_a_disk_that_hangs_does_not_hold_the_control_path(job, monkeypatch):
     assert asyncio.run(scenario()).failed == {5: "died"}
 
 
-def test_no_evaluator_left_ends_every_group_with_the_reason(job):
+def test_no_evaluator_left_ends_every_trainer_with_the_reason(job):
     dispatcher, *_ = job
 
     async def scenario():
@@ -669,4 +669,4 @@ def test_no_evaluator_left_ends_every_group_with_the_reason(job):
         assert not await dispatcher.leave("g", "")
         return await dispatcher.progress(0)
 
-    assert asyncio.run(scenario()).groups_ended == {"g": "no evaluator can start: no device"}
+    assert asyncio.run(scenario()).trainers_ended == {"g": "no evaluator can start: no device"}

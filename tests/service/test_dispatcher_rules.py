@@ -18,6 +18,7 @@ from discreteness.experiment.prepare import Experiment
 from discreteness.service.dispatcher import Dispatcher
 from tests.support.dataset_case import DOCUMENTS, IDENTITY, STEPS, create, losses
 from tests.support.fake_actors import HERE, FakeRay, Reference, Script, a_pool, lost, now_s, until
+from tests.support.job_case import a_job
 from tests.support.quick_track import quick
 
 CHUNKS = 4
@@ -47,25 +48,25 @@ class Weights:
 
 
 class Job:
-    """A dispatcher with its pool, on a real dataset, and what a trainer group would send it."""
+    """A dispatcher with its pool, on a real dataset, and what a trainer would send it."""
 
     def __init__(self, folder, max_attempts=3, seeds=(5, 6, 7), num_evaluators=1, **changes):
         self.stage = FakeRay()
         self.dataset = create(folder / "set")
         self.experiment = replace(EXPERIMENT, **changes)
         self.script = Script(losses=lambda header: losses(header.seed, (header.step,))[0])
-        pool = a_pool(self.script, {}, num_evaluators, num_groups=1)
-        self.dispatcher = Dispatcher(self.dataset, seeds, self.experiment, pool, max_attempts)
+        pool = a_pool(self.script, {}, num_evaluators, num_trainers=1)
+        self.dispatcher = Dispatcher(a_job(self.experiment, seeds, max_attempts=max_attempts), self.dataset, pool)
         self.dispatcher._weights = Weights()
         self.ended = []
 
     def run(self, scenario):
         return self.stage.run(scenario)
 
-    async def enter(self, group="g"):
-        """A group comes, and asks for its first lease."""
-        assert await self.dispatcher.enter(group, HERE, partial(self.ended.append, group))
-        return await self.dispatcher.lease(group)
+    async def enter(self, trainer="g"):
+        """A trainer comes, and asks for its first lease."""
+        assert await self.dispatcher.enter(trainer, HERE, partial(self.ended.append, trainer))
+        return await self.dispatcher.lease(trainer)
 
     def publish(self, lease, step, reference=None, **more):
         header = CheckpointHeader(
@@ -85,7 +86,7 @@ class Job:
         steps = sorted(self.experiment.published_steps)
         for step in steps[: len(steps) - but_last]:
             assert await self.publish(lease, step) is None
-        await until(lambda: not self.dispatcher.attempts[lease.attempt].tasks)
+        await until(lambda: not self.dispatcher.ledger.attempts[lease.attempt].work)
 
     async def train(self, lease):
         """What `finish` answers after everything was published and accepted, with validation still to come."""
@@ -97,7 +98,7 @@ class Job:
         return await self.dispatcher.progress(0)
 
     def messages(self, kind):
-        return [event.message for event in self.dispatcher.events if event.event == kind]
+        return [event.message for event in self.dispatcher.ledger.events if event.event == kind]
 
     def logged(self):
         found = [json.loads(path.read_text()) for path in Path(self.dataset.uri, "log").glob("*.json")]
@@ -149,11 +150,11 @@ def test_rows_on_their_way_when_an_attempt_ends_never_arrive_and_free_their_plac
         return await job.progress()
 
     progress = job.run(scenario())
-    assert progress.checkpoints == len(STEPS)
+    assert progress.counts.checkpoints == len(STEPS)
     assert {step for _, step, *chunk in job.script.began[:2] if not chunk} <= {0, 1}  # what waited was never begun
 
 
-def test_what_happens_to_one_group_leaves_the_attempts_of_the_others_alone(job):
+def test_what_happens_to_one_trainer_leaves_the_attempts_of_the_others_alone(job):
     async def scenario():
         mine, others = await job.enter("g"), await job.enter("h")
         assert {mine.seed, others.seed} == {5, 6} and mine.attempt != others.attempt
@@ -171,7 +172,7 @@ def test_a_lost_seed_is_the_next_that_is_leased(job):
         first = await job.enter("g")
         await job.enter("h")
         await job.dispatcher.fail(first.attempt, "died")
-        return [(await job.dispatcher.lease(group)).seed for group in ("i", "j")]
+        return [(await job.dispatcher.lease(trainer)).seed for trainer in ("i", "j")]
 
     assert job.run(scenario()) == [5, 7]
 
@@ -190,8 +191,8 @@ def test_a_seed_is_tried_max_attempts_times_and_then_no_more(job):
         return await job.progress()
 
     progress = job.run(scenario())
-    assert (progress.failed, progress.pending) == ({5: "error 2"}, 1)
-    assert progress.attempts_lost == len(job.logged()) == 3
+    assert (progress.failed, progress.waiting) == ({5: "error 2"}, 1)
+    assert progress.counts.attempts_lost == len(job.logged()) == 3
     assert (len(job.messages("attempt lost")), len(job.messages("seed failed"))) == (2, 1)
     assert {(one["seed"], one["checkpoints"]) for one in job.logged()} == {(5, 1)}
     assert {one["error"] for one in job.logged()} == {"error 0", "error 1", "error 2"}
@@ -208,14 +209,14 @@ def test_publish_answers_when_the_row_is_accepted_and_is_in_flight_until_then(jo
         await asyncio.sleep(0.5)
         progress = await job.progress()
         assert (progress.in_flight, progress.in_flight_bytes, progress.lag_steps) == (2, 101 + 105, 4)
-        assert (progress.published, progress.checkpoints) == (2, 0)
+        assert (progress.counts.published, progress.counts.checkpoints) == (2, 0)
         await calls[0]
         assert now_s() - began_s == pytest.approx(1, abs=0.1)
         progress = await job.progress()
         assert (progress.in_flight, progress.in_flight_bytes, progress.lag_steps) == (1, 105, 0)
         await calls[1]
         progress = await job.progress()
-        assert (progress.in_flight, progress.published, progress.checkpoints) == (0, 2, 2)
+        assert (progress.in_flight, progress.counts.published, progress.counts.checkpoints) == (0, 2, 2)
 
     job.run(scenario())
 
@@ -227,7 +228,7 @@ def test_a_step_that_is_only_validated_holds_no_credit(job):
         assert await job.publish(lease, 10) is None
         assert now_s() - began_s < 0.01
         progress = await job.progress()
-        assert (progress.published, progress.in_flight) == (0, 0)
+        assert (progress.counts.published, progress.in_flight) == (0, 0)
 
     job.run(scenario())
 
@@ -238,7 +239,7 @@ def test_a_checkpoint_is_scored_and_counted_once_however_its_step_is_validated(j
         return await job.progress()
 
     progress = job.run(scenario())
-    assert (progress.published, progress.checkpoints, sum(progress.ages)) == (4, 4, 4)
+    assert (progress.counts.published, progress.counts.checkpoints, sum(progress.counts.ages)) == (4, 4, 4)
     assert Counter(step for _, step, *chunk in job.script.began if chunk) == {0: CHUNKS, 10: CHUNKS, 20: CHUNKS}
     assert Counter(step for _, step, *chunk in job.script.began if not chunk) == dict.fromkeys(STEPS, 1)
 
@@ -254,7 +255,7 @@ def test_ages_are_counted_in_the_class_whose_upper_bound_they_do_not_pass(tmp_pa
             assert await job.publish(lease, step) is None
         return await job.progress()
 
-    assert job.run(scenario()).ages == (1, 1, 1, 1, 1, 1, 0, 0, 0, 0)
+    assert job.run(scenario()).counts.ages == [1, 1, 1, 1, 1, 1, 0, 0, 0, 0]
 
 
 # ---- verification ----
@@ -281,7 +282,7 @@ def test_verification_compares_every_bit_of_every_token(job, change, what):
         return await job.progress()
 
     progress = job.run(scenario())
-    assert (progress.attempts_lost, progress.checkpoints, progress.pending) == (1, 1, 3)
+    assert (progress.counts.attempts_lost, progress.counts.checkpoints, progress.waiting) == (1, 1, 3)
     assert "verification failed" in job.messages("attempt lost")[0]
 
 
@@ -314,13 +315,13 @@ def test_the_validation_loss_of_a_step_is_the_mean_of_its_chunks(job):
 def test_a_validation_that_fails_ends_the_attempt_and_no_null_is_committed(job, error):
     real = job.dispatcher.pool.validate
 
-    async def validate(group, reference, header, chunk):
+    async def validate(trainer, reference, header, chunk):
         if header.step == 10 and chunk == 2:
             await asyncio.sleep(3)
             if isinstance(error, AssertionError | OSError):
                 raise error
             job.script.does[10] = error
-        return await real(group, reference, header, chunk)
+        return await real(trainer, reference, header, chunk)
 
     job.dispatcher.pool.validate = validate
 
@@ -333,7 +334,7 @@ def test_a_validation_that_fails_ends_the_attempt_and_no_null_is_committed(job, 
 
     answers, progress = job.run(scenario())
     assert answers[-1]
-    assert (progress.attempts_lost, progress.committed, progress.pending) == (1, 0, 3)
+    assert (progress.counts.attempts_lost, progress.committed, progress.waiting) == (1, 0, 3)
     assert job.dataset.committed() == {}
 
 
@@ -358,13 +359,13 @@ def test_a_chunk_that_fails_takes_its_brothers_back(tmp_path):
         await asyncio.sleep(50)
         return await job.progress()
 
-    assert job.run(scenario()).attempts_lost == 1
+    assert job.run(scenario()).counts.attempts_lost == 1
     assert len(job.script.began) <= 3
 
 
 @pytest.mark.parametrize(("takes_s", "ended"), [(890, False), (910, True)])
 def test_a_trained_seed_waits_900_s_for_its_validation(job, takes_s, ended):
-    async def validate(group, reference, header, chunk):
+    async def validate(trainer, reference, header, chunk):
         await asyncio.sleep(takes_s)
         return 1.0
 
@@ -422,7 +423,7 @@ def test_a_full_disk_is_tried_every_5_s_for_300_s_in_all(tmp_path, monkeypatch, 
         return answer, now_s() - began_s, await job.progress()
 
     answer, took_s, progress = job.run(scenario())
-    assert (progress.attempts_lost, progress.committed) == (lost_attempts, 1 - lost_attempts)
+    assert (progress.counts.attempts_lost, progress.committed) == (lost_attempts, 1 - lost_attempts)
     assert took_s == pytest.approx(305 if lost_attempts else 299, abs=6)
     assert len(tried) > 50 and np.diff(tried) == pytest.approx(5, abs=0.1)
     told = job.messages("write failed")
@@ -459,7 +460,7 @@ def test_a_checkpoint_to_keep_whose_bytes_are_lost_ends_its_attempt(tmp_path):
 
     answer, progress = job.run(scenario())
     assert "a checkpoint to keep is gone" in answer
-    assert (progress.checkpoints, progress.attempts_lost) == (0, 1)
+    assert (progress.counts.checkpoints, progress.counts.attempts_lost) == (0, 1)
 
 
 def test_what_the_dataset_refuses_is_not_tried_again(job):
@@ -472,7 +473,7 @@ def test_what_the_dataset_refuses_is_not_tried_again(job):
 
     answer, progress = job.run(scenario())
     assert "a seed with such a loss is not committed" in answer
-    assert (progress.attempts_lost, progress.committed, job.messages("write failed")) == (1, 0, [])
+    assert (progress.counts.attempts_lost, progress.committed, job.messages("write failed")) == (1, 0, [])
 
 
 def test_four_seeds_are_written_at_once(tmp_path):
@@ -492,7 +493,7 @@ def test_four_seeds_are_written_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_the_end_of_a_group_during_its_commit_costs_nothing_unless_the_commit_fails(job, monkeypatch, works):
+def test_the_end_of_a_trainer_during_its_commit_costs_nothing_unless_the_commit_fails(job, monkeypatch, works):
     async def scenario():
         lease = await job.enter()
         await job.publish_all(lease)
@@ -507,12 +508,12 @@ def test_the_end_of_a_group_during_its_commit_costs_nothing_unless_the_commit_fa
         return answer, await job.progress()
 
     answer, progress = job.run(scenario())
-    assert (progress.committed, progress.attempts_lost) == ((1, 0) if works else (0, 1))
+    assert (progress.committed, progress.counts.attempts_lost) == ((1, 0) if works else (0, 1))
     assert answer is None if works else answer == "not whole"
-    assert progress.pending == (2 if works else 3)
+    assert progress.waiting == (2 if works else 3)
 
 
-def test_groups_that_wait_hear_of_the_last_commit_at_once(tmp_path):
+def test_trainers_that_wait_hear_of_the_last_commit_at_once(tmp_path):
     job = Job(tmp_path, seeds=(5,))
 
     async def waits():
@@ -532,13 +533,13 @@ def test_groups_that_wait_hear_of_the_last_commit_at_once(tmp_path):
         return await job.progress()
 
     progress = job.run(scenario())
-    assert progress.done and progress.bytes_committed > 0
+    assert progress.done and progress.counts.bytes_committed > 0
 
 
-# ---- groups ----
+# ---- trainers ----
 
 
-def test_a_commit_forgives_a_groups_failures(tmp_path):
+def test_a_commit_forgives_a_trainers_failures(tmp_path):
     job = Job(tmp_path, max_attempts=99)
 
     async def scenario():
@@ -551,18 +552,18 @@ def test_a_commit_forgives_a_groups_failures(tmp_path):
         return await job.progress()
 
     assert job.run(scenario()).committed == 3
-    assert job.messages("group failed") == 6 * ["g failed: its processes were restarted"]
+    assert job.messages("trainer failed") == 6 * ["g failed: its processes were restarted"]
 
 
-def test_three_failures_of_a_group_in_a_row_end_it_whatever_the_others_commit(tmp_path):
+def test_three_failures_of_a_trainer_in_a_row_end_it_whatever_the_others_commit(tmp_path):
     job = Job(tmp_path, seeds=tuple(range(5, 15)), max_attempts=99)
 
     async def scenario():
         others = await job.enter("h")
         await job.enter("g")
         for number in range(3):
-            assert not job.dispatcher._why_stop("g")
-            await job.dispatcher.trouble("g", f"error {number}")
+            assert not job.dispatcher.ledger.why_stop(job.dispatcher.ledger.trainer("g"))
+            await job.dispatcher.trouble("g", job.dispatcher.ledger.trainers["g"].starts, f"error {number}")
             await job.dispatcher.enter("g", HERE)
         assert await job.train(others) is None
         assert (await job.dispatcher.lease("g")).order == "stop"
@@ -570,35 +571,35 @@ def test_three_failures_of_a_group_in_a_row_end_it_whatever_the_others_commit(tm
         assert not await job.dispatcher.leave("g", "")
         return await job.progress()
 
-    assert job.run(scenario()).groups_ended == {"g": "3 failures in a row, the last: error 2"}
+    assert job.run(scenario()).trainers_ended == {"g": "3 failures in a row, the last: error 2"}
 
 
-def test_a_groups_error_is_told_once_with_the_failure_that_it_explains(job):
+def test_a_trainers_error_is_told_once_with_the_failure_that_it_explains(job):
     async def scenario():
         await job.enter()
-        await job.dispatcher.trouble("g", "ShardError: no shard")
+        await job.dispatcher.trouble("g", job.dispatcher.ledger.trainers["g"].starts, "ShardError: no shard")
         await job.dispatcher.enter("g", HERE)
         await job.dispatcher.enter("g", HERE)
 
     job.run(scenario())
     told = [f"g failed: {why}" for why in ("ShardError: no shard", "its processes were restarted")]
-    assert job.messages("group failed") == told
+    assert job.messages("trainer failed") == told
 
 
 def test_an_error_of_a_fit_that_has_ended_is_not_told_of_the_next(job):
     async def scenario():
         await job.enter()
-        await job.dispatcher.trouble("g", "ShardError: no shard")
+        await job.dispatcher.trouble("g", job.dispatcher.ledger.trainers["g"].starts, "ShardError: no shard")
         assert await job.dispatcher.leave("g", "the controller died")
         await job.enter()
         await job.dispatcher.enter("g", HERE)
 
     job.run(scenario())
-    assert [message.split(":")[0] for message in job.messages("group failed")] == ["g failed", "g failed"]
-    assert "its processes were restarted" in job.messages("group failed")[1]
+    assert [message.split(":")[0] for message in job.messages("trainer failed")] == ["g failed", "g failed"]
+    assert "its processes were restarted" in job.messages("trainer failed")[1]
 
 
-def test_a_group_whose_fit_ended_may_start_again_only_where_there_is_work_for_it(tmp_path):
+def test_a_trainer_whose_fit_ended_may_start_again_only_where_there_is_work_for_it(tmp_path):
     job = Job(tmp_path, seeds=(5,))
     leave = job.dispatcher.leave
 
@@ -613,12 +614,12 @@ def test_a_group_whose_fit_ended_may_start_again_only_where_there_is_work_for_it
         return await job.progress()
 
     progress = job.run(scenario())
-    assert progress.attempts_lost == 1
+    assert progress.counts.attempts_lost == 1
     ended = {"never placed": "no place within 600 s", "never entered": "", "g": "the controller died"}
-    assert progress.groups_ended == ended
+    assert progress.trainers_ended == ended
 
 
-def test_a_preempted_group_is_told_of_once_and_takes_its_seed_elsewhere(job):
+def test_a_preempted_trainer_is_told_of_once_and_takes_its_seed_elsewhere(job):
     async def scenario():
         lease = await job.enter()
         for _ in range(3):
@@ -631,15 +632,15 @@ def test_a_preempted_group_is_told_of_once_and_takes_its_seed_elsewhere(job):
 
     job.run(scenario())
     assert len(job.messages("preemption notice")) == 1
-    assert job.dispatcher.lost == {5: 1, 6: 0, 7: 0}
-    assert job.dispatcher.group_failures == {"g": 1}
+    assert job.dispatcher.ledger.lost == {5: 1, 6: 0, 7: 0}
+    assert job.dispatcher.ledger.trainers["g"].failures == 1
     assert sorted("preempted" in one for one in job.logged()) == [False, True]
 
 
 # ---- leases ----
 
 
-def test_a_group_that_asks_in_vain_is_answered_after_20_s(tmp_path):
+def test_a_trainer_that_asks_in_vain_is_answered_after_20_s(tmp_path):
     """Not later: the other ranks wait for it. Not at once: it would ask again and again."""
     job = Job(tmp_path, seeds=(5,))
 
@@ -675,7 +676,7 @@ def test_a_seed_that_comes_back_goes_to_one_of_those_who_wait(tmp_path):
 
     async def scenario():
         lease = await job.enter("g")
-        waiting = [asyncio.ensure_future(job.enter(group)) for group in ("h", "i")]
+        waiting = [asyncio.ensure_future(job.enter(trainer)) for trainer in ("h", "i")]
         await asyncio.sleep(5)
         began_s = now_s()
         await job.dispatcher.fail(lease.attempt, "died")
@@ -687,13 +688,13 @@ def test_a_seed_that_comes_back_goes_to_one_of_those_who_wait(tmp_path):
     assert waited_s < 16
 
 
-def test_a_lease_guesses_the_seed_that_the_group_trains_next(tmp_path):
+def test_a_lease_guesses_the_seed_that_the_trainer_trains_next(tmp_path):
     job = Job(tmp_path, seeds=tuple(range(10)))
 
     async def scenario():
-        for group in ("a", "b", "c"):
-            await job.dispatcher.enter(group, HERE)
-        leases = [await job.dispatcher.lease(group) for group in ("a", "b", "c", "a", "b", "c", "a", "b", "c", "a")]
+        for trainer in ("a", "b", "c"):
+            await job.dispatcher.enter(trainer, HERE)
+        leases = [await job.dispatcher.lease(trainer) for trainer in ("a", "b", "c", "a", "b", "c", "a", "b", "c", "a")]
         return [(lease.seed, lease.next_seed) for lease in leases]
 
     pairs = job.run(scenario())
@@ -704,11 +705,11 @@ def test_a_lease_guesses_the_seed_that_the_group_trains_next(tmp_path):
 # ---- silence ----
 
 
-def test_an_attempt_that_sends_nothing_for_900_s_is_over_and_its_group_ended_once(job):
+def test_an_attempt_that_sends_nothing_for_900_s_is_over_and_its_trainer_ended_once(job):
     async def scenario():
         lease = await job.enter()
         began_s = now_s()
-        await until(lambda: not job.dispatcher.attempts)
+        await until(lambda: not job.dispatcher.ledger.attempts)
         over_s = now_s() - began_s
         await asyncio.sleep(30)
         assert job.ended == ["g"]
@@ -719,7 +720,7 @@ def test_an_attempt_that_sends_nothing_for_900_s_is_over_and_its_group_ended_onc
     assert job.run(scenario()) == pytest.approx(915, abs=16)  # looked at every 30 s
     assert job.ended == ["g"]
     assert "g sent nothing for 900 s" in job.messages("attempt lost")[0]
-    assert job.dispatcher.lost[5] == 1
+    assert job.dispatcher.ledger.lost[5] == 1
 
 
 @pytest.mark.parametrize("sign", ["hear", "publish", "publish to validate"])
@@ -732,13 +733,13 @@ def test_a_sign_of_life_every_800_s_is_enough(job, sign):
                 await job.dispatcher.hear(lease.attempt, 3, [])
             else:
                 assert await job.publish(lease, 1 if sign == "publish" else 10) is None
-        assert lease.attempt in job.dispatcher.attempts
+        assert lease.attempt in job.dispatcher.ledger.attempts
 
     job.run(scenario())
     assert job.ended == []
 
 
-def test_a_group_is_not_silent_while_its_checkpoint_waits_for_an_evaluator(job):
+def test_a_trainer_is_not_silent_while_its_checkpoint_waits_for_an_evaluator(job):
     real = job.dispatcher.pool.score
 
     async def score(*arguments):
@@ -751,13 +752,13 @@ def test_a_group_is_not_silent_while_its_checkpoint_waits_for_an_evaluator(job):
         lease = await job.enter()
         assert await job.publish(lease, 1) is None
         await asyncio.sleep(840)
-        assert lease.attempt in job.dispatcher.attempts
+        assert lease.attempt in job.dispatcher.ledger.attempts
 
     job.run(scenario())
     assert job.ended == []
 
 
-def test_a_group_that_builds_its_trainer_for_900_s_is_ended_with_a_reason(job):
+def test_a_trainer_that_builds_its_trainer_for_900_s_is_ended_with_a_reason(job):
     async def scenario():
         await job.dispatcher.enter("g", HERE, partial(job.ended.append, "g"))
         began_s = now_s()
@@ -769,10 +770,10 @@ def test_a_group_that_builds_its_trainer_for_900_s_is_ended_with_a_reason(job):
 
     assert job.run(scenario()) == pytest.approx(915, abs=16)
     assert job.ended == ["g"]
-    assert job.messages("group failed") == ["g failed: it sent nothing for 900 s and was ended"]
+    assert job.messages("trainer failed") == ["g failed: it sent nothing for 900 s and was ended"]
 
 
-def test_groups_that_wait_for_work_or_have_left_are_not_silent(tmp_path):
+def test_trainers_that_wait_for_work_or_have_left_are_not_silent(tmp_path):
     job = Job(tmp_path, seeds=(5,))
 
     async def scenario():
@@ -788,7 +789,7 @@ def test_groups_that_wait_for_work_or_have_left_are_not_silent(tmp_path):
     assert job.ended == []
 
 
-def test_a_group_has_900_s_again_after_its_commit_and_after_a_rejection(job):
+def test_a_trainer_has_900_s_again_after_its_commit_and_after_a_rejection(job):
     async def scenario():
         lease = await job.enter()
         for _ in range(3):
@@ -826,7 +827,7 @@ def test_work_in_the_background_that_ends_is_told(job, monkeypatch):
     assert "_show_running" in told and "TypeError: a defect" in told
 
 
-def test_no_evaluator_left_ends_every_group_with_the_reason(job):
+def test_no_evaluator_left_ends_every_trainer_with_the_reason(job):
     job.script.starts = [RuntimeError("no device")] * 99
 
     async def scenario():
@@ -839,7 +840,7 @@ def test_no_evaluator_left_ends_every_group_with_the_reason(job):
 
     answer, progress = job.run(scenario())
     reason = "no evaluator can start: RuntimeError: no device"
-    assert answer == progress.groups_ended["h"] == reason
+    assert answer == progress.trainers_ended["h"] == reason
 
 
 def test_rows_are_shown_every_30_s_or_as_seldom_as_a_tenth_of_a_core_allows(job, monkeypatch):
@@ -911,19 +912,29 @@ def test_updates_tokens_and_waits_are_counted_also_of_lost_attempts(job):
         await job.dispatcher.hear(lease.attempt, 2, [update(2, 100)])
         await job.dispatcher.hear(lease.attempt, 1, [update(1, 10), {"step": 1, "val_loss": 3.0}])
         progress = await job.progress()  # messages overtake each other
-        assert (progress.train_loss, progress.training[0].step) == ({"g": 3.0}, 2)
+        assert (progress.training[0].train_loss, progress.training[0].step) == (3.0, 2)
         assert await job.publish(lease, 5, stall_s=4.0) is None
         assert await job.publish(lease, 1, stall_s=3.0) is None
         progress = await job.progress()
-        assert (progress.updates, progress.tokens, progress.stall_s) == (2, {(1, 2): 100, (1, 1): 10}, 4.0)
-        assert progress.train_loss == {"g": 4.0}
+        counts = progress.counts
+        assert (counts.updates, counts.tokens, counts.stall_s) == (
+            2,
+            {(1, 2): 100, (1, 1): 10},
+            4.0,
+        )
+        assert progress.training[0].train_loss == 4.0
         (running,) = progress.training
-        assert (running.seed, running.group, running.step) == (5, "g", 5)
+        assert (running.seed, running.trainer, running.step) == (5, "g", 5)
         await job.dispatcher.fail(lease.attempt, "died")
         lease = await job.dispatcher.lease("g")
         await job.dispatcher.hear(lease.attempt, 1, [update(1, 10)])
         progress = await job.progress()
-        assert (progress.updates, progress.tokens, progress.stall_s) == (3, {(1, 2): 100, (1, 1): 20}, 4.0)
+        counts = progress.counts
+        assert (counts.updates, counts.tokens, counts.stall_s) == (
+            3,
+            {(1, 2): 100, (1, 1): 20},
+            4.0,
+        )
         await asyncio.sleep(1)
 
     job.run(scenario())
@@ -938,7 +949,7 @@ def test_what_a_committed_seed_has_waited_stays_counted(job):
         return await job.progress()
 
     progress = job.run(scenario())
-    assert (progress.committed, progress.stall_s) == (1, 2.5)
+    assert (progress.committed, progress.counts.stall_s) == (1, 2.5)
 
 
 def test_events_are_handed_out_from_where_the_driver_stands(job):
@@ -952,5 +963,5 @@ def test_events_are_handed_out_from_where_the_driver_stands(job):
     first, later, lease = job.run(scenario())
     assert [event.seed for event in first if event.event == "seed leased"] == [5]
     (leased,) = [event for event in later if event.event == "seed leased"]
-    assert (leased.seed, leased.attempt, leased.group) == (lease.seed, lease.attempt, "h")
-    assert first + later == job.dispatcher.events
+    assert (leased.seed, leased.attempt, leased.trainer) == (lease.seed, lease.attempt, "h")
+    assert first + later == job.dispatcher.ledger.events

@@ -1,4 +1,4 @@
-"""The loops of driver and groups on a clock that only their waits move: what is shown, bounds, signals, codes."""
+"""The loops of driver and trainers on a clock that only their waits move: what is shown, bounds, signals, codes."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,36 +8,28 @@ import ray.train.torch
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import TrainingFailedError
 
-from discreteness.experiment.config import RunConfig
 from discreteness.service import driver as driver_module
-from discreteness.service import trainer_groups as groups_module
+from discreteness.service import trainers as trainers_module
 from discreteness.service.driver import Interrupted, Signals
-from discreteness.service.messages import AGE_BOUNDS_S, Event, Progress
-from discreteness.service.trainer_groups import TrainerGroups, scaling, worker_resources
+from discreteness.service.messages import Counts, Event, Progress
+from discreteness.service.trainers import Trainers, scaling, worker_resources
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
 from tests.support.fake_actors import LONGEST_S
+from tests.support.job_case import a_job
 
 PROGRESS = Progress(
     committed=0,
     failed={},
-    pending=2,
+    waiting=2,
     training=[],
-    train_loss={},
-    updates=0,
-    tokens={},
-    bytes_committed=0,
-    published=0,
-    checkpoints=0,
-    ages=(0,) * (len(AGE_BOUNDS_S) + 1),
+    counts=Counts(),
     in_flight=0,
     in_flight_bytes=0,
     lag_steps=0,
     evaluators_ready=1,
     evaluators_lost=0,
     evaluator_busy_s=0.0,
-    attempts_lost=0,
-    stall_s=0.0,
-    groups_ended={},
+    trainers_ended={},
     done=False,
     events=[],
 )
@@ -74,7 +66,7 @@ class Clock:
 
 
 class Job:
-    """A dispatcher that is asked, groups that end at their moments, a signal that may come."""
+    """A dispatcher that is asked, trainers that end at their moments, a signal that may come."""
 
     def __init__(self, monkeypatch):
         self.clock = Clock()
@@ -84,7 +76,7 @@ class Job:
         self.done_s = 1e9
         self.answers_in_s = 0.01
         self.events = []
-        self.groups = [self.reference(1e9), self.reference(1e9)]
+        self.trainers = [self.reference(1e9), self.reference(1e9)]
         self.signal_s = 1e9
         self.signals = Signals()
         self.signals.arrived = SimpleNamespace(wait=self.signal)
@@ -119,7 +111,7 @@ class Job:
 
     def watch(self):
         exporter = SimpleNamespace(show=self.exported.append)
-        return driver_module._watch(self, self.groups, (self.reporter, exporter), self.signals)
+        return driver_module._watch(self, self.trainers, (self.reporter, exporter), self.signals)
 
 
 @pytest.fixture
@@ -129,8 +121,8 @@ def job(monkeypatch):
 
 def test_the_dispatcher_is_asked_every_second_and_everything_it_says_is_shown_and_exported(job):
     job.done_s = 10
-    for group in job.groups:
-        group.ready_s = 10.5
+    for trainer in job.trainers:
+        trainer.ready_s = 10.5
     job.events = [Event(event="note", message=str(number)) for number in range(3)]
     last = job.watch()
     assert 8 <= len(job.asked) <= 12
@@ -139,28 +131,28 @@ def test_the_dispatcher_is_asked_every_second_and_everything_it_says_is_shown_an
     assert len(job.told) == len(job.asked) and job.told[-1] is last
 
 
-def test_the_last_word_comes_after_the_groups_have_left_or_30_s(job):
+def test_the_last_word_comes_after_the_trainers_have_left_or_30_s(job):
     for leaves_s, most_s in ((14, 15), (1e9, 41)):
         job.clock.now_s, job.done_s, job.asked[:] = 0.0, 10, []
-        for group in job.groups:
-            group.ready_s = leaves_s
+        for trainer in job.trainers:
+            trainer.ready_s = leaves_s
         job.watch()
         assert job.asked[-1][0] == pytest.approx(most_s, abs=1.5)
         assert job.asked[-2][0] == pytest.approx(10, abs=1.5)
 
 
-def test_groups_that_have_all_ended_end_the_job_though_seeds_are_left(job):
-    job.groups[0].ready_s = 5
-    job.groups[1].ready_s = 20
+def test_trainers_that_have_all_ended_end_the_job_though_seeds_are_left(job):
+    job.trainers[0].ready_s = 5
+    job.trainers[1].ready_s = 20
     assert not job.watch().done
     assert job.clock.now_s == pytest.approx(20, abs=2)
 
 
-def test_a_group_that_ended_in_an_error_is_told_of(job):
+def test_a_trainer_that_ended_in_an_error_is_told_of(job):
     job.done_s = 3
-    job.groups = [job.reference(2, RayActorError("", "the actor\nis dead")), job.reference(2)]
+    job.trainers = [job.reference(2, RayActorError("", "the actor\nis dead")), job.reference(2)]
     job.watch()
-    assert [one for one in job.told if isinstance(one, str)] == ["a trainer group could not run: is dead"]
+    assert [one for one in job.told if isinstance(one, str)] == ["a trainer could not run: is dead"]
 
 
 @pytest.mark.parametrize(("answers_in_s", "late"), [(290, False), (310, True)])
@@ -171,7 +163,7 @@ def test_a_dispatcher_may_be_silent_for_300_s(job, answers_in_s, late):
             job.watch()
         assert job.clock.now_s == pytest.approx(300, abs=2)
     else:
-        job.groups = [job.reference(0)]
+        job.trainers = [job.reference(0)]
         with pytest.raises(GetTimeoutError):  # the last answer has 60 s
             job.watch()
         assert job.clock.now_s == pytest.approx(290 + 60, abs=3)
@@ -183,12 +175,12 @@ def test_a_dispatcher_that_is_dead_ends_the_watch(job, monkeypatch):
         job.watch()
 
 
-@pytest.mark.parametrize("when", ["between", "while it is silent", "while groups leave"])
+@pytest.mark.parametrize("when", ["between", "while it is silent", "while trainers leave"])
 def test_a_signal_ends_the_watch_within_a_second(job, when):
     job.signal_s = 5.5
     if when == "while it is silent":
         job.answers_in_s = 200
-    if when == "while groups leave":
+    if when == "while trainers leave":
         job.done_s = 3
     with pytest.raises(Interrupted, match="SIGTERM") as interrupted:
         job.watch()
@@ -212,25 +204,27 @@ def test_the_code_is_0_when_every_seed_is_committed_whatever_job_did_it(tmp_path
     for seed in (0, 1):
         commit(dataset, seed)
     experiment = SimpleNamespace(seeds=seeds, plan=STEPS, documents=DOCUMENTS)
-    progress = replace(PROGRESS, failed={2: "nan"}, groups_ended={"g": "no place", "h": ""}, attempts_lost=4)
+    progress = replace(
+        PROGRESS, failed={2: "nan"}, trainers_ended={"g": "no place", "h": ""}, counts=Counts(attempts_lost=4)
+    )
     log = SimpleNamespace(say=lambda message, *_, **about: told.append(message))
     assert driver_module._conclude(progress, experiment, dataset, log) == len(seeds) - 2
     assert told[0].startswith(f"seeds committed 2/{len(seeds)} (24 rows); checkpoints scored 0; attempts lost 4;")
     assert told[1:] == ["seed 2 FAILED: nan", "g was given up: no place", f"dataset: {dataset.uri}"]
 
 
-# ---- trainer groups ----
+# ---- trainers ----
 
 TOPOLOGY = SimpleNamespace(use_gpu=True, workers_per_trainer=4, gpus_per_worker=0.9)
 
 
 class Train:
-    """Stands where trainer_groups.py says `ray` and `TorchTrainer`: fits and answers are as planned."""
+    """Stands where trainers.py says `ray` and `TorchTrainer`: fits and answers are as planned."""
 
     def __init__(self, monkeypatch, fits, answers):
         self.fits, self.answers = iter(fits), iter(answers)
         self.made, self.left = [], []
-        monkeypatch.setattr(groups_module, "ray", self)
+        monkeypatch.setattr(trainers_module, "ray", self)
         monkeypatch.setattr(ray.train.torch, "TorchTrainer", self.make)
         self.leave = SimpleNamespace(remote=lambda *left: self.left.append(left) or next(self.answers))
         self.get = lambda answer: answer
@@ -248,10 +242,10 @@ class Train:
         return {"CPU": 2.0}
 
     def run(self, topology=TOPOLOGY, **config):
-        TrainerGroups(self, RunConfig(**config), None, topology, "/scratch").run("trainer-3")
+        Trainers(self, a_job(None, [0], topology, **config), "/scratch").run("trainer-3")
 
 
-def test_a_group_is_started_again_while_the_dispatcher_says_so(monkeypatch):
+def test_a_trainer_is_started_again_while_the_dispatcher_says_so(monkeypatch):
     errors = [TrainingFailedError("no place\nin time"), RayActorError("", "killed"), None, None]
     train = Train(monkeypatch, errors, [True, True, True, False])
     train.run()
@@ -273,10 +267,10 @@ def test_an_error_that_is_not_trains_own_is_not_swallowed(monkeypatch):
 def test_what_train_is_asked_for(monkeypatch, use_gpu, backend):
     train = Train(monkeypatch, [None, None], [True, False])
     topology = SimpleNamespace(**{**vars(TOPOLOGY), "use_gpu": use_gpu})
-    train.run(topology, gpu_type="H100", max_in_flight=5, verify_every=7)
+    train.run(topology, gpu_type="H100")
     first, second = train.made
     spec = first["spec"]
-    assert (spec.name, spec.max_in_flight, spec.verify_every, spec.use_gpu) == ("trainer-3", 5, 7, use_gpu)
+    assert spec.name == "trainer-3" and spec.job.topology.use_gpu is use_gpu
     assert (first["torch_config"].backend, first["torch_config"].timeout_s) == (backend, 600)
     run = first["run_config"]
     assert (run.failure_config.max_failures, run.failure_config.controller_failure_limit) == (-1, 0)
@@ -284,7 +278,7 @@ def test_what_train_is_asked_for(monkeypatch, use_gpu, backend):
     assert run.name.startswith("trainer-3-") and run.name != second["run_config"].name
 
 
-def test_a_groups_place_is_one_node_with_gpus_of_the_type_that_was_named():
+def test_a_trainers_place_is_one_node_with_gpus_of_the_type_that_was_named():
     place = scaling(TOPOLOGY, "H100")
     assert (place.num_workers, place.use_gpu, place.placement_strategy) == (4, True, "STRICT_PACK")
     assert (place.accelerator_type, place.resources_per_worker) == ("H100", {"CPU": 1.0, "GPU": 0.9})

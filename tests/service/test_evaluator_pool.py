@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_trainer import placement_trainer, remove_placement_trainer
 
 from discreteness.service import evaluator_pool as pool_module
 from discreteness.service.evaluator_pool import CheckpointRejected, EvaluatorPool
@@ -30,10 +30,10 @@ def small_ray(tmp_path_factory, private_home):
 
 
 @asynccontextmanager
-async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, groups=("g",), evaluator=Flaky):
-    pool = EvaluatorPool(experiment, num_evaluators, len(groups), num_gpus_each, evaluator=evaluator)
-    for group in groups:
-        pool.place_beside(group, ray.get_runtime_context().get_node_id())
+async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, trainers=("g",), evaluator=Flaky):
+    pool = EvaluatorPool(experiment, num_evaluators, len(trainers), num_gpus_each, evaluator=evaluator)
+    for trainer in trainers:
+        pool.place_beside(trainer, ray.get_runtime_context().get_node_id())
     try:
         yield pool
     finally:
@@ -41,8 +41,8 @@ async def a_pool(experiment="", num_evaluators=1, num_gpus_each=0.0, groups=("g"
             ray.kill(member.actor)
 
 
-def score(pool, step, group="g"):
-    return pool.score(group, ray.put(np.zeros(1, np.uint8)), SimpleNamespace(step=step))
+def score(pool, step, trainer="g"):
+    return pool.score(trainer, ray.put(np.zeros(1, np.uint8)), SimpleNamespace(step=step))
 
 
 def test_poison_ends_three_evaluators_and_its_neighbours_lose_nothing(small_ray):
@@ -82,7 +82,7 @@ def test_checkpoints_stay_on_their_node_while_an_evaluator_is_alive_there(small_
     there = "a" * len(here)
 
     async def scenario():
-        async with a_pool(num_evaluators=2, groups=("here", "there")) as pool:
+        async with a_pool(num_evaluators=2, trainers=("here", "there")) as pool:
             while pool.ready() < 2:
                 await asyncio.sleep(0.05)
             first, second = pool.members
@@ -90,7 +90,7 @@ def test_checkpoints_stay_on_their_node_while_an_evaluator_is_alive_there(small_
             pool.nodes["there"] = second.node = there  # as if it were on another machine
             pids = {await first.actor.ready.remote(): "here", await second.actor.ready.remote(): "there"}
             asked = ["here"] * 12 + ["there"] * 3
-            scored = await asyncio.gather(*(score(pool, step, group) for step, group in enumerate(asked)))
+            scored = await asyncio.gather(*(score(pool, step, trainer) for step, trainer in enumerate(asked)))
             assert [pids[int(losses[1])] for losses in scored] == asked  # also once the other one is idle
             ray.kill(second.actor)
             scored = await asyncio.gather(*(score(pool, step, "there") for step in range(4)))
@@ -103,7 +103,7 @@ def test_nodes_without_an_evaluator_share_the_others_in_order_of_arrival(small_r
     finished = []
 
     async def scenario():
-        async with a_pool(groups=("here", "left", "right")) as pool:
+        async with a_pool(trainers=("here", "left", "right")) as pool:
             here = pool.nodes["here"]
             pool.nodes.update(left="a" * len(here), right="b" * len(here))
             await score(pool, 0, "here")
@@ -179,14 +179,14 @@ def test_validation_is_overtaken_by_some_checkpoints_but_not_for_ever(small_ray,
 
 
 def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_ray):
-    """Real placement on GPUs that are only numbers: bundles as a group's workers ask for them."""
-    groups = [placement_group([{"CPU": 1.0, "GPU": 1.0}], strategy="STRICT_PACK") for _ in range(7)]
+    """Real placement on GPUs that are only numbers: bundles as a trainer's workers ask for them."""
+    trainers = [placement_trainer([{"CPU": 1.0, "GPU": 1.0}], strategy="STRICT_PACK") for _ in range(7)]
 
     async def scenario():
-        for group in groups:
-            await asyncio.wait_for(group.ready(), 30)
+        for trainer in trainers:
+            await asyncio.wait_for(trainer.ready(), 30)
         async with a_pool(num_gpus_each=1.0) as pool:
-            pool.place_beside("h", ray.get_runtime_context().get_node_id())  # a later group brings none
+            pool.place_beside("h", ray.get_runtime_context().get_node_id())  # a later trainer brings none
             assert int((await asyncio.wait_for(score(pool, 3), 30))[0]) == 3
             return pool, ray.available_resources().get("GPU", 0)
 
@@ -194,8 +194,8 @@ def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_
         pool, free = asyncio.run(scenario())
         assert (pool.ready(), free) == (1, 0)
     finally:
-        for group in groups:
-            remove_placement_group(group)
+        for trainer in trainers:
+            remove_placement_trainer(trainer)
 
 
 @pytest.mark.parametrize("evaluator", [Flaky, WithLibrary])

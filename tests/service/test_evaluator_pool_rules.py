@@ -27,12 +27,12 @@ DIES = ProcessEnds("out of memory")
 BROKEN = RuntimeError("CUDA error: out of memory")
 
 
-def score(pool, step, group="g", reference=None):
-    return asyncio.ensure_future(pool.score(group, reference or Reference(), header(step)))
+def score(pool, step, trainer="g", reference=None):
+    return asyncio.ensure_future(pool.score(trainer, reference or Reference(), header(step)))
 
 
-def validate(pool, step, chunk, group="g"):
-    return asyncio.ensure_future(pool.validate(group, Reference(), header(step), chunk))
+def validate(pool, step, chunk, trainer="g"):
+    return asyncio.ensure_future(pool.validate(trainer, Reference(), header(step), chunk))
 
 
 async def all_of(*calls):
@@ -267,7 +267,7 @@ def test_a_suspect_is_scored_in_its_turn_though_another_node_keeps_the_evaluator
     script, stage = Script(does={1: DIES}), FakeRay()
 
     async def scenario():
-        pool = a_pool(script, groups={"busy": HERE, "g": THERE}, num_evaluators=2)
+        pool = a_pool(script, trainers={"busy": HERE, "g": THERE}, num_evaluators=2)
         await until(lambda: pool.ready() == 2)
         script.starts = [RuntimeError("no device")] * 99
         suspect = score(pool, 1)
@@ -316,11 +316,11 @@ def test_calls_are_answered_in_order_of_arrival():
 
 def test_nodes_without_an_evaluator_share_the_others_in_order_of_arrival():
     script = Script()
-    groups = {"here": HERE, "left": THERE, "right": ELSEWHERE}
+    trainers = {"here": HERE, "left": THERE, "right": ELSEWHERE}
 
     async def scenario():
-        pool = a_pool(script, groups=groups, num_evaluators=1)
-        await asyncio.gather(*(score(pool, step, list(groups)[step % 3]) for step in range(12)))
+        pool = a_pool(script, trainers=trainers, num_evaluators=1)
+        await asyncio.gather(*(score(pool, step, list(trainers)[step % 3]) for step in range(12)))
 
     FakeRay().run(scenario())
     assert steps_begun(script) == list(range(12))
@@ -412,7 +412,7 @@ def test_a_checkpoint_stays_on_its_node_while_an_evaluator_is_alive_there():
     stage, script = FakeRay(), Script()
 
     async def scenario():
-        pool = a_pool(script, groups={"here": HERE, "there": THERE}, num_evaluators=2)
+        pool = a_pool(script, trainers={"here": HERE, "there": THERE}, num_evaluators=2)
         await until(lambda: pool.ready() == 2)
         await asyncio.gather(*(score(pool, step, "there") for step in range(6)), score(pool, 100, "here"))
         at_work = {step: evaluator for evaluator, step in script.began}
@@ -426,14 +426,14 @@ def test_a_checkpoint_stays_on_its_node_while_an_evaluator_is_alive_there():
     assert stage.run(scenario()) is stage.actors[0].instance
 
 
-def test_each_group_brings_its_share_of_evaluators_once_and_all_together_no_more_than_there_are():
+def test_each_trainer_brings_its_share_of_evaluators_once_and_all_together_no_more_than_there_are():
     stage = FakeRay()
 
     async def scenario():
-        pool = a_pool(Script(), groups={}, num_evaluators=5, num_groups=3)
+        pool = a_pool(Script(), trainers={}, num_evaluators=5, num_trainers=3)
         counts = []
-        for group, node in [("a", HERE), ("a", THERE), ("b", THERE), ("c", ELSEWHERE), ("d", ELSEWHERE)]:
-            pool.place_beside(group, node)
+        for trainer, node in [("a", HERE), ("a", THERE), ("b", THERE), ("c", ELSEWHERE), ("d", ELSEWHERE)]:
+            pool.place_beside(trainer, node)
             counts.append(len(pool.members))
         return pool, counts
 
@@ -471,7 +471,7 @@ def test_what_an_evaluator_is_asked_of_ray_for():
             assert all(one["scheduling_strategy"].soft for one in asked)
 
 
-def test_an_evaluators_successor_follows_its_group_to_another_node():
+def test_an_evaluators_successor_follows_its_trainer_to_another_node():
     stage, script = FakeRay(), Script(does={1: DIES})
 
     async def scenario():
@@ -493,7 +493,7 @@ def test_an_evaluator_that_landed_elsewhere_serves_the_node_where_it_is():
     stage.lands_on[HERE] = THERE
 
     async def scenario():
-        pool = a_pool(script, groups={"here": HERE, "there": THERE}, num_evaluators=1)
+        pool = a_pool(script, trainers={"here": HERE, "there": THERE}, num_evaluators=1)
         await score(pool, 1, "here")
         return pool.members[0].node
 
@@ -536,7 +536,7 @@ def test_three_failed_starts_of_each_evaluator_end_the_wait_of_everybody_with_th
     stage, script = FakeRay(), Script(starts=[RuntimeError(f"no device {number}") for number in range(99)])
 
     async def scenario():
-        pool = a_pool(script, num_evaluators=2, groups={"g": HERE, "h": THERE})
+        pool = a_pool(script, num_evaluators=2, trainers={"g": HERE, "h": THERE})
         calls = await all_of(score(pool, 1), score(pool, 2, "h"), validate(pool, 3, 0))
         with pytest.raises(CheckpointRejected, match="no evaluator can start: RuntimeError: no device 5"):
             await score(pool, 4)

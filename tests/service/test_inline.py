@@ -15,13 +15,13 @@ from discreteness.dataset.lock import DatasetLock, LockHeld
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import status
 from discreteness.dataset.verify import verify
-from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import open_dataset, prepare
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.service import inline
 from discreteness.service.log import Log
 from tests.support import skips
 from tests.support.brief_track import brief, write_shards
+from tests.support.job_case import job_config
 
 LAST = brief.schedule.last_step
 STEPS = (0, 3, LAST)
@@ -44,7 +44,7 @@ def config(tmp_path_factory, private_home):
     (folder / "documents").mkdir()
     (folder / "documents/a.txt").write_text("The sun comes up.")
     (folder / "documents/b.txt").write_text("one two three four five six seven eight nine ten " * 4)
-    return RunConfig(
+    return job_config(
         track="tests.support.brief_track:brief",
         data=str(write_shards(folder / "shards")),
         documents=str(folder / "documents"),
@@ -64,7 +64,7 @@ def two_jobs(config):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inline, "Trainer", trainer)
             code = inline.run_inline(config)
-        jobs.append((code, {seed.seed: seed.attempt for seed in status(config.output).committed}))
+        jobs.append((code, {seed.seed: seed.attempt for seed in status(config.run.output).committed}))
     assert torch.get_num_threads() == 1  # sums in one order, whatever the machine
     return jobs
 
@@ -73,7 +73,7 @@ def test_a_failed_seed_makes_the_code_1_and_the_next_one_is_trained(config, two_
     code, committed = two_jobs[0]
     assert code == 1
     assert set(committed) == {0, 2}
-    (lost,) = status(config.output).failed_attempts
+    (lost,) = status(config.run.output).failed_attempts
     assert (lost["seed"], lost["error"]) == (1, "the training loss is nan")
     assert lost["attempt"] not in committed.values()
 
@@ -84,14 +84,14 @@ def test_the_same_command_trains_what_is_missing_and_nothing_else(config, two_jo
     assert set(after) == {0, 1, 2}
     assert {seed: after[seed] for seed in before} == before
     assert len(set(after.values())) == 3
-    assert verify(config.output) == []
+    assert verify(config.run.output) == []
 
 
 def test_rows_are_what_an_evaluator_makes_of_the_checkpoints(config, two_jobs):
     """To the bit; with the records of every update, and the validation of the last step under its own window."""
-    experiment = prepare(config, config.track)
+    experiment = prepare(config.experiment, config.run, config.experiment.track)
     trainer, evaluator = Trainer(brief, experiment.data_root), Evaluator(experiment, "cpu")
-    layout, reader = CheckpointLayout.from_model(trainer.model), open_reader(config.output)
+    layout, reader = CheckpointLayout.from_model(trainer.model), open_reader(config.run.output)
     rows = {name: reader.losses(name, seeds=[2])[0] for name in ("a.txt", "b.txt")}
     runs = {row["step"]: row for row in reader.runs(2).to_pylist()}
     assert reader.steps == list(STEPS)
@@ -120,16 +120,16 @@ def test_rows_are_what_an_evaluator_makes_of_the_checkpoints(config, two_jobs):
 
 def test_weights_are_kept_at_the_steps_asked_for_with_their_attempt(config, two_jobs):
     for seed, attempt in two_jobs[1][1].items():
-        folder = Path(config.output) / f"weights/seed={seed:05d}-{attempt}"
+        folder = Path(config.run.output) / f"weights/seed={seed:05d}-{attempt}"
         assert sorted(path.name for path in folder.iterdir()) == ["step=000000.safetensors", "step=000005.safetensors"]
         _, header = WeightsFormat(brief).read((folder / "step=000005.safetensors").read_bytes())
         assert (header.seed, header.attempt, header.step, header.state.tied) == (seed, attempt, LAST, False)
 
 
 def test_a_dataset_that_another_driver_holds_is_not_touched(config, two_jobs):
-    with DatasetLock(config.output), pytest.raises(LockHeld):
-        inline.run_inline(replace(config, seeds="0-7"))
-    assert len(status(config.output).committed) == 3
+    with DatasetLock(config.run.output), pytest.raises(LockHeld):
+        inline.run_inline(replace(config, run=replace(config.run, seeds="0-7")))
+    assert len(status(config.run.output).committed) == 3
 
 
 class Announced:
@@ -149,22 +149,25 @@ def test_the_other_ranks_train_what_rank_0_announces_also_after_a_failed_seed(co
     announced = iter([0, 1, 2, -1])
     monkeypatch.setattr(inline, "_announce", lambda trainer, seed: next(announced))
     trainer = Announced()
-    assert inline._follow(prepare(config, config.track), trainer) == 0
+    assert inline._follow(prepare(config.experiment, config.run, config.experiment.track), trainer) == 0
     assert trainer.trained == [0, 1, 2]
 
 
 def test_rank_0_announces_each_seed_that_is_missing_and_then_the_end(config, two_jobs, monkeypatch):
     announced = []
     monkeypatch.setattr(inline, "_announce", lambda trainer, seed: announced.append(seed))
-    more = replace(config, seeds="0-4")
-    experiment = prepare(more, more.track)
+    more = replace(config.run, seeds="0-4")
+    experiment = prepare(config.experiment, more, config.experiment.track)
     trainer = Announced(GPT(brief.model, torch.float32, "cpu"))
     with Log("text") as log, pytest.raises(ValueError, match="seed 3"):  # which trained nothing: the commit refuses it
         inline._lead(experiment, trainer, open_dataset(experiment, more), DatasetLock(more.output), log)
     assert announced == [3]
     with Log("text") as log:
-        experiment = prepare(config, config.track)
-        assert inline._lead(experiment, trainer, open_dataset(experiment, config), DatasetLock(config.output), log) == 0
+        experiment = prepare(config.experiment, config.run, config.experiment.track)
+        assert (
+            inline._lead(experiment, trainer, open_dataset(experiment, config.run), DatasetLock(config.run.output), log)
+            == 0
+        )
     assert announced == [3, -1]
 
 
@@ -173,13 +176,13 @@ def test_the_world_size_is_torchruns(config, monkeypatch):
     monkeypatch.setattr(inline, "_run", lambda *arguments: seen.append(arguments) or 0)
     monkeypatch.setenv("WORLD_SIZE", "4")
     inline.run_inline(config)
-    assert (seen[0][0].workers_per_trainer, seen[0][1]) == (4, 4)
+    assert seen[0][0].workers_per_trainer == 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason=skips.NO_GPU)
 def test_a_track_for_gpus_is_refused_where_there_is_none(config, monkeypatch):
-    experiment = prepare(config, config.track)
+    experiment = prepare(config.experiment, config.run, config.experiment.track)
     on_gpus = replace(experiment, track=replace(brief, needs_gpu=True))
-    monkeypatch.setattr(inline, "prepare", lambda config, name: on_gpus)
+    monkeypatch.setattr(inline, "prepare", lambda config, run, name: on_gpus)
     with pytest.raises(ValueError, match="it needs a GPU and this machine has none"):
         inline.run_inline(config)

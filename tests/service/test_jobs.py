@@ -117,10 +117,10 @@ def committed(path):
     return [seed.seed for seed in status(str(path)).committed]
 
 
-def test_an_upload_needs_no_installation_a_poison_seed_fails_alone_and_so_does_a_group_without_a_place(
+def test_an_upload_needs_no_installation_a_poison_seed_fails_alone_and_so_does_a_trainer_without_a_place(
     head, upload, tmp_path, capsys
 ):
-    """The upload's own code runs, whatever is installed: seed 1 has another weight in it. On 2 CPUs one of two groups
+    """The upload's own code runs, whatever is installed: seed 1 has another weight in it. On 2 CPUs one of two trainers
     of 2 workers fits; the other ends in time. Job code, log and status say all this, the experiment goes on."""
     poisoned = tmp_path / "poisoned"
     shutil.copytree(upload, poisoned)
@@ -147,7 +147,7 @@ def test_an_upload_needs_no_installation_a_poison_seed_fails_alone_and_so_does_a
     given_up = re.search(r"(trainer-\d) was given up: ", text)[1]
     assert "asked: 2 x {'CPU': 1.0} on one node; the cluster has {" in text
     (other,) = {"trainer-0", "trainer-1"} - {given_up}
-    assert (failed["level"], failed["seed"], failed["group"]) == ("error", 1, other)
+    assert (failed["level"], failed["seed"], failed["trainer"]) == ("error", 1, other)
     assert len(status(str(tmp_path / "set")).failed_attempts) == 2
     Status(str(tmp_path / "set"))()
     shown = capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_an_upload_needs_no_installation_a_poison_seed_fails_alone_and_so_does_a
     assert "FAILED" in {job["status"] for job in jobs}
 
 
-def test_a_job_without_upload_whose_groups_fit_nowhere_ends_in_the_time_it_was_given(head, tmp_path):
+def test_a_job_without_upload_whose_trainers_fit_nowhere_ends_in_the_time_it_was_given(head, tmp_path):
     nowhere = ["--seeds", 0, "--track", "tests.support.quick_track:wide", "--workers-per-trainer", 8, "--trainers", 1]
     nowhere += ["--start-timeout-s", 5]
     code, text = submit(head, tmp_path, "python", ROOT / "jobs/run_seeds.py", *quick(tmp_path / "set"), *nowhere)

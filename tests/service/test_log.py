@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from discreteness.service.log import Log
-from discreteness.service.messages import Event, Progress, Running
+from discreteness.service.messages import Counts, Event, Progress, Running
 from discreteness.service.progress import Reporter
+from tests.support.job_case import a_job
 
 EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
 
@@ -18,24 +19,16 @@ def progress(**changes):
     values = {
         "committed": 1,
         "failed": {},
-        "pending": 4,
-        "training": [Running(seed=3, attempt="abc", group="trainer-0", step=12)],
-        "train_loss": {},
-        "updates": 112,
-        "tokens": {},
-        "bytes_committed": 0,
-        "published": 9,
-        "checkpoints": 8,
-        "ages": (0,) * 10,
+        "waiting": 4,
+        "training": [Running(seed=3, attempt="abc", trainer="trainer-0", step=12, train_loss=None)],
+        "counts": Counts(updates=112, published=9, checkpoints=8),
         "in_flight": 1,
         "in_flight_bytes": 7_000_000,
         "lag_steps": 2,
         "evaluators_ready": 1,
         "evaluators_lost": 0,
         "evaluator_busy_s": 3.5,
-        "attempts_lost": 0,
-        "stall_s": 0.0,
-        "groups_ended": {},
+        "trainers_ended": {},
         "done": False,
         "events": [],
     }
@@ -92,20 +85,20 @@ def test_as_json_stdout_is_ours_alone(capsys):
 
 
 def test_a_program_hears_of_each_event_once_and_of_each_seed_in_training(capsys):
-    leased = Event(event="seed leased", message="seed 3 leased", seed=3, attempt="abc", group="trainer-0", step=0)
+    leased = Event(event="seed leased", message="seed 3 leased", seed=3, attempt="abc", trainer="trainer-0", step=0)
     with Log("json") as log:
-        reporter = Reporter(log, EXPERIMENT, num_done=1)
+        reporter = Reporter(log, a_job(EXPERIMENT, range(5)))
         reporter.show(progress(events=[leased]))
         reporter.show(progress())  # at once: nothing new
     assert reporter.events_seen == 1
     first, whole, training = map(json.loads, capsys.readouterr().out.splitlines())
     assert (first["event"], first["attempt"]) == ("seed leased", "abc")
     assert whole["event"] == "progress" and "seeds committed 2/6, training seed 3 at 12" in whole["message"]
-    about = [training[name] for name in ("event", "seed", "attempt", "group", "step")]
+    about = [training[name] for name in ("event", "seed", "attempt", "trainer", "step")]
     assert about == ["training", 3, "abc", "trainer-0", 12]
 
 
 def test_a_person_reads_of_all_seeds_in_one_line(capsys):
     with Log("text") as log:
-        Reporter(log, EXPERIMENT, num_done=1).show(progress())
+        Reporter(log, a_job(EXPERIMENT, range(5))).show(progress())
     assert len(capsys.readouterr().out.splitlines()) == 1

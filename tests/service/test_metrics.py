@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,14 +16,13 @@ import yaml
 from ray import dashboard as rays_dashboard
 from ray.dashboard.modules.metrics.templates import PROMETHEUS_YML_TEMPLATE
 
-from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import prepare
 from discreteness.service.flops import flop_per_token
-from discreteness.service.messages import AGE_BOUNDS_S, Progress, Running
+from discreteness.service.messages import AGE_BOUNDS_S, Counts, Progress, Running
 from discreteness.service.metrics import METRICS, Exporter
 from tests.conftest import ROOT
 from tests.support import skips
 from tests.support.brief_track import write_shards
+from tests.support.job_case import ONE_TRAINER, a_job, prepared
 
 PLACES = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `make tools` puts them beside Python
 PROMETHEUS, PROMTOOL = shutil.which("prometheus", path=PLACES), shutil.which("promtool", path=PLACES)
@@ -67,42 +67,53 @@ def wrong(query):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, private_home):
     shards = write_shards(tmp_path_factory.mktemp("shards"))
-    return RunConfig(track="tests.support.brief_track:brief", data=str(shards), checkpoints="0,1,5", seeds="0-9")
+    return dict(track="tests.support.brief_track:brief", data=str(shards), checkpoints="0,1,5", seeds="0-9")
+
+
+def an_exporter(experiment, gpu_types=("H100",)):
+    """Of ten seeds three are done; four trainers, two evaluators."""
+    topology = replace(ONE_TRAINER, trainers=4, evaluators=2, gpu_types=frozenset(gpu_types))
+    return Exporter(a_job(experiment, range(3, 10), topology, dataset_uri="/set"))
 
 
 @pytest.fixture(scope="module")
 def exporter(config):
-    experiment = prepare(replace(config, val_tokens=0), config.track)
-    return Exporter(experiment, "/set", num_done=3, num_groups=4, num_evaluators=2, peak_flop_s=1e15)
+    return an_exporter(prepared(**config, val_tokens=0))
+
+
+def counts(**changes):
+    values = {
+        "updates": 55,
+        "tokens": Counter({(16, 32): 1000, (32, 64): 500}),
+        "bytes_committed": 4096,
+        "published": 9,
+        "checkpoints": 8,
+        "ages": [5, 2, 0, 0, 0, 0, 0, 0, 0, 1],
+        "attempts_lost": 4,
+        "stall_s": 1.25,
+    }
+    return Counts(**(values | changes))
 
 
 def progress(**changes):
-    """A job in the middle: seeds 3 and 4 committed, 5 and 6 in training, 7 failed, 8 and 9 waiting; one group starts,
+    """A job in the middle: seeds 3 and 4 committed, 5 and 6 in training, 7 failed, 8 and 9 waiting; one trainer starts,
     one was given up."""
     values = {
         "committed": 2,
         "failed": {7: "the training loss is nan"},
-        "pending": 2,
+        "waiting": 2,
         "training": [
-            Running(seed=5, attempt="a", group="trainer-0", step=12),
-            Running(seed=6, attempt="b", group="trainer-1", step=3),
+            Running(seed=5, attempt="a", trainer="trainer-0", step=12, train_loss=6.5),
+            Running(seed=6, attempt="b", trainer="trainer-1", step=3, train_loss=None),
         ],
-        "train_loss": {"trainer-0": 6.5},
-        "updates": 55,
-        "tokens": {(16, 32): 1000, (32, 64): 500},
-        "bytes_committed": 4096,
-        "published": 9,
-        "checkpoints": 8,
-        "ages": (5, 2, 0, 0, 0, 0, 0, 0, 0, 1),
+        "counts": counts(),
         "in_flight": 1,
         "in_flight_bytes": 7_000_000,
         "lag_steps": 2,
         "evaluators_ready": 1,
         "evaluators_lost": 1,
         "evaluator_busy_s": 3.5,
-        "attempts_lost": 4,
-        "stall_s": 1.25,
-        "groups_ended": {"trainer-3": "3 failures in a row"},
+        "trainers_ended": {"trainer-3": "3 failures in a row"},
         "done": False,
         "events": [],
     }
@@ -110,8 +121,8 @@ def progress(**changes):
 
 
 def test_counts_become_totals_and_levels(exporter):
-    model = exporter.experiment.track.model
-    documents = len(exporter.experiment.documents)
+    experiment = exporter.job.experiment
+    model, documents = experiment.track.model, len(experiment.documents)
     assert exporter.totals(progress()) == {
         "updates": 55,
         "tokens": 1500,
@@ -131,16 +142,16 @@ def test_counts_become_totals_and_levels(exporter):
         ("seeds", "training"): 2,
         ("seeds", "waiting"): 2,
         ("seeds", "failed"): 1,
-        ("trainer_groups", "training"): 2,
-        ("trainer_groups", "waiting"): 1,
-        ("trainer_groups", "finished"): 0,
-        ("trainer_groups", "given_up"): 1,
+        ("trainers", "training"): 2,
+        ("trainers", "waiting"): 1,
+        ("trainers", "finished"): 0,
+        ("trainers", "given_up"): 1,
         ("evaluators", "ready"): 1,
         ("evaluators", "missing"): 1,
         ("step", "trainer-0"): 12,
         ("step", "trainer-1"): 3,
-        ("train_loss_nats", "trainer-0"): 6.5,  # of the other group none is known: no 0
-        ("peak_flop_per_second",): 3e15,  # three groups of one GPU
+        ("train_loss_nats", "trainer-0"): 6.5,  # of the other trainer none is known: no 0
+        ("peak_flop_per_second",): 3 * 989e12,  # three trainers of one GPU
         ("checkpoints_in_flight",): 1,
         ("in_flight_bytes",): 7_000_000,
         ("lag_steps",): 2,
@@ -148,22 +159,22 @@ def test_counts_become_totals_and_levels(exporter):
 
 
 def test_what_cannot_be_known_is_left_out(exporter):
-    on_cpus = Exporter(exporter.experiment, "/set", num_done=0, num_groups=1, num_evaluators=1, peak_flop_s=None)
-    names = {name for name, _, _ in on_cpus.levels(progress(training=[], train_loss={}, groups_ended={}))}
+    on_cpus = an_exporter(exporter.job.experiment, gpu_types=())
+    names = {name for name, _, _ in on_cpus.levels(progress(training=[], trainers_ended={}))}
     assert not names & {"peak_flop_per_second", "step", "train_loss_nats"}
 
 
-def test_rows_are_of_planned_steps_and_a_group_has_the_peak_of_all_its_gpus(config):
+def test_rows_are_of_planned_steps_and_a_trainer_has_the_peak_of_all_its_gpus(config):
     """A seed is validated at steps that have no rows."""
-    experiment = prepare(replace(config, workers_per_trainer=2), config.track)
+    experiment = prepared(**config, workers_per_trainer=2)
     assert experiment.published_steps == {0, 1, 2, 4, 5}
-    one = Exporter(experiment, "/set", num_done=0, num_groups=4, num_evaluators=2, peak_flop_s=1e15)
+    one = an_exporter(experiment)
     assert one.totals(progress())["rows_committed"] == 2 * 3 * len(experiment.documents)
     levels = [value for name, _, value in one.levels(progress()) if name == "peak_flop_per_second"]
-    assert levels == [3 * 2 * 1e15]
-    ended = progress(groups_ended={"trainer-2": "", "trainer-3": "3 failures in a row"}, training=[])
-    groups = {labels["state"]: value for name, labels, value in one.levels(ended) if name == "trainer_groups"}
-    assert groups == {"training": 0, "waiting": 2, "finished": 1, "given_up": 1}
+    assert levels == [3 * 2 * 989e12]
+    ended = progress(trainers_ended={"trainer-2": "", "trainer-3": "3 failures in a row"}, training=[])
+    trainers = {labels["state"]: value for name, labels, value in one.levels(ended) if name == "trainers"}
+    assert trainers == {"training": 0, "waiting": 2, "finished": 1, "given_up": 1}
 
 
 class Recorded:
@@ -181,11 +192,11 @@ class Recorded:
 
 def test_counters_begin_at_nothing_and_grow_by_what_is_new(exporter):
     exporter.made = {metric.name: Recorded() for metric in METRICS}
-    exporter.show(progress(updates=0, ages=(0,) * 10))
+    exporter.show(progress(counts=counts(updates=0, ages=[0] * 10)))
     assert 0 < exporter.made["updates"].values[0] < 1e-300  # there, so that the first update is an increase
-    exporter.show(progress(updates=7))
-    exporter.show(progress(updates=7))
-    exporter.show(progress(updates=9, ages=(5, 3, 0, 0, 0, 0, 0, 0, 0, 2)))
+    exporter.show(progress(counts=counts(updates=7)))
+    exporter.show(progress(counts=counts(updates=7)))
+    exporter.show(progress(counts=counts(updates=9, ages=[5, 3, 0, 0, 0, 0, 0, 0, 0, 2])))
     assert exporter.made["updates"].values[1:] == [7, 2]
     assert exporter.made["attempts_lost"].values == [4]
     ages = exporter.made["checkpoint_age_seconds"].values
@@ -253,9 +264,9 @@ HEALTHY = {
     'ray_discreteness_seeds{dataset="set",state="training"}': "2x300",
     'ray_discreteness_seeds{dataset="set",state="waiting"}': "5x300",
     'ray_discreteness_seeds{dataset="set",state="failed"}': "0x300",
-    'ray_discreteness_trainer_groups{dataset="set",state="training"}': "2x300",
-    'ray_discreteness_trainer_groups{dataset="set",state="waiting"}': "0x300",
-    'ray_discreteness_trainer_groups{dataset="set",state="given_up"}': "0x300",
+    'ray_discreteness_trainers{dataset="set",state="training"}': "2x300",
+    'ray_discreteness_trainers{dataset="set",state="waiting"}': "0x300",
+    'ray_discreteness_trainers{dataset="set",state="given_up"}': "0x300",
     'ray_discreteness_evaluators{dataset="set",state="missing"}': "0x300",
     'ray_object_store_memory{NodeAddress="n",Location="SPILLED"}': "0x300",
     'ray_object_store_memory{NodeAddress="n",Location="MMAP_SHM"}': "1000000x300",
@@ -268,8 +279,8 @@ CASES = {
     "TrainingStands": {"ray_discreteness_updates_total": "600x300"},
     "RunEndedUnfinished": {"_seeds{": "2x284 stale"},
     "NoCommit": {"ray_discreteness_rows_committed_total": "27x300"},
-    "GroupGivenUp": {'trainer_groups{dataset="set",state="given_up"}': "1x300"},
-    "GroupWaits": {'trainer_groups{dataset="set",state="waiting"}': "1x300"},
+    "TrainerGivenUp": {'trainers{dataset="set",state="given_up"}': "1x300"},
+    "TrainerWaits": {'trainers{dataset="set",state="waiting"}': "1x300"},
     "SeedFailed": {'state="failed"': "1x300"},
     # The first three of all: a counter that was not there before would have no increase.
     "AttemptsLost": {"attempts_lost": "0x285 1 2 3x20"},
@@ -280,7 +291,12 @@ CASES = {
     "ObjectStoreSpills": {"SPILLED": "5x300"},
     "DiskFills": {"disk_utilization": "91x300"},
     "NodeSilent": {"n:2": "0x300"},
-    "": {"_seeds{": "2x284 0x2 stale", "groups": "2x284 stale", "updates": "0+600x284 170400x15", "up{": "1x284 0x15"},
+    "": {
+        "_seeds{": "2x284 0x2 stale",
+        "trainers": "2x284 stale",
+        "updates": "0+600x284 170400x15",
+        "up{": "1x284 0x15",
+    },
 }
 """Alert -> how its run differs; it fires and no other does. Last: all is done, Ray has ended too, nothing fires."""
 

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from discreteness.service import progress as progress_module
 from discreteness.service.log import Log
-from discreteness.service.messages import Event, Running
+from discreteness.service.messages import Counts, Event, Running
 from discreteness.service.progress import LOG_INTERVAL_S, Reporter
 from tests.service.test_log import progress
+from tests.support.job_case import a_job
 from tests.support.plain_ray import Clock
 
 EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
@@ -18,7 +19,10 @@ EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=Simp
 
 def at(*steps):
     """Seeds in training at these steps."""
-    return [Running(seed=3 + i, attempt="a", group=f"trainer-{i}", step=step) for i, step in enumerate(steps)]
+    return [
+        Running(seed=3 + i, attempt="a", trainer=f"trainer-{i}", step=step, train_loss=None)
+        for i, step in enumerate(steps)
+    ]
 
 
 @pytest.fixture
@@ -35,9 +39,13 @@ def lines(capsys):
 
 def test_the_line_has_the_numbers_of_earlier_jobs_and_of_this_one(clock, capsys):
     with Log("text") as log:
-        reporter = Reporter(log, EXPERIMENT, num_done=2)
+        reporter = Reporter(log, a_job(EXPERIMENT, range(4)))
         clock.sleep(15)
-        reporter.show(progress(committed=1, training=at(12, 40), checkpoints=8, in_flight=3, in_flight_bytes=7_400_000))
+        reporter.show(
+            progress(
+                committed=1, training=at(12, 40), counts=Counts(checkpoints=8), in_flight=3, in_flight_bytes=7_400_000
+            )
+        )
         clock.sleep(15)
         reporter.show(progress(committed=1, training=[]))
     first, second = lines(capsys)
@@ -51,7 +59,7 @@ def test_the_line_has_the_numbers_of_earlier_jobs_and_of_this_one(clock, capsys)
 def test_the_time_left_counts_from_the_first_update_and_without_seeds_done_or_failed(clock, capsys):
     """20 updates at 100 s, 150 at 160 s: 13 in 6 s. Of six seeds one was done before and one is given up: 250 to go."""
     with Log("text") as log:
-        reporter = Reporter(log, EXPERIMENT, num_done=1)
+        reporter = Reporter(log, a_job(EXPERIMENT, range(5)))
         clock.sleep(90)
         reporter.show(progress(committed=0, training=at(0)))
         clock.sleep(10)
@@ -66,7 +74,7 @@ def test_the_time_left_counts_from_the_first_update_and_without_seeds_done_or_fa
 
 def test_where_nothing_is_a_terminal_a_line_comes_now_and_then(clock, capsys):
     with Log("text") as log:
-        reporter = Reporter(log, EXPERIMENT, num_done=0)
+        reporter = Reporter(log, a_job(EXPERIMENT, range(6)))
         for _ in range(41):
             reporter.show(progress())
             clock.sleep(LOG_INTERVAL_S / 4)
@@ -75,7 +83,7 @@ def test_where_nothing_is_a_terminal_a_line_comes_now_and_then(clock, capsys):
 
 def test_events_come_at_once_each_of_them_counted(clock, capsys):
     with Log("text") as log:
-        reporter = Reporter(log, EXPERIMENT, num_done=0)
+        reporter = Reporter(log, a_job(EXPERIMENT, range(6)))
         reporter.show(progress())
         reporter.show(progress(events=[Event(event="note", message=text) for text in ("one", "two")]))
         reporter.show(progress(events=[Event(event="note", message="three")]))
@@ -86,10 +94,10 @@ def test_events_come_at_once_each_of_them_counted(clock, capsys):
 def test_on_a_terminal_one_line_is_kept_up_to_date_until_it_is_closed(clock):
     with Log("text") as log:
         log.console = Console(file=io.StringIO(), force_terminal=True, width=300)
-        reporter = Reporter(log, EXPERIMENT, num_done=0)
-        reporter.show(progress(checkpoints=41))
+        reporter = Reporter(log, a_job(EXPERIMENT, range(6)))
+        reporter.show(progress(counts=Counts(checkpoints=41)))
         shown = reporter.status
-        reporter.show(progress(checkpoints=42))
+        reporter.show(progress(counts=Counts(checkpoints=42)))
         assert reporter.status is shown
         assert "checkpoints scored 42" in shown.status
         reporter.close()

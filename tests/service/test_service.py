@@ -78,8 +78,8 @@ def common(folder):
 
 
 def start(folder, name, *more, **environment):
-    """The service on this machine, one group of two workers and one evaluator, into the one dataset; where the machine
-    is so busy that Ray does not come up in its 30 s, given again, as the service says."""
+    """The service on this machine, one trainer of two workers and one evaluator, into the one dataset; where the
+    machine is so busy that Ray does not come up in its 30 s, given again, as the service says."""
     arguments = ["jobs/run_seeds.py", *common(folder), "--workers-per-trainer", 2, "--trainers", 1, "--evaluators", 1]
     arguments += ["--output", folder / "set", *more]
     for _ in range(RAY_TRIES):

@@ -1,4 +1,4 @@
-"""What a group's ranks do together: leases, votes, seeds one after another; whom they tell of what goes wrong."""
+"""What a trainer's ranks do together: leases, votes, seeds one after another; whom they tell of what goes wrong."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,17 +15,17 @@ from speedrun.tracks import tiny
 from speedrun.training import Checkpoint, SeedFailed
 
 from discreteness.experiment import documents
-from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import prepare
 from discreteness.scoring.comparison import first_difference
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.service import inline, publisher, trainer_worker
-from discreteness.service.messages import GroupSpec, Lease
+from discreteness.service.job import TrainerSpec
+from discreteness.service.messages import Lease
 from discreteness.service.timeouts import LEASE_POLL_S
-from discreteness.service.trainer_worker import HEARTBEAT_STEPS, train_group
+from discreteness.service.trainer_worker import HEARTBEAT_STEPS, train_seeds
 from tests.cluster.test_topology import experiment as planned
 from tests.support import gloo
 from tests.support.brief_track import write_shards
+from tests.support.job_case import a_job, prepared
 from tests.support.plain_ray import Actor, AtOnce, Clock, PlainRay
 
 LAST = tiny.schedule.last_step
@@ -46,13 +46,13 @@ class Dispatcher:
         self.no_from, self.accepts_s, self.finishes_s, self.lets_in = no_from, accepts_s, finishes_s, lets_in
         self.told, self.records, self.open = [], [], 0
 
-    def enter(self, group, node_id, end):
-        self.told.append(("enter", group, node_id))
+    def enter(self, trainer, node_id, end):
+        self.told.append(("enter", trainer, node_id))
         self.end = end
         return self.lets_in
 
-    def lease(self, group):
-        self.told.append(("lease", group))
+    def lease(self, trainer):
+        self.told.append(("lease", trainer))
         return self.leases.pop(0)
 
     def publish(self, header, references, records, expected, stall_s):
@@ -76,11 +76,11 @@ class Dispatcher:
     def fail(self, attempt, error):
         self.told.append(("fail", attempt, error))
 
-    def trouble(self, group, error):
-        self.told.append(("trouble", group, error))
+    def trouble(self, trainer, start, error):
+        self.told.append(("trouble", trainer, start, error))
 
-    def preempted(self, group):
-        self.told.append(("preempted", group))
+    def preempted(self, trainer):
+        self.told.append(("preempted", trainer))
 
     def of(self, *kinds):
         return [one for one in self.told if one[0] in kinds]
@@ -112,10 +112,10 @@ class WorkerRay(PlainRay):
 class Training:
     """Stands for the trainer: a checkpoint at each step that is asked for, without the work between."""
 
-    def __init__(self, group=None, fails=None):
-        self.model, self.group = MODEL, group
-        self.rank = dist.get_rank(group) if group else 0
-        self.world_size = dist.get_world_size(group) if group else 1
+    def __init__(self, process_group=None, fails=None):
+        self.model, self.process_group = MODEL, process_group
+        self.rank = dist.get_rank(process_group) if process_group else 0
+        self.world_size = dist.get_world_size(process_group) if process_group else 1
         self.fails = fails or {}
         self.did = []
 
@@ -142,7 +142,7 @@ def experiment(plan=FAR, world_size=1):
 
 @contextmanager
 def worker(clock, training, ray=None, build=None):
-    """train_group with plain objects where Ray, the shards and the trainer would be."""
+    """train_seeds with plain objects where Ray, the shards and the trainer would be."""
     with pytest.MonkeyPatch.context() as patch:
         ray = ray or WorkerRay(clock, training.rank)
         for module in (publisher, trainer_worker):
@@ -156,25 +156,22 @@ def worker(clock, training, ray=None, build=None):
 
 
 def spec_of(dispatcher, experiment, verify_every=0):
-    return GroupSpec(
+    return TrainerSpec(
         name="trainer-0",
         dispatcher=Actor(dispatcher),
-        experiment=experiment,
-        max_in_flight=8,
-        verify_every=verify_every,
-        use_gpu=False,
+        job=a_job(experiment, experiment.seeds, verify_every=verify_every),
     )
 
 
 def run(dispatcher, training, plan=FAR, ray=None, build=None):
     with worker(dispatcher.clock, training, ray, build):
-        train_group(spec_of(dispatcher, experiment(plan, training.world_size)))
+        train_seeds(spec_of(dispatcher, experiment(plan, training.world_size)))
 
 
 # ---- one rank ----
 
 
-def test_a_group_enters_trains_seed_after_seed_and_finishes_each_when_all_is_accepted():
+def test_a_trainer_enters_trains_seed_after_seed_and_finishes_each_when_all_is_accepted():
     clock = Clock()
     dispatcher, training = Dispatcher(clock, [lease(5), lease(7)], accepts_s=10, finishes_s=50), Training()
     run(dispatcher, training)
@@ -194,7 +191,7 @@ def test_a_group_enters_trains_seed_after_seed_and_finishes_each_when_all_is_acc
     ]
 
 
-def test_the_call_that_ends_a_silent_group_kills_its_rank_0():
+def test_the_call_that_ends_a_silent_trainer_kills_its_rank_0():
     clock = Clock()
     dispatcher, ray = Dispatcher(clock), WorkerRay(clock)
     run(dispatcher, Training(), ray=ray)
@@ -202,7 +199,7 @@ def test_the_call_that_ends_a_silent_group_kills_its_rank_0():
     assert ray.killed == ["worker 0"]
 
 
-def test_a_group_that_is_not_let_in_builds_and_asks_nothing():
+def test_a_trainer_that_is_not_let_in_builds_and_asks_nothing():
     dispatcher = Dispatcher(Clock(), [lease(5)], lets_in=False)
     training = Training()
     run(dispatcher, training)
@@ -235,7 +232,7 @@ def test_a_failed_seed_is_told_with_its_reason_and_the_next_one_is_trained():
     ]
 
 
-def test_any_other_error_is_told_with_its_rank_and_then_ends_the_group():
+def test_any_other_error_is_told_with_its_rank_and_then_ends_the_trainer():
     training = Training(fails={(5, 120): ZeroDivisionError("by nothing")})
     dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
     with pytest.raises(ZeroDivisionError):
@@ -245,7 +242,7 @@ def test_any_other_error_is_told_with_its_rank_and_then_ends_the_group():
     ]
 
 
-def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_group():
+def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_trainer():
     dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
     dispatcher.finish = lambda attempt, records, stall_s, library: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -262,14 +259,14 @@ def test_a_dispatcher_that_is_silent_holds_no_error_back():
     assert clock.now_s <= 60
 
 
-def test_what_keeps_a_group_from_its_first_lease_is_told_and_ends_it():
+def test_what_keeps_a_trainer_from_its_first_lease_is_told_and_ends_it():
     dispatcher = Dispatcher(Clock(), [lease(5)])
     with pytest.raises(ZeroDivisionError):
         run(dispatcher, Training(), build=lambda: 1 / 0)
-    assert dispatcher.told[1:] == [("trouble", "trainer-0", "rank 0: ZeroDivisionError: division by zero")]
+    assert dispatcher.told[1:] == [("trouble", "trainer-0", 1, "rank 0: ZeroDivisionError: division by zero")]
 
 
-def test_a_preempted_group_goes_on_with_its_seed_and_takes_no_other():
+def test_a_preempted_trainer_goes_on_with_its_seed_and_takes_no_other():
     clock = Clock()
     dispatcher, training = Dispatcher(clock, [lease(5), lease(7)]), Training()
     run(dispatcher, training, ray=WorkerRay(clock, notice=3))
@@ -280,7 +277,7 @@ def test_a_preempted_group_goes_on_with_its_seed_and_takes_no_other():
     assert dispatcher.told.index(("preempted", "trainer-0")) < dispatcher.told.index(("hear", lease(5).attempt, 150))
 
 
-def test_a_preempted_group_without_a_seed_takes_none():
+def test_a_preempted_trainer_without_a_seed_takes_none():
     clock = Clock()
     dispatcher = Dispatcher(clock, [lease(5)])
     run(dispatcher, Training(), ray=WorkerRay(clock, notice=0))
@@ -303,10 +300,9 @@ def test_an_attempt_that_is_refused_at_its_last_checkpoint_is_not_finished():
 
 def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, private_home):
     """With the real trainer, and a real evaluator where the dispatcher would ask one."""
-    config = RunConfig(
-        track="tests.support.brief_track:brief", data=str(write_shards(tmp_path)), checkpoints="every:1", val_tokens=0
-    )
-    brief_experiment = replace(prepare(config, config.track), documents=tuple(documents.built_in()[:3]))
+    settings = dict(track="tests.support.brief_track:brief", checkpoints="every:1", val_tokens=0)
+    whole = prepared(**settings, data=str(write_shards(tmp_path)))
+    brief_experiment = replace(whole, documents=tuple(documents.built_in()[:3]))
     evaluator = Evaluator(brief_experiment, "cpu")
     different, verified, clock = [], [], Clock()
 
@@ -323,7 +319,7 @@ def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, privat
         for module in (publisher, trainer_worker):
             patch.setattr(module, "ray", WorkerRay(clock))
         torch.set_num_threads(3)
-        train_group(spec_of(dispatcher, brief_experiment, verify_every=2))
+        train_seeds(spec_of(dispatcher, brief_experiment, verify_every=2))
     assert torch.get_num_threads() == 1  # else sums are taken in another order on each machine
     assert different == [None] * 6
     assert [step for step, _ in verified] == [0, 2, 4, 0, 2, 4]
@@ -336,7 +332,7 @@ def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, privat
 # ---- two ranks ----
 
 
-def together(group, scenario):
+def together(process_group, scenario):
     """What a scenario gives on this rank, its collectives, and its error if it has one."""
     small = dist.new_group(timeout=timedelta(seconds=60))
     result, error = {}, ""
@@ -345,11 +341,11 @@ def together(group, scenario):
             scenario(small, result)
     except Exception as wrong:
         error = f"{type(wrong).__name__}: {wrong}"
-    dist.barrier(group)
+    dist.barrier(process_group)
     return result | {"entered": entered, "error": error}
 
 
-def leases_of_two(group, result):
+def leases_of_two(process_group, result):
     """Two leases after a wait, the second of an attempt and a seed as large as they get."""
     given = [
         Lease(order="wait"),
@@ -358,17 +354,17 @@ def leases_of_two(group, result):
         Lease(order="train", seed=2**31, attempt="ffffffffffff", next_seed=-1),
         Lease(order="stop"),
     ]
-    rank, clock = dist.get_rank(group), Clock()
+    rank, clock = dist.get_rank(process_group), Clock()
     dispatcher = Dispatcher(clock, given if rank == 0 else [])
-    with worker(clock, Training(group)):
+    with worker(clock, Training(process_group)):
         spec = spec_of(dispatcher, experiment())
         got = []
-        while (one := trainer_worker._next_lease(spec, rank, group)) is not None:
+        while (one := trainer_worker._next_lease(spec, rank, process_group)) is not None:
             got.append([one.order, one.seed, one.attempt, one.next_seed])
     result |= {"leases": got, "asked": len(dispatcher.of("lease"))}
 
 
-def votes_of_two(group, result):
+def votes_of_two(process_group, result):
     """When six checkpoints stop, where rank r says yes at checkpoint yes[r] (None: never) and at all later ones."""
     for name, yes in {
         "nobody": (None, None),
@@ -378,7 +374,7 @@ def votes_of_two(group, result):
         "rank 1 last": (None, 5),
         "after the last": (None, 6),
     }.items():
-        votes, mine = trainer_worker._Votes(group), yes[dist.get_rank(group)]
+        votes, mine = trainer_worker._Votes(process_group), yes[dist.get_rank(process_group)]
         stopped = None
         for number in range(6):
             if votes.stop(mine is not None and number >= mine):
@@ -387,26 +383,28 @@ def votes_of_two(group, result):
         result[name] = [stopped, votes.now(mine == 6)]
 
 
-def announcements_of_two(group, result):
+def announcements_of_two(process_group, result):
     """What rank 0 of an inline run says; rank 1's own number is not heard."""
-    trainer = SimpleNamespace(group=group, device="cpu")
-    mine = (3, 2**31, -1) if dist.get_rank(group) == 0 else (0, 0, 0)
+    trainer = SimpleNamespace(process_group=process_group, device="cpu")
+    mine = (3, 2**31, -1) if dist.get_rank(process_group) == 0 else (0, 0, 0)
     result["seeds"] = [inline._announce(trainer, seed) for seed in mine]
 
 
-def seeds_of_two(group, result, *, refuses=None, no_from=None, notice=None, fails=None, broken=None, lets_in=True):
+def seeds_of_two(
+    process_group, result, *, refuses=None, no_from=None, notice=None, fails=None, broken=None, lets_in=True
+):
     """The whole loop on two ranks, each with a dispatcher of its own; that of rank `refuses` says no."""
-    rank, clock = dist.get_rank(group), Clock()
+    rank, clock = dist.get_rank(process_group), Clock()
     given = [lease(5, next_seed=7), lease(7)] if rank == 0 else []
     no_from = no_from if rank == refuses else None
     accepts_s = 0 if no_from == 120 else 20
     dispatcher = Dispatcher(
         clock, given, no_from=no_from, accepts_s=accepts_s, finishes_s=2.5 * LEASE_POLL_S, lets_in=lets_in
     )
-    training = Training(group, fails={(5, 120): SeedFailed("nan")} if fails else {})
+    training = Training(process_group, fails={(5, 120): SeedFailed("nan")} if fails else {})
     if rank == broken:
         training.fails[5, 120] = ZeroDivisionError("by nothing")
-    world, dist.group.WORLD = dist.group.WORLD, group
+    world, dist.group.WORLD = dist.group.WORLD, process_group
     try:
         run(dispatcher, training, ray=WorkerRay(clock, rank, notice))
     finally:
@@ -414,7 +412,7 @@ def seeds_of_two(group, result, *, refuses=None, no_from=None, notice=None, fail
         result |= {"told": dispatcher.told, "did": training.did, "records": dispatcher.records}
 
 
-def two_ranks(group):
+def two_ranks(process_group):
     torch.set_num_threads(1)
     settings = {
         "seeds": {},
@@ -427,9 +425,11 @@ def two_ranks(group):
         "not let in": {"lets_in": False},
     }
     parts = {"leases": leases_of_two, "votes": votes_of_two, "announcements": announcements_of_two}
-    results = {name: together(group, scenario) for name, scenario in parts.items()}
+    results = {name: together(process_group, scenario) for name, scenario in parts.items()}
     for name, changes in settings.items():
-        results[name] = together(group, lambda small, result, changes=changes: seeds_of_two(small, result, **changes))
+        results[name] = together(
+            process_group, lambda small, result, changes=changes: seeds_of_two(small, result, **changes)
+        )
     return results
 
 
@@ -537,14 +537,14 @@ def test_an_error_is_told_by_the_rank_that_has_it(both):
     assert "OutOfStep" in first["error"]  # where there is Ray Train, it ends the other ranks
 
 
-def test_both_ranks_of_a_preempted_group_leave_after_their_seed_and_rank_0_says_so(both):
+def test_both_ranks_of_a_preempted_trainer_leave_after_their_seed_and_rank_0_says_so(both):
     first, second = both["the machine goes"]
     assert first["did"] == second["did"] == [("prepare", 7), ("trained", 5)]
     assert len(told(first, "lease")) == 1
     assert told(first, "preempted") and not told(second, "preempted")
 
 
-def test_both_ranks_of_a_group_that_is_not_let_in_leave(both):
+def test_both_ranks_of_a_trainer_that_is_not_let_in_leave(both):
     first, second = both["not let in"]
     assert first["did"] == second["did"] == []
     assert (len(first["told"]), second["told"]) == (1, [])

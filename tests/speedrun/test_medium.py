@@ -12,8 +12,8 @@ from speedrun.training import Trainer
 from discreteness.cli.dataset_commands import Rescore
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.verify import verify
-from discreteness.experiment.config import RunConfig
 from discreteness.service.inline import run_inline
+from tests.support.job_case import job_config
 from tests.support.quick_track import quick_medium
 
 TRACK = "tests.support.quick_track:quick_medium"
@@ -93,7 +93,7 @@ def test_losses_from_bytes_are_those_of_the_loop(tmp_path, capsys):
     folder.mkdir()
     for name, text in {"a": "The sun comes up.", "b": "one two three four five six"}.items():
         (folder / f"{name}.txt").write_text(text)
-    config = RunConfig(
+    config = job_config(
         track=TRACK,
         seeds="0",
         checkpoints=f"0,3,6,12,{LAST}",

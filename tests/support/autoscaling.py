@@ -1,4 +1,4 @@
-"""an autoscaler's configuration + trainer groups that wait -> the nodes that Ray's own scheduler would start."""
+"""an autoscaler's configuration + trainers that wait -> the nodes that Ray's own scheduler would start."""
 
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -6,25 +6,25 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from discreteness.cluster.topology import Topology
-from discreteness.service.trainer_groups import scaling
+from discreteness.service.trainers import scaling
 
 
-def planned_nodes(configuration, num_groups, workers, gpu_type=None):
-    """({node type: how many}, how many groups get no place). Nothing runs yet; the requests are those of a real run."""
+def planned_nodes(configuration, num_trainers, workers, gpu_type=None):
+    """({node type: how many}, how many trainers get no place). The requests are those of a real run."""
     config = AutoscalingConfig(configuration, skip_content_hash=True)
     request = SchedulingRequest(
         disable_launch_config_check=True,
         node_type_configs=config.get_node_type_configs(),
         max_num_nodes=config.get_max_num_nodes(),
-        gang_resource_requests=[_group(number, workers, gpu_type) for number in range(num_groups)],
+        gang_resource_requests=[_trainer(number, workers, gpu_type) for number in range(num_trainers)],
     )
     reply = ResourceDemandScheduler().schedule(request)
     started = {launch.instance_type: launch.count for launch in reply.to_launch}
     return started, len(reply.infeasible_gang_resource_requests)
 
 
-def _group(number, workers, gpu_type):
-    """What Ray's autoscaler is told of one group: a STRICT_PACK placement group is a gang that wants to be together."""
+def _trainer(number, workers, gpu_type):
+    """What Ray's autoscaler is told of one trainer: a STRICT_PACK placement group wants to be together."""
     place = scaling(
         Topology(
             trainers=1,
@@ -33,6 +33,7 @@ def _group(number, workers, gpu_type):
             evaluators=workers,
             gpus_per_evaluator=0.1,
             declared_cpus=workers,
+            gpu_types=frozenset(),
             checkpoint_bytes=0,
             rows=0,
             dataset_bytes=0,

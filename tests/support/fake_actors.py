@@ -17,6 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 
 from discreteness.service import dispatcher as dispatcher_module
 from discreteness.service import evaluator_pool as pool_module
+from discreteness.service import ledger as ledger_module
 from discreteness.service.evaluator_pool import EvaluatorPool
 
 HERE, THERE, ELSEWHERE = "a" * 56, "b" * 56, "c" * 56
@@ -251,24 +252,25 @@ class FakeRay:
                 patch.object(pool_module, "ray", self),
                 patch.object(pool_module, "time", clock),
                 patch.object(dispatcher_module, "time", clock),
+                patch.object(ledger_module, "time", clock),
             ):
                 return runner.run(scenario)
 
 
 def a_pool(
     script: Script,
-    groups: dict[str, str] | None = None,
+    trainers: dict[str, str] | None = None,
     num_evaluators: int = 1,
     num_gpus_each: float = 0.0,
-    num_groups: int | None = None,
+    num_trainers: int | None = None,
 ) -> EvaluatorPool:
-    """A pool of evaluators that follow the script. `groups`: name -> node of those that have their place."""
-    groups = {"g": HERE} if groups is None else groups
-    pool = EvaluatorPool(script, num_evaluators, num_groups or len(groups), num_gpus_each, evaluator=FakeEvaluator)
+    """A pool of evaluators that follow the script. `trainers`: name -> node of those that have their place."""
+    trainers = {"g": HERE} if trainers is None else trainers
+    pool = EvaluatorPool(script, num_evaluators, num_trainers or len(trainers), num_gpus_each, evaluator=FakeEvaluator)
     pool.events = []
     pool.on_event = pool.events.append
-    for group, node in groups.items():
-        pool.place_beside(group, node)
+    for trainer, node in trainers.items():
+        pool.place_beside(trainer, node)
     return pool
 
 
