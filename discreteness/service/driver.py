@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from discreteness.cluster.hardware import peak_flop_s
 from discreteness.cluster.machines import Cluster, find_cluster, start_local
 from discreteness.cluster.topology import Topology, choose
 from discreteness.dataset.lock import DatasetLock, LockLost
@@ -21,7 +22,6 @@ from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
-from discreteness.service.flops import peak_flop_s
 from discreteness.service.log import Log, last_line
 from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter

@@ -35,6 +35,7 @@ LEFT_OUT = {
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
     "scoring/comparison": "compares two scores of the same weights, and changes neither",
     "cluster/estimate": "plans",
+    "cluster/hardware": "tables for plans and for what people read",
     "cluster/topology": "plans",
     "cluster/machines": "finds machines",
     "service/trainer_groups": "starts processes",
