@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from speedrun.execution import one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
-from speedrun.schedules import final_validation_state
+from speedrun.schedules import validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 from speedrun.validation import Validator
 
@@ -135,8 +135,7 @@ class _Rows:
         if checkpoint.step in self.experiment.kept_steps:
             self._keep(checkpoint)
         if self.validator and checkpoint.step in self.experiment.validation_steps:
-            last = checkpoint.step == self.experiment.track.schedule.last_step
-            state = final_validation_state(self.experiment.track) if last else checkpoint.state
+            state = validation_state(self.experiment.track, checkpoint.step, checkpoint.state)
             means = [self.validator.chunk_loss(i, state) for i in range(len(self.validator.chunks))]
             self.curve.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
 

@@ -122,9 +122,13 @@ def forward_state(track: Track, step: int) -> ForwardState:
     )
 
 
-def final_validation_state(track: Track) -> ForwardState:
-    """State of the last validation: the last step's with a still longer window, with no YaRN update."""
-    state = forward_state(track, track.schedule.last_step)
+def validation_state(track: Track, step: int, state: ForwardState) -> ForwardState:
+    """State in which weights of `step` updates are validated, whose own is `state`.
+
+    It is their own, except at the last step: there the long window is wider than any in training, with no YaRN update.
+    """
+    if step < track.schedule.last_step:
+        return state
     window = track.model.window_block * track.schedule.final_validation_window_blocks
     return dataclasses.replace(state, long_window=window)
 

@@ -27,9 +27,9 @@ from speedrun.schedules import (
     NUM_TARGETS,
     ForwardState,
     StepSettings,
-    final_validation_state,
     forward_state,
     step_settings,
+    validation_state,
 )
 from speedrun.tracks import Track
 from speedrun.validation import Validator
@@ -137,8 +137,8 @@ class Trainer:
             state = forward_state(self.track, step)
             if validate and (step % self.track.validate_every == 0 or last):
                 meter.pause()
-                val_state = final_validation_state(self.track) if last else state
-                meter.note({"step": step, "val_loss": self.validation_loss(val_state)})
+                loss = self.validation_loss(validation_state(self.track, step, state))
+                meter.note({"step": step, "val_loss": loss})
             if step in planned:
                 records = meter.fetch(everything=last)
                 if failed := next((r for r in records if not math.isfinite(r.get("train_loss", 0.0))), None):
