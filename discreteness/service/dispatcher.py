@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.dataset.attempt_rows import AttemptRows
+from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.runs_file import Library
-from discreteness.dataset.writer import ATTEMPT_LOST, AttemptRows, DatasetWriter
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.comparison import first_difference
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, EvaluatorPool

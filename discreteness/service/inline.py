@@ -22,8 +22,10 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cluster.estimate import inline_report
+from discreteness.dataset.attempt_rows import AttemptRows
+from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
-from discreteness.dataset.writer import ATTEMPT_LOST, AttemptRows, DatasetWriter
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.scoring.scorer import Scorer

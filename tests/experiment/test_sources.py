@@ -42,6 +42,7 @@ LEFT_OUT = {
     "service/dispatcher": "hands on references and rows by attempt and step, and never looks into one",
     "service/evaluator_pool": "hands on references and losses, and never looks into one",
     "dataset/paths": "names of files",
+    "dataset/event_log": "what happened, for people; no loss is in it",
     "dataset/storage": "moves bytes",
     "dataset/lock": "one driver at a time",
     "service/messages": "what processes tell each other",
