@@ -1,4 +1,4 @@
-"""this machine or cluster + what a run would use -> one line a check: ok, warning or problem, and the way on."""
+"""this machine or cluster + what a run would use -> one line per check: ok, warning or problem, and what to do."""
 
 import os
 import shutil

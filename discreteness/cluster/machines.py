@@ -1,4 +1,4 @@
-"""environment -> the machines there are, and a Ray connection to them."""
+"""The machines of a run: this one, or those of the cluster that RAY_ADDRESS names, and the connection to Ray."""
 
 import logging
 import os

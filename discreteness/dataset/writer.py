@@ -1,7 +1,11 @@
-"""losses of a finished attempt -> a committed seed: one file that appears whole.
+"""The writer of a dataset: the losses of a finished attempt become a committed seed, one file that appears whole.
 
-The layout is one directory or prefix (docs/dataset.md has all its names).
-A seed is done when its file in losses/ has a valid footer; nothing else decides.
+- A seed is done when its file in losses/ has a valid footer; nothing else decides.
+- Its file in runs/ is written before that, so a committed seed always has both.
+- Losses that are incomplete or not finite are refused, and so is a second attempt at a committed seed.
+- The log and the rows of seeds in training are best effort.
+
+All names of the layout, which is one directory or prefix, are in docs/dataset.md.
 """
 
 import dataclasses

@@ -1,4 +1,8 @@
-"""checkpoint bytes -> losses: one model, loaded again and again. Plain; the pool makes it an actor."""
+"""An evaluator: one model, into which checkpoints are loaded one after another to be scored and validated.
+
+- Checkpoints are scored in the order in which they came, each with its own weights; two threads may call.
+- The class is plain and knows no Ray: the pool makes it an actor.
+"""
 
 import os
 import threading

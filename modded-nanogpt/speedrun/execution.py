@@ -1,6 +1,7 @@
-"""device + wishes -> how the arithmetic of a run is done, which decides bits but not mathematics.
+"""Execution: how the arithmetic of a run is done, which decides bits but not mathematics.
 
-torch is imported where something is decided: processes that only pass a decision on do without it.
+- A resolved value follows from the wishes, the track and the kind of device alone, so it is equal on every machine.
+- torch is imported only where something is decided: processes that merely pass a decision on do without it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""schedule + step -> settings of the update and state of the forward pass.
+"""track + step -> settings of the update, and state of the forward pass in training and in validation.
 
-Pure functions: any step can be asked at any time, and nothing has to be rewound for the next seed.
+These are pure functions: any step can be asked for at any time, and nothing has to be rewound for the next seed.
 """
 
 import dataclasses

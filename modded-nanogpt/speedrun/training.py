@@ -1,7 +1,8 @@
-"""track + seed + planned steps -> a checkpoint at each of them, on every rank.
+"""The trainer: one model on the ranks of a process group, which trains seed after seed and yields its checkpoints.
 
-One `Trainer` is built once (parameters, optimizer state, compiled graphs) and then trains any number of seeds one
-after another in place; a step is: schedules, validation, checkpoint, update.
+- It is built once (parameters, optimizer state, compiled graphs) and then trains any number of seeds in place.
+- A step is: schedules, validation, checkpoint, update.
+- A seed's weights do not depend on the seeds trained before it; on a GPU, as `Execution.deterministic` says.
 """
 
 import math

@@ -1,10 +1,12 @@
-"""losses of some tokens at every step of some seeds <-> one Parquet file of which each page can be read alone.
+"""losses of some tokens at every step of some seeds <-> one Parquet file, each page of which can be read alone.
 
-A row is one loss: doc_id, token_index, step, seed, loss; sorted by these, nothing left out, so that the place of a loss
-is a matter of counting. Any Parquet reader reads the file. A page is some whole steps of one token, its losses' bytes
-split into four streams and compressed with zstd. Where the pages are is said twice: in their headers, as Parquet does,
-and in an index of ours, which lies between the file's first four bytes and its first row group, where one small read
-at a place known before finds all that a question needs.
+- A row is one loss: doc_id, token_index, step, seed, loss. Rows are sorted by these columns and none is left out, so
+  the place of a loss is found by counting. Any Parquet reader can read the file.
+- A page holds one token's losses for a few consecutive steps. Their bytes are split into four streams, which are
+  compressed with zstd.
+- The places of the pages are stored twice: in the page headers, as in any Parquet file, and in an index of ours between
+  the file's first four bytes and its first row group. There, one small read at a known place finds all that a
+  question needs.
 """
 
 import io

@@ -1,8 +1,10 @@
-"""packed tokens + schedule state -> training loss, or the loss of every token.
+"""The network of the modded-nanogpt records (SPEEDRUN 1 and 11): packed tokens to a loss, summed or of every token.
+
+- Layer roles come from the configuration; parameter names are those of the records' state dicts.
+- All parameters of a dtype lie in one buffer, so a checkpoint is a few copies.
+- The graph knows no schedule: what a step changes comes as tensors, in a `Stage`.
 
 Shape legend: T packed tokens, D model width, H heads, d head width, V rows of a token table, B documents.
-The network of the modded-nanogpt records (SPEEDRUN 1 and 11). Layer roles come from the configuration; parameter
-names are those of the records' state dicts.
 """
 
 from collections.abc import Iterable, Sequence

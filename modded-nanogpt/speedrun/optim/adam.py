@@ -1,4 +1,7 @@
-"""gradients of tables, gates and scalars -> their next weights: Adam with cautious decay, rows by rank."""
+"""Adam for tables, gates and scalars, with cautious weight decay; the rows of a table are shared among the ranks.
+
+Adam: Kingma and Ba, arXiv 1412.6980. Cautious decay: arXiv 2510.12402.
+"""
 
 import math
 from collections.abc import Callable

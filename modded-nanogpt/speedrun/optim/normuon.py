@@ -1,7 +1,8 @@
-"""gradients of the weight matrices -> orthogonalised, row-normalised updates (NorMuon).
+"""NorMuon: orthogonalised, row-normalised updates of the weight matrices, each matrix on the rank that owns it.
 
-Muon (kellerjordan.github.io/posts/muon) with Polar Express (arXiv 2505.16932), the row normalisation of
-NorMuon (arXiv 2510.05491) and cautious weight decay (arXiv 2510.12402), as in the modded-nanogpt records.
+An update, in order: Nesterov's mix of the momentum (Muon, kellerjordan.github.io/posts/muon), Polar Express (arXiv
+2505.16932), row normalisation (NorMuon, arXiv 2510.05491), cautious weight decay (arXiv 2510.12402); all as in the
+modded-nanogpt records. It does not depend on which rank owns a matrix.
 Shape legend: n matrices of R rows and C columns.
 """
 
