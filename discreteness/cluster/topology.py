@@ -46,6 +46,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     """ValueError names what is asked and what exists: a GPU type for CPUs, a group that no machine holds, a bound that
     one object store cannot.
     """
+    # How many groups each machine could hold. A group lies on one machine.
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
     if config.gpu_type and not use_gpu:
@@ -58,6 +59,8 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
             f"--track {experiment.track.name}: no machine has {workers} {kind}, the cluster has {cluster.describe()}; "
             "with --trainers N the groups wait for an autoscaler to bring them"
         )
+    # Trainers and evaluators: those asked for, else as many groups as fit and there are seeds, and evaluators on the
+    # trainers' devices unless each is to have its own GPU.
     fits = sum(room[node] for node in cluster.nodes)
     evaluators = config.evaluators or 0
     own_gpus = use_gpu and config.evaluator_gpus == 1
@@ -66,6 +69,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         fits = min(fits, _left_beside(evaluators, workers, config.trainers, cluster))
     trainers = config.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
+    # Whether the checkpoints in flight fit into the object store of a machine that holds its share of the groups.
     layout = layout_of(experiment)
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(config.max_in_flight, workers) * checkpoint_bytes
@@ -81,6 +85,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
             f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
+    # The report: what `--dry-run` prints and a job logs.
     seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, config, workers)
     dataset_bytes = count_dataset_bytes(experiment, layout)
     rounds = -(-len(experiment.seeds) // trainers)

@@ -136,7 +136,7 @@ def validation_state(track: Track, step: int, state: ForwardState) -> ForwardSta
 def widen(
     frequencies: tuple[float, ...], scale: float, old_window: int, new_window: int
 ) -> tuple[tuple[float, ...], float]:
-    """YaRN (arXiv 2309.00071) when the long window grows from one number of tokens to another.
+    """YaRN (Peng et al. 2023, arXiv 2309.00071) when the long window grows from one number of tokens to another.
 
     Frequencies that turn often within the old window stay, slow ones are interpolated; the scale grows.
     """

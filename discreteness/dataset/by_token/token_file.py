@@ -65,12 +65,15 @@ def token_file(
     page_steps: int,
 ) -> pa.Buffer:
     """Parquet file of losses float32 (tokens, steps, seeds); `doc_ids` and `token_indices` int32 (tokens,)."""
+    # Sizes: row groups hold whole tokens, pages whole steps of one token, the last page of a token what is left.
     num_tokens, rows_per_token = len(losses), len(steps) * len(seeds)
     tokens_per_group = max(1, ROW_GROUP_LOSSES // rows_per_token)
     index = np.zeros(num_tokens, index_rows(len(steps), page_steps))
     last_page_steps = len(steps) - page_steps * (index["pages"].shape[1] - 1)
+    # Columns that every token repeats.
     step_column = np.repeat(np.array(steps, np.int32), len(seeds))
     seed_column = np.tile(np.array(seeds, np.int32), len(steps))
+    # The file: room for the index, then the row groups. Parquet's writer splits and compresses the pages.
     content = io.BytesIO()
     sink = pa.PythonFile(content, "w")  # counts what is written through it, the index too
     with pq.ParquetWriter(
@@ -96,6 +99,7 @@ def token_file(
                 pa.chunked_array([pa.array(token) for token in some]),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=TOKENS), row_group_size=some.size)
+    # The index, filled in once it is known where the pages are.
     with content.getbuffer() as view:
         index["pages"] = np.array(pages_of_last_column(view), PAGE).reshape(num_tokens, -1)
         for token, row in enumerate(index):
@@ -118,11 +122,13 @@ class TokenFile:
 
     def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """float32 (tokens, steps, all seeds) at these places along the file's axes."""
+        # Ascending places, each once, are read; any others are picked out of those.
         for places, axis in (tokens, 0), (steps, 1):
             if not (np.diff(places) > 0).all():
                 wanted, inverse = np.unique(places, return_inverse=True)
                 found = self.losses(*((wanted, steps) if axis == 0 else (tokens, wanted)))
                 return found.take(inverse, axis)
+        # Which pages hold the steps, and for each of them which of its steps go where in the answer.
         found = np.empty((len(tokens), len(steps), self.shape[2]), np.float32)
         pages, begins = np.unique(steps // self.page_steps, return_index=True)
         ends = np.append(begins[1:], len(steps))
@@ -147,6 +153,7 @@ class TokenFile:
         Frames of zstd one after another are decompressed by one call: pyarrow makes a context for each, which takes
         longer than most pages.
         """
+        # Read: the compressed pages of all tokens, one after another, by their places in the index.
         index = self._pages(tokens)[:, pages].reshape(-1)
         ranges = list(zip(index["offset"].tolist(), index["num_bytes"].tolist(), strict=True))
         frames = self.storage.read_ranges(self.name, ranges)
@@ -154,12 +161,15 @@ class TokenFile:
         places = ((token, *span) for token in found for span in spans)
         num_seeds = self.shape[2]
         while batch := list(islice(frames, PAGES_AT_ONCE)):
+            # Check: no page that is not as it was written.
             for frame, (crc32, (token, page)) in zip(batch, expected, strict=False):
                 if zlib.crc32(frame) != crc32:
                     raise self._damaged(f"CRC of page {page} of token {token}")
+            # Decompress a few pages together.
             here = list(islice(places, len(batch)))
             num_bytes = 4 * num_seeds * sum(count for *_, count in here)
             content = np.frombuffer(self.codec.decompress(b"".join(batch), num_bytes), np.uint8)
+            # Put each page's four streams of bytes, and of them the steps that are asked for, back into floats.
             at = 0
             for token, to, which, count in here:
                 streams = content[at : at + 4 * count * num_seeds].reshape(4, count, num_seeds)

@@ -44,8 +44,10 @@ def adam_update(
     """
     wide = torch.promote_types(p.dtype, torch.float32)
     old, gradient = p.to(wide), gradient.to(wide)
+    # First and second moment.
     m += (gradient - m) * share1
     v += (gradient.square() - v) * share2
+    # The update, and cautious decay in one subtraction.
     u = m.to(wide) / (v.to(wide).sqrt() + eps) * rate
     p.copy_(old - u - old * decay * (u * old > 0))
 
