@@ -239,7 +239,7 @@ class _Stack:
         torch.stack(self.own + [self.padding] * (self.chunk - len(self.own)), out=own)
         # Polar Express (arXiv 2505.16932): singular values near 1.
         o = iterate(x, self.symmetric_kernels)
-        # Row normalisation (arXiv 2510.05491), cautious decay (arXiv 2510.12402), in a float32 master where there is one.
+        # Row normalisation (arXiv 2510.05491), cautious decay (arXiv 2510.12402), in a float32 master if any.
         lr = self.setting(lr_multiplier)
         self.move(own, self.tails, o, self.row_moments, self.eta, self.delta, self.beta2, lr)
         return self.ranks.gather_rows(weights)
