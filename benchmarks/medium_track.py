@@ -29,8 +29,9 @@ from speedrun.tracks import Track, track
 from speedrun.training import Trainer
 from training_speed import step_flops, synchronize
 
-from discreteness.service.flops import PEAK_FLOP_S
+from discreteness.cluster.hardware import peak_flop_s
 
+H100_FLOP_S = peak_flop_s({"H100"})
 RECORD_MS = {
     "small": {0: 33.4, 600: 61.1, 1200: 87.5},
     "medium": {0: 72.2, 392: 129.2, 784: 189.1, 1175: 246.6, 3134: 250.2},
@@ -58,7 +59,7 @@ class Row:
             f"{self.track.name:12} {self.first:5} {settings.batch_tokens:8} "
             f"{state.short_window:5}/{state.long_window:<5}"
             f"{ms:9.1f} {self.even_ms:9.1f} {self.odd_ms:9.1f} {share} {settings.batch_tokens / ms:9.0f}"
-            f" {100 * step_flops(self.track, self.first) / (ms / 1000) / PEAK_FLOP_S['H100']:6.1f} {self.peak_gib:9.1f}"
+            f" {100 * step_flops(self.track, self.first) / (ms / 1000) / H100_FLOP_S:6.1f} {self.peak_gib:9.1f}"
         )
 
 

@@ -21,8 +21,10 @@ from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 from speedrun.training import Trainer
 
-from discreteness.service.flops import PEAK_FLOP_S, flop_per_token
+from discreteness.cluster.hardware import peak_flop_s
+from discreteness.service.flops import flop_per_token
 
+H100_FLOP_S = peak_flop_s({"H100"})
 REFERENCE_MS = {131072: 233, 262144: 455, 393216: 670}
 """The specification's original program on one H200: torch 2.11, world size 1, 8 accumulation steps."""
 STAGE_STARTS = (0, 60, 120)  # of 180 scheduled steps
@@ -119,7 +121,7 @@ def report(figures: dict, track: Track) -> None:
         row = f"{name:14}"
         for (tokens, reference_ms), first in zip(REFERENCE_MS.items(), STAGE_STARTS, strict=True):
             ms = statistics.median(figure["ms"][tokens])
-            utilisation = step_flops(track, first) / (ms / 1000) / PEAK_FLOP_S["H100"]
+            utilisation = step_flops(track, first) / (ms / 1000) / H100_FLOP_S
             row += f"{ms:9.1f} {ms / reference_ms:5.3f}x {100 * utilisation:5.1f} %"
         print(row + f"{figure['peak_gb']:20.1f}")
 

@@ -72,8 +72,8 @@ class Mute(Ranks):
 class Listening(Ranks):
     """Sends, and remembers what was sent as (method, tensors)."""
 
-    def __init__(self, group: dist.ProcessGroup | None):
-        super().__init__(group)
+    def __init__(self, process_group: dist.ProcessGroup | None):
+        super().__init__(process_group)
         self.sent: list[tuple[str, torch.Tensor | list[torch.Tensor]]] = []
 
     def mean_rows(self, whole: torch.Tensor) -> Collective[torch.Tensor]:
@@ -122,8 +122,8 @@ def main() -> None:
     if recipe.data.made_on_first_use:
         root = default_data_root()
         ensure_tiny_corpus(root)
-    device, group = join(recipe)
-    rank, size = (dist.get_rank(), dist.get_world_size()) if group else (0, 1)
+    device, process_group = join(recipe)
+    rank, size = (dist.get_rank(), dist.get_world_size()) if process_group else (0, 1)
     there = next(step for step in stage_starts(recipe) if step)
     if arguments.steps > there:
         raise SystemExit(
@@ -136,14 +136,14 @@ def main() -> None:
         clear()
         alone = measure(recipe, root, device, None, arguments)
         clear()
-    if group:
+    if process_group:
         dist.all_reduce(torch.zeros(1))  # on the host: the others' GPUs stay idle
-        together = measure(recipe, root, device, group, arguments)
+        together = measure(recipe, root, device, process_group, arguments)
     inside = True
     if rank == 0:
         report(recipe, size, alone, together)
         inside = report_losses(size, rounding, alone, together)
-    if group:
+    if process_group:
         dist.destroy_process_group()
     sys.exit(0 if inside else 1)
 
@@ -172,11 +172,15 @@ def losses_slot_by_slot(recipe: Track, root: Path, device: torch.device, steps: 
 
 
 def measure(
-    recipe: Track, root: Path, device: torch.device, group: dist.ProcessGroup | None, arguments: argparse.Namespace
+    recipe: Track,
+    root: Path,
+    device: torch.device,
+    process_group: dist.ProcessGroup | None,
+    arguments: argparse.Namespace,
 ) -> Measured:
-    """All figures of one trainer. Collective over `group`."""
+    """All figures of one trainer. Collective over `process_group`."""
     began_s = time.perf_counter()
-    trainer = Trainer(recipe, root, device, group)
+    trainer = Trainer(recipe, root, device, process_group)
     synchronize()
     build_s = time.perf_counter() - began_s
     found = Measured(build_s, first_losses(trainer, arguments.steps), {}, 0.0)
@@ -185,13 +189,13 @@ def measure(
     for _ in range(arguments.rounds):
         for first in firsts:
             stage = found.stages.setdefault(first, Stage())
-            stage.all.append(slowest(fresh_block_ms(trainer, weights, first, arguments.block), group))
-            if group:
-                with ranks_of(trainer, Mute(group)):
-                    stage.mute.append(slowest(fresh_block_ms(trainer, weights, first, arguments.block), group))
-    found.peak_gib = slowest(peak_gib(), group)
-    if group:
-        found.alone_ms, found.sent_mb = messages_alone(trainer, group)
+            stage.all.append(slowest(fresh_block_ms(trainer, weights, first, arguments.block), process_group))
+            if process_group:
+                with ranks_of(trainer, Mute(process_group)):
+                    stage.mute.append(slowest(fresh_block_ms(trainer, weights, first, arguments.block), process_group))
+    found.peak_gib = slowest(peak_gib(), process_group)
+    if process_group:
+        found.alone_ms, found.sent_mb = messages_alone(trainer, process_group)
     trainer.batches.close()
     return found
 
@@ -216,9 +220,9 @@ def fresh_block_ms(trainer: Trainer, weights: dict[str, torch.Tensor], first: in
     return block_ms(trainer, trainer.track, first, steps)
 
 
-def messages_alone(trainer: Trainer, group: dist.ProcessGroup) -> tuple[float, float]:
+def messages_alone(trainer: Trainer, process_group: dist.ProcessGroup) -> tuple[float, float]:
     """Milliseconds and megabytes of an update's messages, mean of an even and an odd one."""
-    listening = Listening(group)
+    listening = Listening(process_group)
     trainer.batches.start(0)
     with ranks_of(trainer, listening):
         for step in (0, 1):
@@ -226,7 +230,7 @@ def messages_alone(trainer: Trainer, group: dist.ProcessGroup) -> tuple[float, f
     sent_bytes = 0
     for _, what in listening.sent:
         sent_bytes += sum(tensor.nbytes for tensor in (what if isinstance(what, list) else [what]))
-    ranks, times_ms = Ranks(group), []
+    ranks, times_ms = Ranks(process_group), []
     for _ in range(ALONE_REPEATS + 1):
         synchronize()
         dist.all_reduce(torch.zeros(1))
@@ -235,7 +239,7 @@ def messages_alone(trainer: Trainer, group: dist.ProcessGroup) -> tuple[float, f
             work.wait()
         synchronize()
         times_ms.append(1000 * (time.perf_counter() - began_s) / 2)
-    return slowest(statistics.median(times_ms[1:]), group), sent_bytes / 2e6
+    return slowest(statistics.median(times_ms[1:]), process_group), sent_bytes / 2e6
 
 
 @contextmanager
@@ -252,11 +256,11 @@ def ranks_of(trainer: Trainer, ranks: Ranks) -> Iterator[None]:
             speaker.ranks = own
 
 
-def slowest(value: float, group: dist.ProcessGroup | None) -> float:
+def slowest(value: float, process_group: dist.ProcessGroup | None) -> float:
     """The largest of all ranks' values."""
     values = torch.tensor([value], dtype=torch.float64)
-    if group:
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=group)
+    if process_group:
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=process_group)
     return values.item()
 
 

@@ -22,9 +22,10 @@ from discreteness.cluster import machines
 from discreteness.dataset import reader
 from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token.compaction import compact
+from discreteness.dataset.event_log import events
 from discreteness.dataset.export.files import export
 from discreteness.dataset.seed_file import FOOTER_KEY
-from discreteness.dataset.status import events, job_status, status
+from discreteness.dataset.status import job_status, status
 from discreteness.dataset.storage import Storage
 from discreteness.dataset.verify import verify
 from discreteness.dataset.writer import DatasetWriter

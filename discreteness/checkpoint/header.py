@@ -1,4 +1,4 @@
-"""seed, attempt, step -> what travels beside the bytes of a checkpoint, through processes that never look into them."""
+"""The header of a checkpoint: what travels with its bytes, through processes that never look into them."""
 
 from dataclasses import dataclass
 

@@ -1,9 +1,9 @@
-"""flat parameter buffers <-> the bytes of a checkpoint.
+"""The layout of a checkpoint: where the parameters of a model lie in its bytes.
 
-A checkpoint's bytes are the model's buffers one after another ("float32" first), each without what the forward pass
-does not need: `embed.weight`, the last slot of the last buffer, is left out while it is tied to the head, and float32
-matrices that are cast in every pass are sent as what they are cast to. One numpy uint8 array travels through the object
-store without a copy on the reader's side; torch tensors would be 20 times slower.
+- The bytes are the model's buffers one after another, "float32" first, without what the forward pass does not need.
+- `embed.weight`, the last slot of the last buffer, is left out while it is tied to the head.
+- float32 matrices that every pass casts are sent in the dtype to which they are cast.
+- It is one numpy uint8 array, which the object store shares without a copy; torch tensors would be 20 times slower.
 """
 
 import hashlib

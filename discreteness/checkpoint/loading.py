@@ -1,11 +1,10 @@
-"""checkpoint bytes in the object store -> a model's weights, the next checkpoint's while this one is scored.
+"""The loader: brings the next checkpoint from the object store to the model while the last one is being scored.
 
-A GPU copies from object-store pages, which are not pinned, at a seventh of the speed of its bus. So a few threads
-copy them piece by piece into pinned memory, and each piece leaves at once, on a stream of its own, for a second
-buffer on the device. What then lies between two scorings is one copy on the device.
-
-Memory, besides the model's own: one checkpoint on the device (0.54 GB of the small track), and on the host
-NUM_THREADS x 2 x PIECE_BYTES pinned. A CPU needs neither: the pages themselves are the second buffer.
+- A GPU copies from object-store pages, which are not pinned, at a seventh of the speed of its bus. So a few threads
+  copy them piece by piece into pinned memory, and each piece leaves at once, on its own stream, for a second buffer on
+  the device. Between two scorings lies one copy on the device.
+- Memory, in addition to the model's own: one checkpoint on the device (0.54 GB of the small track), and
+  NUM_THREADS x 2 x PIECE_BYTES pinned on the host. A CPU needs neither: the pages themselves are the second buffer.
 """
 
 import itertools

@@ -1,8 +1,8 @@
-"""weights of a model in training -> their bytes in host memory, used in the background while training goes on.
+"""Staging: the weights of a model in training, copied to host memory and used in the background while training goes on.
 
-On a GPU the training stream makes one copy on the device; a side stream brings it to pinned host memory; a background
-thread waits for that. On a CPU the copy is made at once. What follows is the same thread on both: order, errors and
-reuse are then tested where there is no GPU.
+- On a GPU the training stream makes one copy on the device, a side stream brings it to pinned host memory, and a
+  background thread waits for that. On a CPU the copy is made at once.
+- What follows runs in the same thread on both, so order, errors and reuse are tested where there is no GPU.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""this machine or cluster + what a run would use -> one line a check: ok, warning or problem, and the way on."""
+"""this machine or cluster + what a run would use -> one line per check: ok, warning or problem, and what to do."""
 
 import os
 import shutil
@@ -10,11 +10,13 @@ from tempfile import TemporaryFile
 from typing import Literal
 
 import torch
+from speedrun.kernels.capability import FLASH_ATTENTION, FP8_PRODUCTS, HOPPER_MAJOR
 from speedrun.model.gpt import GPT
 from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
 from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.cluster.hardware import generation, worker_cost
 from discreteness.cluster.machines import Cluster, find_cluster, on_each_node
 from discreteness.cluster.node_report import NodeReport, report_node
 from discreteness.cluster.topology import STORE_SHARE
@@ -23,11 +25,8 @@ from discreteness.experiment.config import RunConfig
 
 NODE_TIMEOUT_S = 120
 """For a node's answer, its imports included."""
-GENERATIONS = {7: "before Ampere", 8: "Ampere or Ada", 9: "Hopper", 10: "Blackwell", 12: "Blackwell"}
 TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-4}
 """Of attention and its gradients, as a share of the largest value."""
-TRAINER_BYTES = {"small": 32e9, "medium": 64e9}
-"""A one-GPU trainer with its default micro-batches: 25 to 28 GiB, and 51 GiB (docs/log.md; 57 in the record)."""
 GB = 1e9
 
 
@@ -88,19 +87,21 @@ def of_versions(reports: Sequence[NodeReport]) -> Iterator[Finding]:
 
 def of_gpus(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
     """Whether torch sees what the machines have, and whether it is what the track is for."""
+    needed_bytes = worker_cost(recipe).gpu_bytes
     for report in reports:
         if report.driver and not report.gpus:
             why = "torch is built without CUDA" if report.cuda is None else f"torch, built for CUDA {report.cuda},"
             way = "install its CUDA build" if report.cuda is None else "sees no GPU: update the driver, or free one"
             yield Finding("problem", "gpu", f"{report.host}: an NVIDIA driver is loaded, but {why}; {way}")
         for name, (major, minor), num_bytes in report.gpus:
-            generation = GENERATIONS.get(major, "unknown generation")
-            text = f"{report.host}: {name}, {generation} ({major}.{minor}), {num_bytes / GB:.0f} GB, CUDA {report.cuda}"
-            if recipe.needs_gpu and major < 8:
+            kind = f"{name}, {generation(major)} ({major}.{minor})"
+            text = f"{report.host}: {kind}, {num_bytes / GB:.0f} GB, CUDA {report.cuda}"
+            if recipe.needs_gpu and (major, minor) < FLASH_ATTENTION:
                 yield Finding("problem", "gpu", f"{text}: no bfloat16 attention; use Hopper GPUs, or --track tiny")
-            elif recipe.needs_gpu and major != 9:
-                yield Finding("warning", "gpu", f"{text}: the track is tuned for Hopper; below 8.9 add --no-fp8")
-            elif recipe.needs_gpu and num_bytes < TRAINER_BYTES.get(recipe.name, TRAINER_BYTES["small"]):
+            elif recipe.needs_gpu and major != HOPPER_MAJOR:
+                fp8 = ".".join(map(str, FP8_PRODUCTS))
+                yield Finding("warning", "gpu", f"{text}: the track is tuned for Hopper; below {fp8} add --no-fp8")
+            elif needed_bytes is not None and num_bytes < needed_bytes:
                 yield Finding("warning", "gpu", f"{text}: little memory; give a smaller --micro-batch-tokens")
             else:
                 yield Finding("ok", "gpu", text)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 
+from discreteness.cluster.hardware import worker_cost
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment
 
@@ -20,9 +21,6 @@ SEED_BYTES, UPDATE_BYTES = 6_000, 25
 """A seed's two files with nothing in them, and what each of its updates adds to the one in runs/."""
 EXPERIMENT_BYTES, TOKEN_BYTES = 10_000, 6
 """experiment.json and log/, and what each token of the documents adds to documents.parquet."""
-NOMINAL_WORKER_S = {"medium": 8 * 0.25 / 524_288, "small": 8 * 0.0875 / 393_216, "tiny": 2 * 0.45 / 2_304}
-"""Seconds of one worker a token of the batch, for estimates only. medium, small: an H100 (SPEEDRUN 13, last batch
-stage); tiny: a core of a 2-core machine. A track of one's own counts as small or tiny, by its kind of hardware."""
 
 
 def inline_report(experiment: Experiment, run: RunConfig) -> tuple[str, ...]:
@@ -87,7 +85,7 @@ def seed_times(experiment: Experiment, run: RunConfig, workers: int) -> tuple[fl
     """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
     the in-flight bound (the mean says nothing of a plan that begins with every step)."""
     track: Track = experiment.track
-    worker_s = NOMINAL_WORKER_S.get(track.name, NOMINAL_WORKER_S["small" if track.needs_gpu else "tiny"])
+    worker_s = worker_cost(track).s_per_token
     times_s = [0.0]
     for step in range(track.schedule.last_step):
         batch_tokens = step_settings(track.schedule, step).batch_tokens

@@ -1,4 +1,4 @@
-"""environment -> the machines there are, and a Ray connection to them."""
+"""The machines of a run: this one, or those of the cluster that RAY_ADDRESS names, and the connection to Ray."""
 
 import logging
 import os
@@ -12,6 +12,8 @@ import ray
 from ray.exceptions import RayError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from discreteness.cluster.hardware import accelerator_type, is_hopper
 
 OBJECT_STORE_SHARE = 0.3
 """Of this machine's memory, for a Ray started by us."""
@@ -49,7 +51,7 @@ class Cluster:
         if not self.has_gpus:
             return "tiny"
         types = {node.gpu_type for node in self.nodes if node.gpus}
-        if any(gpu_type and gpu_type.startswith(("H100", "H200", "GH200")) for gpu_type in types):
+        if any(map(is_hopper, types)):
             return "small"
         raise ValueError(f"--track auto: GPUs are of type {sorted(map(str, types))}, not Hopper; name the track")
 
@@ -75,7 +77,7 @@ def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
-    gpu_type = torch.cuda.get_device_name(0).removeprefix("NVIDIA ").split()[0] if gpus else None
+    gpu_type = accelerator_type(torch.cuda.get_device_name(0)) if gpus else None
     store_bytes = int(OBJECT_STORE_SHARE * memory)
     node = Node(float(os.cpu_count() or 1), float(gpus), gpu_type, store_bytes, socket.gethostname())
     return Cluster((node,), local=True)

@@ -1,4 +1,4 @@
-"""this machine + a track -> what it is and has, as plain data for who compares machines."""
+"""this machine + a track -> what it is and has, as plain data to compare machines by."""
 
 import platform
 import shutil

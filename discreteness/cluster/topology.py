@@ -48,6 +48,7 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
     """ValueError names what is asked and what exists: a GPU type for CPUs, a trainer that no machine holds, a bound
     that one object store cannot.
     """
+    # How many trainers each machine could hold. A trainer is on one machine.
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
     if run.gpu_type and not use_gpu:
@@ -60,6 +61,8 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
             f"--track {experiment.track.name}: no machine has {workers} {kind}, the cluster has {cluster.describe()}; "
             "with --trainers N the trainers wait for an autoscaler to bring them"
         )
+    # Trainers and evaluators: those asked for, else as many trainers as fit and there are seeds, and evaluators on the
+    # trainers' devices unless each is to have its own GPU.
     fits = sum(room[node] for node in cluster.nodes)
     evaluators = run.evaluators or 0
     own_gpus = use_gpu and run.evaluator_gpus == 1
@@ -68,6 +71,7 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
         fits = min(fits, _left_beside(evaluators, workers, run.trainers, cluster))
     trainers = run.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
+    # Whether the checkpoints in flight fit into the object store of a machine that holds its share of the trainers.
     layout = layout_of(experiment)
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(run.max_in_flight, workers) * checkpoint_bytes
@@ -83,6 +87,7 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
             f"{in_flight * trainers_per_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
+    # The report: what `--dry-run` prints and a job logs.
     seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, run, workers)
     dataset_bytes = count_dataset_bytes(experiment, layout)
     rounds = -(-len(experiment.seeds) // trainers)

@@ -1,6 +1,6 @@
 """what decides the numbers of an experiment -> one hash, and what differs between two.
 
-An identity is plain JSON: equal identities, and only those, may share a dataset directory.
+An identity is plain JSON. Experiments share a dataset directory if their identities are equal, and only then.
 """
 
 import dataclasses

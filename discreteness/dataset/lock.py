@@ -1,9 +1,10 @@
-"""dataset -> one driver at a time, best effort.
+"""The lock of a dataset: one driver at a time, best effort.
 
-Local and NFS: `_lock.json`, created exclusively; a holder that died on this host is replaced without asking.
-Object stores: the same object, refreshed while its holder lives. On both a holder looks every HEARTBEAT_S whether the
-lock is still its own, and says so when it is not. Safety does not rest on it (a seed is one whole file): two drivers
-would waste work, not mix rows.
+- On a local disk or NFS it is `_lock.json`, created exclusively. A holder that died on this host is replaced without
+  asking.
+- On an object store it is the same object, refreshed while its holder lives.
+- On both, a holder checks every HEARTBEAT_S whether the lock is still its own, and says so when it is not.
+- Safety does not rest on it, because a seed is one whole file: two drivers would waste work, not mix rows.
 """
 
 import errno

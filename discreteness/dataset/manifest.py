@@ -1,4 +1,9 @@
-"""identity + documents + plan -> experiment.json and documents.parquet: what a dataset is, and its words."""
+"""The manifest of a dataset: experiment.json, what the dataset is, and documents.parquet, its words.
+
+- experiment.json carries the hash of its identity. A file that was edited, or is of another schema version, is refused.
+- documents.parquet is compared with its hash in experiment.json whenever it is read.
+- Steps and document ids ascend, each once, and every document has at least one loss.
+"""
 
 import hashlib
 import itertools

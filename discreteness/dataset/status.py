@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from discreteness.dataset.event_log import ATTEMPT_LOST, JOB_BEGAN, events
 from discreteness.dataset.lock import describe, read_holder
 from discreteness.dataset.manifest import read_manifest
-from discreteness.dataset.paths import LOG_FOLDER, RUNNING, SEED_FILE
+from discreteness.dataset.paths import RUNNING, SEED_FILE
 from discreteness.dataset.runs_file import train_s
 from discreteness.dataset.seed_file import FOOTER_KEY, CommittedSeed, scan
 from discreteness.dataset.storage import Storage, open_storage
-from discreteness.dataset.writer import ATTEMPT_LOST, JOB_BEGAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,6 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
 def _lost_s(event: dict[str, Any]) -> float:
     seconds = event.get("train_s") if event.get("event") == ATTEMPT_LOST else None
     return seconds if isinstance(seconds, float) and math.isfinite(seconds) else 0.0
-
-
-def events(storage: Storage) -> Iterator[dict[str, Any]]:
-    """Events of log/, oldest first. The log decides nothing, so what cannot be read is passed over."""
-    for info in storage.list(LOG_FOLDER):
-        try:
-            event = json.loads(storage.read(f"{LOG_FOLDER}/{info.base_name}"))
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            yield event
 
 
 def running_seeds(storage: Storage, committed: set[int]) -> Iterator[RunningSeed]:

@@ -1,7 +1,9 @@
-"""URI -> whole files: each appears complete or not at all.
+"""Storage: files below one folder or prefix, each of which appears complete or not at all.
 
-Local disk and NFS: written in `_staging`, fsync, rename, fsync of the folder. Object stores: one PUT, which
-they apply as a whole or not at all. Everything goes through `pyarrow.fs`.
+- On a local disk or NFS a file is written in `_staging`, flushed and renamed, and then its folder is flushed.
+- On an object store it is one PUT, which the store applies as a whole or not at all.
+- No name leads out of the folder, and nothing is written or swept where a link leads out of it.
+- Contents go through `pyarrow.fs`, except for ranges of local files, which the system's own calls read faster.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""dataset -> its seeds by state, pace, time left, GPU-hours: once, as JSON, or on the terminal until all is done.
+"""dataset -> its seeds by state, pace, time left and GPU-hours, on the terminal until all seeds are done.
 
-From the dataset alone, so from any machine that can read it. The seeds that are still to come are those of the newest
-job that said in log/ what it is to train; what no file tells is None, never guessed.
+It reads nothing but the dataset, so it runs on any machine that can read it. The seeds that are still to come are those
+of the newest job that said in log/ what it is to train. What no file tells is None, never guessed.
 """
 
 import os

@@ -1,25 +1,27 @@
-"""losses of a finished attempt -> a committed seed: one file that appears whole.
+"""The writer of a dataset: the losses of a finished attempt become a committed seed, one file that appears whole.
 
-The layout is one directory or prefix (docs/dataset.md has all its names).
-A seed is done when its file in losses/ has a valid footer; nothing else decides.
+- A seed is done when its file in losses/ has a valid footer; nothing else decides.
+- Its file in runs/ is written before that, so a committed seed always has both.
+- Losses that are incomplete or not finite are refused, and so is a second attempt at a committed seed.
+- The log and the rows of seeds in training are best effort.
+
+All names of the layout, which is one directory or prefix, are in docs/dataset.md.
 """
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
-import socket
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from discreteness.dataset.event_log import JOB_BEGAN, write_event
 from discreteness.dataset.identity import IdentityMismatch, as_plain, differing_fields, only_sources
 from discreteness.dataset.manifest import (
     DocumentLike,
@@ -41,13 +43,11 @@ from discreteness.dataset.paths import (
     running_path,
     seed_path,
 )
-from discreteness.dataset.runs_file import RUNS, Library, runs_file, with_libraries
+from discreteness.dataset.runs_file import runs_file
 from discreteness.dataset.seed_file import CommittedSeed, InvalidFile, losses_file, read_seed, scan
 from discreteness.dataset.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
-
-JOB_BEGAN, ATTEMPT_LOST = "job began", "attempt lost"
 
 
 class DatasetWriter:
@@ -154,14 +154,8 @@ class DatasetWriter:
         return committed
 
     def log(self, event: dict[str, Any]) -> None:
-        """Best effort: keeps an event (JSON values) as one file. `attempt` with `error`: a failed attempt."""
-        now = datetime.now(UTC)
-        content = {"time": now.isoformat(), "host": socket.gethostname(), "pid": os.getpid(), **event}
-        try:
-            name = f"{LOG_FOLDER}/{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:8]}.json"
-            self.storage.write(name, json.dumps(content).encode(), durable=False)
-        except OSError as error:
-            logger.warning("an event is not logged in %s: %s", self.storage.uri, error)
+        """Best effort: keeps an event, as `event_log.write_event`."""
+        write_event(self.storage, event)
 
     def log_job(self, seeds: Sequence[int], max_attempts: int) -> None:
         """Best effort: what this job is to train, for who looks at the dataset alone."""
@@ -236,54 +230,3 @@ def _refuse_foreign_files(storage: Storage) -> None:
     foreign = [info.base_name for info in storage.list() if not info.base_name.startswith((".", "_"))]
     if foreign:
         raise FileExistsError(f"{storage.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output")
-
-
-class AttemptRows:
-    """What one attempt has produced so far."""
-
-    def __init__(self) -> None:
-        self.losses: dict[int, np.ndarray] = {}
-        self.records: dict[int, dict] = {}
-        self.trained_with: Library = None
-        self.scored_with: list[Library] = []
-
-    def add_losses(self, step: int, losses: np.ndarray) -> None:
-        """float32 losses of all documents after `step` updates."""
-        self.losses[step] = losses
-
-    def add_records(self, records: Iterable[dict]) -> None:
-        """Values of single steps, merged by their "step"."""
-        for record in records:
-            self.records.setdefault(record["step"], {}).update(record)
-
-    def train_loss(self) -> float | None:
-        """Of the newest update that is known of."""
-        steps = [step for step, record in self.records.items() if "train_loss" in record]
-        return self.records[max(steps)]["train_loss"] if steps else None
-
-    def train_s(self) -> float | None:
-        """Time spent in updates so far, as far as it is known."""
-        return max((record["train_s"] for record in self.records.values() if "train_s" in record), default=None)
-
-    def validated(self) -> set[int]:
-        """Steps whose validation loss is known."""
-        return {step for step, record in self.records.items() if "val_loss" in record}
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """int32 steps (S,), ascending, and float32 losses (S, losses of all documents)."""
-        steps = np.array(sorted(self.losses), np.int32)
-        return steps, np.array([self.losses[step] for step in steps.tolist()], np.float32)
-
-    def show(self, dataset: DatasetWriter, seed: int, attempt: str) -> None:
-        """Leaves the rows so far for a viewer. In a thread: rows may come meanwhile, none ever goes."""
-        dataset.write_running(seed, attempt, *self.arrays())
-
-    def commit(self, dataset: DatasetWriter, seed: int, attempt: str) -> int:
-        """Hands everything to the dataset, which refuses what is incomplete; returns the bytes of the seed's files.
-        Errors as DatasetWriter.commit."""
-        steps, losses = self.arrays()
-        rows = [self.records[step] for step in sorted(self.records)]
-        records = pa.Table.from_pylist(rows, schema=RUNS)
-        records = with_libraries(records, self.trained_with, self.scored_with)
-        committed = dataset.commit(seed, attempt, steps, losses, records)
-        return sum(dataset.storage.size(path) for path in (committed.path, committed.runs_path))

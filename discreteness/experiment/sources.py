@@ -21,6 +21,7 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
     "scoring/cuda_graphs",
     "scoring/evaluator",
     "service/inline",
+    "dataset/attempt_rows",
     "dataset/writer",
     "dataset/seed_file",
     "dataset/runs_file",

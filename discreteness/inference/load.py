@@ -4,6 +4,7 @@ Windows, rotary frequencies, attention scale and whether the tables are tied fol
 without their step would be read as another model's.
 """
 
+import functools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from safetensors.torch import load
 from speedrun.data.vocabulary import Vocabulary, vocabulary_of
 from speedrun.execution import Execution, one_thread_on_a_cpu
 from speedrun.model.gpt import GPT
-from speedrun.schedules import ForwardState, final_validation_state, forward_state
+from speedrun.schedules import ForwardState, forward_state, validation_state
 from speedrun.tracks import Track, track
 from torch import Tensor
 
@@ -33,14 +34,15 @@ class Trained:
     step: int
     state: ForwardState
 
-    @property
+    @functools.cached_property
     def vocabulary(self) -> Vocabulary:
+        """Made once: it is a table of every GPT-2 id."""
         return vocabulary_of(self.track)
 
     @property
     def validation_state(self) -> ForwardState:
-        """Of the validation loss: at the last step its long window is wider than any in training."""
-        return final_validation_state(self.track) if self.step == self.track.schedule.last_step else self.state
+        """In which the validation loss of these weights is taken."""
+        return validation_state(self.track, self.step, self.state)
 
 
 def load_trained(

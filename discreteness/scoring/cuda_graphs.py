@@ -1,4 +1,4 @@
-"""launches of a schedule state -> one CUDA graph, recorded once and replayed."""
+"""CUDA graphs of scoring: the kernels of a schedule state, recorded once and replayed."""
 
 import warnings
 from collections.abc import Callable

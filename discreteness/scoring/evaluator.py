@@ -1,4 +1,8 @@
-"""checkpoint bytes -> losses: one model, loaded again and again. Plain; the pool makes it an actor."""
+"""An evaluator: one model, into which checkpoints are loaded one after another to be scored and validated.
+
+- Checkpoints are scored in the order in which they came, each with its own weights; two threads may call.
+- The class is plain and knows no Ray: the pool makes it an actor.
+"""
 
 import os
 import threading
@@ -6,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-from speedrun.schedules import final_validation_state, forward_state
+from speedrun.schedules import forward_state, validation_state
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.experiment.prepare import Experiment, check_shards
@@ -57,8 +61,7 @@ class Evaluator:
         """uint8 checkpoint bytes -> mean loss of one validation chunk; the last step's has the final window."""
         assert self.validator is not None, "validation was switched off when this evaluator was made"
         with self._loaded(data, header):
-            last = header.step == self.track.schedule.last_step
-            return self.validator.chunk_loss(chunk, final_validation_state(self.track) if last else header.state)
+            return self.validator.chunk_loss(chunk, validation_state(self.track, header.step, header.state))
 
     @contextmanager
     def _loaded(self, data: np.ndarray, header: CheckpointHeader) -> Iterator[None]:

@@ -39,16 +39,16 @@ def pack_documents(
     "isolated": smear, key offset and positions restart at each document, so its losses do not depend on the others.
     "reference": all documents in one sequence of any length, borders seen by attention only (SPEEDRUN section 8).
     """
-    groups: list[list[Document]] = [[]]
+    packs: list[list[Document]] = [[]]
     tokens = 0
     for document in documents:
         length = len(document.token_ids) - 1
-        if packing == "isolated" and groups[-1] and tokens + length > score_tokens:
-            groups.append([])
+        if packing == "isolated" and packs[-1] and tokens + length > score_tokens:
+            packs.append([])
             tokens = 0
-        groups[-1].append(document)
+        packs[-1].append(document)
         tokens += length
-    return [_pack(group, vocabulary, packing) for group in groups]
+    return [_pack(pack, vocabulary, packing) for pack in packs]
 
 
 def _pack(documents: Sequence[Document], vocabulary: Vocabulary, packing: Packing) -> DocumentBatch:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.runs_file import Library
-from discreteness.dataset.writer import ATTEMPT_LOST, DatasetWriter
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.scoring.comparison import first_difference
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, EvaluatorPool
 from discreteness.service.job import Job

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from speedrun.execution import one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
-from speedrun.schedules import final_validation_state
+from speedrun.schedules import validation_state
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 from speedrun.validation import Validator
 
@@ -22,8 +22,10 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cluster.estimate import inline_report
+from discreteness.dataset.attempt_rows import AttemptRows
+from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
-from discreteness.dataset.writer import ATTEMPT_LOST, AttemptRows, DatasetWriter
+from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
 from discreteness.scoring.scorer import Scorer
@@ -135,8 +137,7 @@ class _Recorder:
         if checkpoint.step in self.experiment.kept_steps:
             self._keep(checkpoint)
         if self.validator and checkpoint.step in self.experiment.validation_steps:
-            last = checkpoint.step == self.experiment.track.schedule.last_step
-            state = final_validation_state(self.experiment.track) if last else checkpoint.state
+            state = validation_state(self.experiment.track, checkpoint.step, checkpoint.state)
             means = [self.validator.chunk_loss(i, state) for i in range(len(self.validator.chunks))]
             self.rows.add_records([{"step": checkpoint.step, "val_loss": float(np.mean(means))}])
 

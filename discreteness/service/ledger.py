@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from discreteness.dataset.writer import AttemptRows
+from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.service.messages import AGE_BOUNDS_S, Counts, Event, Lease, Level, Running
 
 if TYPE_CHECKING:

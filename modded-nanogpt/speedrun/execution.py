@@ -1,6 +1,7 @@
-"""device + wishes -> how the arithmetic of a run is done, which decides bits but not mathematics.
+"""Execution: how the arithmetic of a run is done, which decides bits but not mathematics.
 
-torch is imported where something is decided: processes that only pass a decision on do without it.
+- A resolved value follows from the wishes, the track and the kind of device alone, so it is equal on every machine.
+- torch is imported only where something is decided: processes that merely pass a decision on do without it.
 """
 
 from __future__ import annotations
@@ -66,14 +67,16 @@ class Execution:
         import torch
 
         from speedrun.kernels.backends import check_backend
+        from speedrun.kernels.capability import FP8_PRODUCTS, name_and_capability
 
         check_backend(self.attention, device)
         if torch.device(device).type != "cuda":
             return
-        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-        if self.fp8_head and capability < (8, 9):
+        name, (major, minor) = name_and_capability(device)
+        if self.fp8_head and (major, minor) < FP8_PRODUCTS:
+            needed = ".".join(map(str, FP8_PRODUCTS))
             raise ValueError(
-                f"{name} has no 8-bit products (compute capability {capability[0]}.{capability[1]}, 8.9 needed): "
+                f"{name} has no 8-bit products (compute capability {major}.{minor}, {needed} needed): "
                 "switch them off (DISABLE_FP8=1, or --no-fp8), or use a Hopper GPU"
             )
 

@@ -1,7 +1,8 @@
-"""losses on the device + marks in its queue -> records of the updates, equal on every rank, without a wait in a step.
+"""The meter: losses and times of the updates, equal losses on every rank, without a wait in a step.
 
-On a GPU the marks are events and the values of a fetch are copied behind the kernels that make them, to be read at
-the next fetch: a checkpoint never empties the device's queue. On a CPU everything is there at once.
+- On a GPU the marks are events, and the values of a fetch are copied behind the kernels that make them, to be read at
+  the next fetch: a checkpoint never empties the device's queue. On a CPU everything is there at once.
+- Only updates count as training time; validation and the consumer's work at a checkpoint do not.
 """
 
 import time

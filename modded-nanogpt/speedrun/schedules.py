@@ -1,6 +1,6 @@
-"""schedule + step -> settings of the update and state of the forward pass.
+"""track + step -> settings of the update, and state of the forward pass in training and in validation.
 
-Pure functions: any step can be asked at any time, and nothing has to be rewound for the next seed.
+These are pure functions: any step can be asked for at any time, and nothing has to be rewound for the next seed.
 """
 
 import dataclasses
@@ -122,9 +122,13 @@ def forward_state(track: Track, step: int) -> ForwardState:
     )
 
 
-def final_validation_state(track: Track) -> ForwardState:
-    """State of the last validation: the last step's with a still longer window, with no YaRN update."""
-    state = forward_state(track, track.schedule.last_step)
+def validation_state(track: Track, step: int, state: ForwardState) -> ForwardState:
+    """State in which weights of `step` updates are validated, whose own is `state`.
+
+    It is their own, except at the last step: there the long window is wider than any in training, with no YaRN update.
+    """
+    if step < track.schedule.last_step:
+        return state
     window = track.model.window_block * track.schedule.final_validation_window_blocks
     return dataclasses.replace(state, long_window=window)
 
@@ -132,7 +136,7 @@ def final_validation_state(track: Track) -> ForwardState:
 def widen(
     frequencies: tuple[float, ...], scale: float, old_window: int, new_window: int
 ) -> tuple[tuple[float, ...], float]:
-    """YaRN (arXiv 2309.00071) when the long window grows from one number of tokens to another.
+    """YaRN (Peng et al. 2023, arXiv 2309.00071) when the long window grows from one number of tokens to another.
 
     Frequencies that turn often within the old window stay, slow ones are interpolated; the scale grows.
     """

@@ -1,8 +1,8 @@
-"""track name -> every number of that training recipe: model, optimizers, schedule, data.
+"""Tracks: every number of a training recipe, its model, optimizers, schedule and data.
 
-A track is a value; nothing outside this file knows a recipe's literal numbers. `small` is the modded-nanogpt
-record of 2026-01-04 (GPT-2 124M scale, validation loss 3.28), `medium` that of 2025-12-31 (GPT-2 350M scale, 2.92);
-`tiny` is the algorithm of `small` at a CPU's size.
+- A track is a value; nothing outside this file knows a recipe's literal numbers.
+- `small` is the modded-nanogpt record of 2026-01-04 (GPT-2 124M scale, validation loss 3.28), `medium` that of
+  2025-12-31 (GPT-2 350M scale, 2.92); `tiny` is the algorithm of `small` at a CPU's size.
 """
 
 import importlib

@@ -1,7 +1,8 @@
-"""track + seed + planned steps -> a checkpoint at each of them, on every rank.
+"""The trainer: one model on the ranks of a process group, which trains seed after seed and yields its checkpoints.
 
-One `Trainer` is built once (parameters, optimizer state, compiled graphs) and then trains any number of seeds one
-after another in place; a step is: schedules, validation, checkpoint, update.
+- It is built once (parameters, optimizer state, compiled graphs) and then trains any number of seeds in place.
+- A step is: schedules, validation, checkpoint, update.
+- A seed's weights do not depend on the seeds trained before it; on a GPU, as `Execution.deterministic` says.
 """
 
 import math
@@ -27,9 +28,9 @@ from speedrun.schedules import (
     NUM_TARGETS,
     ForwardState,
     StepSettings,
-    final_validation_state,
     forward_state,
     step_settings,
+    validation_state,
 )
 from speedrun.tracks import Track
 from speedrun.validation import Validator
@@ -137,8 +138,8 @@ class Trainer:
             state = forward_state(self.track, step)
             if validate and (step % self.track.validate_every == 0 or last):
                 meter.pause()
-                val_state = final_validation_state(self.track) if last else state
-                meter.note({"step": step, "val_loss": self.validation_loss(val_state)})
+                loss = self.validation_loss(validation_state(self.track, step, state))
+                meter.note({"step": step, "val_loss": loss})
             if step in planned:
                 records = meter.fetch(everything=last)
                 if failed := next((r for r in records if not math.isfinite(r.get("train_loss", 0.0))), None):

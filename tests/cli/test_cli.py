@@ -13,10 +13,10 @@ from discreteness.cli.main import run_seeds
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
+from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import job_status
-from discreteness.dataset.writer import AttemptRows
 from discreteness.service.driver import Signals
 from discreteness.service.inline import run_inline
 from tests.support import skips

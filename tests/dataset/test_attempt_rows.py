@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from discreteness.dataset.writer import AttemptRows
+from discreteness.dataset.attempt_rows import AttemptRows
 from tests.support.dataset_case import STEPS, create, losses
 
 

@@ -12,6 +12,7 @@ from speedrun.data.shards import BOS
 from speedrun.data.tokenizer import decode_bytes, encode
 
 from discreteness.cli.model_commands import Generate, Weights
+from discreteness.inference import load as load_module
 from discreteness.inference.generate import distribution, generate, next_logits, text_of
 from discreteness.inference.load import load_trained
 from discreteness.inference.sampling import Sampling
@@ -49,6 +50,14 @@ def test_probabilities_are_those_that_scoring_finds(trained):
         assert 0 <= hidden_share < 0.01
         loss = _total(trained, document, index) - float(logits[document.token_ids[index]])
         assert loss == pytest.approx(float(scored.losses[index - 1]), abs=1e-4)
+
+
+def test_the_vocabulary_is_made_once_and_not_for_every_token(weights, monkeypatch):
+    made, make = [], load_module.vocabulary_of
+    monkeypatch.setattr(load_module, "vocabulary_of", lambda track: made.append(make(track)) or made[-1])
+    trained = load_trained(weights, track_name=TRACK)
+    assert len(list(generate(trained, PROMPT, 4, GREEDY, 0))) == 4
+    assert len(made) == 1 and trained.vocabulary is made[0]
 
 
 def _total(trained, document, index):

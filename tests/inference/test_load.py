@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from speedrun.model.gpt import GPT
-from speedrun.schedules import final_validation_state, forward_state
+from speedrun.schedules import forward_state, validation_state
 
 from discreteness.dataset.reader import open as open_reader
 from discreteness.experiment.prepare import data_folder
@@ -61,7 +61,7 @@ def test_the_wider_window_is_of_the_last_validation_only(run):
     reader = open_reader(str(run / "set"))
     reported = dict(zip(reader.runs(3)["step"].to_pylist(), reader.runs(3)["val_loss"].to_pylist(), strict=True))
     trained = load_trained(kept(run, LAST), track_name=TRACK)
-    assert trained.validation_state == final_validation_state(quick) != trained.state
+    assert trained.validation_state == validation_state(quick, LAST, trained.state) != trained.state
     assert load_trained(kept(run, 12), track_name=TRACK).validation_state == forward_state(quick, 12)
     assert validate(trained, shards_of([], trained, data_folder(None, quick)), 1024).loss == reported[LAST]
 

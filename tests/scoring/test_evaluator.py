@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from speedrun.model.gpt import GPT
-from speedrun.schedules import final_validation_state, forward_state
+from speedrun.schedules import forward_state, validation_state
 from speedrun.validation import Validator
 
 from discreteness.checkpoint.header import CheckpointHeader
@@ -113,7 +113,7 @@ def test_the_last_steps_validation_alone_has_the_longest_window(evaluator, exper
     for step in (0, LAST - 1, LAST):
         data, header = checkpoint(step)
         losses = [evaluator.validate(data, header, chunk) for chunk in range(4)]
-        state = final_validation_state(brief) if step == LAST else header.state
+        state = validation_state(brief, step, header.state)
         assert losses == [validator.chunk_loss(chunk, state) for chunk in range(4)]  # the model holds these weights
         assert len(set(losses)) == 4
     assert losses != [validator.chunk_loss(chunk, header.state) for chunk in range(4)]

@@ -1,11 +1,11 @@
-"""Operations of a token by hand and by the model's own parameters; the peak of what GPUs there are."""
+"""Operations of a token by hand and by the model's own parameters."""
 
 import pytest
 import torch
 from speedrun.model.gpt import GPT
 from speedrun.tracks import medium, small, tiny
 
-from discreteness.service.flops import flop_per_token, peak_flop_s
+from discreteness.service.flops import flop_per_token
 
 
 def test_the_small_track_by_hand():
@@ -25,10 +25,3 @@ def test_matrix_operations_are_six_for_each_weight_that_a_token_meets(recipe):
     )
     without_keys = flop_per_token(recipe.model, -1, -1)
     assert without_keys == pytest.approx(6 * met, rel=1e-3)
-
-
-def test_the_peak_is_known_for_one_kind_of_known_gpu():
-    assert peak_flop_s({"H100"}) == peak_flop_s({"H100", "H200"}) == 989e12
-    assert peak_flop_s({"H100", "A100"}) is None
-    assert peak_flop_s({"H100", "RTX"}) is None
-    assert peak_flop_s({None}) is peak_flop_s(set()) is peak_flop_s({"RTX"}) is None

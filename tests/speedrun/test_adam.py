@@ -73,7 +73,7 @@ def test_rows_that_do_not_split_are_named():
     assert gloo.run(refuses_uneven_rows, 2) == [True, True]
 
 
-def refuses_uneven_rows(group) -> bool:
+def refuses_uneven_rows(process_group) -> bool:
     with pytest.raises(ValueError, match=r"1025 rows of lm_head do not split over 2 ranks"):
-        DistributedAdam([labelled("lm_head", torch.zeros(1025, 1))], tracks.small.optimizer, group)
+        DistributedAdam([labelled("lm_head", torch.zeros(1025, 1))], tracks.small.optimizer, process_group)
     return True

@@ -8,8 +8,8 @@ from torch import Tensor
 from tests.support import gloo
 
 
-def all_operations(group, dtype: str) -> dict[str, Tensor]:
-    ranks = Ranks(group)
+def all_operations(process_group, dtype: str) -> dict[str, Tensor]:
+    ranks = Ranks(process_group)
     whole = torch.arange(16.0).view(8, 2).to(getattr(torch, dtype)) * (ranks.rank + 1)
     small = [
         torch.full((2, 3), float(ranks.rank)),
@@ -49,11 +49,11 @@ def test_one_rank_copies_nothing():
     assert ranks.rows(whole).data_ptr() == whole.data_ptr() and (whole == 1).all()
 
 
-def raises_on_rank_1(group) -> Tensor:
-    if group.rank() == 1:
+def raises_on_rank_1(process_group) -> Tensor:
+    if process_group.rank() == 1:
         raise ValueError("rank 1 has a reason")
     result = torch.ones(1)
-    torch.distributed.all_reduce(result, group=group)
+    torch.distributed.all_reduce(result, group=process_group)
     return result
 
 
@@ -62,8 +62,8 @@ def test_a_failing_rank_ends_all():
         gloo.run(raises_on_rank_1, 2)
 
 
-def waits(group) -> None:
-    if group.rank() == 1:
+def waits(process_group) -> None:
+    if process_group.rank() == 1:
         while True:
             pass
 

@@ -270,14 +270,16 @@ def test_label_must_be_in_one_group(label):
         SpeedrunOptimizer(model, config)
 
 
-def same_gradients(group) -> dict[str, dict[str, Tensor]]:
+def same_gradients(process_group) -> dict[str, dict[str, Tensor]]:
     """Five steps in two dtypes. Half of the ranks have zero gradients, half double ones: an exact mean."""
-    return {str(dtype): five_steps(group, dtype, 2.0 * (group.rank() % 2)) for dtype in DIFFERENCE_BOUNDS}
+    return {
+        str(dtype): five_steps(process_group, dtype, 2.0 * (process_group.rank() % 2)) for dtype in DIFFERENCE_BOUNDS
+    }
 
 
-def five_steps(group, dtype: torch.dtype, scale: float) -> dict[str, Tensor]:
+def five_steps(process_group, dtype: torch.dtype, scale: float) -> dict[str, Tensor]:
     model = toy(dtype)
-    return run_steps(model, SpeedrunOptimizer(model, config_for(dtype), group), range(5), scale)
+    return run_steps(model, SpeedrunOptimizer(model, config_for(dtype), process_group), range(5), scale)
 
 
 DIFFERENCE_BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 1e-3}
@@ -346,14 +348,14 @@ def test_compiled_equals_plain_and_never_compiles_again(backend, dtype, bound, m
         assert (actual[name] - p).double().norm() <= bound * (p - before[name]).double().norm(), name
 
 
-def interleaved_and_in_turn(group) -> list[dict[str, Tensor]]:
+def interleaved_and_in_turn(process_group) -> list[dict[str, Tensor]]:
     """Weights after four steps as `step` interleaves them, and with one optimizer after the other."""
     result = []
     for interleaved in (True, False):
         model = toy(torch.bfloat16)
-        optimizer = SpeedrunOptimizer(model, config_for(torch.bfloat16), group)
+        optimizer = SpeedrunOptimizer(model, config_for(torch.bfloat16), process_group)
         for s in range(4, 8):
-            filled(model, seed=10 * s + group.rank())
+            filled(model, seed=10 * s + process_group.rank())
             settings = settings_of(s)
             if interleaved:
                 optimizer.step(settings)
@@ -373,13 +375,13 @@ def test_interleaving_changes_no_bit(world_size):
         assert same_bits(ours, theirs)
 
 
-def trained(group, track: str) -> dict[str, Tensor]:
+def trained(process_group, track: str) -> dict[str, Tensor]:
     """Four whole steps of the toy model, four micro-batches each over the ranks; untied after step 1."""
-    rank, size = (group.rank(), group.size()) if group else (0, 1)
+    rank, size = (process_group.rank(), process_group.size()) if process_group else (0, 1)
     model = GPT(golden_config(track), torch.float64)
     golden_weights(model, track)
     model.tie()
-    optimizer = SpeedrunOptimizer(model, config_for(torch.float64, track), group)
+    optimizer = SpeedrunOptimizer(model, config_for(torch.float64, track), process_group)
     for s in range(4):
         for slot in range(rank, 4, size):
             (training_loss(model, 4 * s + slot, track) / (4 // size)).backward()

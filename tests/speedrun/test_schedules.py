@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from speedrun import tracks
-from speedrun.schedules import final_validation_state, forward_state, step_settings, widen
+from speedrun.schedules import forward_state, step_settings, validation_state, widen
 from speedrun.tracks import medium, small, tiny
 
 from tests.support.golden_case import golden, golden_track
@@ -99,7 +99,7 @@ def test_medium_windows_grow_on_and_the_rotary_tables_stop_at_thirteen_blocks():
         assert (state.short_window, state.long_window) == (128 * short, 128 * long)
         if step:
             assert forward_state(medium, step - 1) != state or step == 4740
-    final = final_validation_state(medium)
+    final = validation_state(medium, 4740, forward_state(medium, 4740))
     assert (final.short_window, final.long_window) == (128 * 11, 128 * 27)
     stages = zip((392, 784, 1175), golden("yarn")["updates"], strict=True)
     for step, expected in [*stages, (4740, golden("yarn")["updates"][-1])]:
@@ -141,10 +141,13 @@ def test_toy_state_equals_the_golden_stage(track, stage, step):
     np.testing.assert_allclose(state.attention_scale, expected["attention_scale"], rtol=1e-14)
 
 
-def test_final_validation_only_lengthens_the_long_window():
-    last, final = forward_state(small, 1840), final_validation_state(small)
+def test_validation_only_lengthens_the_long_window_and_only_at_the_last_step():
+    last = forward_state(small, 1840)
     assert (last.short_window, last.long_window, last.tied) == (768, 1664, False)
-    assert final == dataclasses.replace(last, long_window=2560)
+    assert validation_state(small, 1840, last) == dataclasses.replace(last, long_window=2560)
+    for step in (0, 1200, 1800, 1839):
+        state = forward_state(small, step)
+        assert validation_state(small, step, state) == state
 
 
 def test_lookup_stays_in_the_head_through_the_untie_step():

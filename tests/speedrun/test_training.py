@@ -81,8 +81,8 @@ for checkpoint in trainer.train(3, [{LAST}]):
         assert torch.equal(parameter, theirs[name]), name
 
 
-def train_rank(group, root, seed):
-    trainer = Trainer(quick, root, "cpu", group)
+def train_rank(process_group, root, seed):
+    trainer = Trainer(quick, root, "cpu", process_group)
     checkpoints, records = run(trainer, seed, validate=True)
     again, _ = run(trainer, seed)
     assert_equal(again, {step: checkpoints[step] for step in again})

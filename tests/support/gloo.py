@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 
 def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120) -> list[Any]:
-    """[function(group, *args) of rank 0, 1, ...]: `function` importable, results of tensors.
+    """[function(process_group, *args) of rank 0, 1, ...]: `function` importable, results of tensors.
 
     AssertionError with the ranks' tracebacks if one raises, or with those still at work after `timeout_s`.
     """
@@ -49,7 +49,7 @@ def run(function: Callable[..., Any], world_size: int, *args: Any, timeout_s: fl
 
 
 @contextmanager
-def in_step(group: dist.ProcessGroup) -> Iterator[list[str]]:
+def in_step(process_group: dist.ProcessGroup) -> Iterator[list[str]]:
     """Collectives of all ranks are the same ones in the same order: where they are not, none waits for another for
     ever, but each gets an AssertionError at once. Yields the names of those that this rank has entered.
 
@@ -58,8 +58,8 @@ def in_step(group: dist.ProcessGroup) -> Iterator[list[str]]:
     entered: list[str] = []
 
     def agree(what: str, numbers: int = 0) -> None:
-        all_ranks: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(all_ranks, (what, numbers), group=group)
+        all_ranks: list[Any] = [None] * dist.get_world_size(process_group)
+        dist.all_gather_object(all_ranks, (what, numbers), group=process_group)
         entered.append(what)
         if len(set(all_ranks)) > 1:
             raise OutOfStep(f"the ranks go different ways after {len(entered) - 1} collectives: {all_ranks}")

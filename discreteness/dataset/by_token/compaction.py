@@ -2,10 +2,12 @@
 
 discreteness compact runs/tiny
 
-New seeds become one part; parts of no more seeds (in powers of two) are merged into it, so a seed is written again only
-a logarithmic number of times. A part is built file by file under a name that is a hash of what it holds: a compaction
-that was killed goes on behind the last file. It counts once tokens/parts.json, replaced as a whole, names it; files of
-parts that it replaced are deleted after that, and who still wanted one finds the new part, or the seeds.
+- New seeds become one part. Parts with no more seeds than that (in powers of two) are merged into it, so a seed is
+  rewritten only a logarithmic number of times.
+- A part is built file by file under a name that is a hash of its content, so a compaction that was killed continues
+  after its last file.
+- A part counts once tokens/parts.json, which is replaced as a whole, names it. Files of parts that it replaced are
+  deleted after that; a reader that still wanted one finds the new part, or the seeds.
 """
 
 import hashlib

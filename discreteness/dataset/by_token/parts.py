@@ -1,9 +1,10 @@
-"""tokens/ -> the parts that are in force, each with the seeds it holds and their losses by token.
+"""Parts: folders in tokens/, each with the losses of some seeds by token.
 
-tokens/parts.json names the parts; nothing else makes a file below tokens/ count. A part is a folder: `<first>.parquet`
-has the losses of consecutive tokens (counted through all documents) from number `first` on, `<first>.means.parquet` the
-mean curves of the documents that begin there. Losing tokens/ loses nothing: `losses/` alone says what is true, and a
-part serves a seed only while its footer there is the one that the part was made from.
+- tokens/parts.json names the parts in force; nothing else makes a file below tokens/ count.
+- In a part, `<first>.parquet` has the losses of consecutive tokens (counted through all documents) from number `first`
+  on, and `<first>.means.parquet` the mean curves of the documents that begin there.
+- A part answers for a seed only while that seed's footer in losses/ is the one that the part was made from.
+- Losing tokens/ loses no loss: what losses/ says is true.
 """
 
 import bisect

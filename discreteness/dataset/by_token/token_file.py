@@ -1,22 +1,24 @@
-"""losses of some tokens at every step of some seeds <-> one Parquet file of which each page can be read alone.
+"""losses of some tokens at every step of some seeds <-> one Parquet file, each page of which can be read alone.
 
-A row is one loss: doc_id, token_index, step, seed, loss; sorted by these, nothing left out, so that the place of a loss
-is a matter of counting. Any Parquet reader reads the file. A page is some whole steps of one token, its losses' bytes
-split into four streams and compressed with zstd. Where the pages are is said twice: in their headers, as Parquet does,
-and in an index of ours, which lies between the file's first four bytes and its first row group, where one small read
-at a place known before finds all that a question needs.
+- A row is one loss: doc_id, token_index, step, seed, loss. Rows are sorted by these columns and none is left out, so
+  the place of a loss is found by counting. Any Parquet reader can read the file.
+- A page holds one token's losses for a few consecutive steps. Their bytes are split into four streams, which are
+  compressed with zstd.
+- The places of the pages are stored twice: in the page headers, as in any Parquet file, and in an index of ours between
+  the file's first four bytes and its first row group. There, one small read at a known place finds all that a
+  question needs.
 """
 
 import io
 import zlib
 from collections.abc import Sequence
 from itertools import islice, product
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from discreteness.dataset.by_token.page_headers import pages_of_last_column
 from discreteness.dataset.storage import Storage
 
 TOKENS = pa.schema(
@@ -63,12 +65,15 @@ def token_file(
     page_steps: int,
 ) -> pa.Buffer:
     """Parquet file of losses float32 (tokens, steps, seeds); `doc_ids` and `token_indices` int32 (tokens,)."""
+    # Sizes: row groups hold whole tokens, pages whole steps of one token, the last page of a token what is left.
     num_tokens, rows_per_token = len(losses), len(steps) * len(seeds)
     tokens_per_group = max(1, ROW_GROUP_LOSSES // rows_per_token)
     index = np.zeros(num_tokens, index_rows(len(steps), page_steps))
     last_page_steps = len(steps) - page_steps * (index["pages"].shape[1] - 1)
+    # Columns that every token repeats.
     step_column = np.repeat(np.array(steps, np.int32), len(seeds))
     seed_column = np.tile(np.array(seeds, np.int32), len(steps))
+    # The file: room for the index, then the row groups. Parquet's writer splits and compresses the pages.
     content = io.BytesIO()
     sink = pa.PythonFile(content, "w")  # counts what is written through it, the index too
     with pq.ParquetWriter(
@@ -94,8 +99,9 @@ def token_file(
                 pa.chunked_array([pa.array(token) for token in some]),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=TOKENS), row_group_size=some.size)
+    # The index, filled in once it is known where the pages are.
     with content.getbuffer() as view:
-        index["pages"] = np.array(_pages_of_last_column(view), PAGE).reshape(num_tokens, -1)
+        index["pages"] = np.array(pages_of_last_column(view), PAGE).reshape(num_tokens, -1)
         for token, row in enumerate(index):
             row["crc32"] = zlib.crc32(row["pages"].tobytes(), token)
         view[INDEX_AT : INDEX_AT + index.nbytes] = index.tobytes()
@@ -116,11 +122,13 @@ class TokenFile:
 
     def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """float32 (tokens, steps, all seeds) at these places along the file's axes."""
+        # Ascending places, each once, are read; any others are picked out of those.
         for places, axis in (tokens, 0), (steps, 1):
             if not (np.diff(places) > 0).all():
                 wanted, inverse = np.unique(places, return_inverse=True)
                 found = self.losses(*((wanted, steps) if axis == 0 else (tokens, wanted)))
                 return found.take(inverse, axis)
+        # Which pages hold the steps, and for each of them which of its steps go where in the answer.
         found = np.empty((len(tokens), len(steps), self.shape[2]), np.float32)
         pages, begins = np.unique(steps // self.page_steps, return_index=True)
         ends = np.append(begins[1:], len(steps))
@@ -145,6 +153,7 @@ class TokenFile:
         Frames of zstd one after another are decompressed by one call: pyarrow makes a context for each, which takes
         longer than most pages.
         """
+        # Read: the compressed pages of all tokens, one after another, by their places in the index.
         index = self._pages(tokens)[:, pages].reshape(-1)
         ranges = list(zip(index["offset"].tolist(), index["num_bytes"].tolist(), strict=True))
         frames = self.storage.read_ranges(self.name, ranges)
@@ -152,12 +161,15 @@ class TokenFile:
         places = ((token, *span) for token in found for span in spans)
         num_seeds = self.shape[2]
         while batch := list(islice(frames, PAGES_AT_ONCE)):
+            # Check: no page that is not as it was written.
             for frame, (crc32, (token, page)) in zip(batch, expected, strict=False):
                 if zlib.crc32(frame) != crc32:
                     raise self._damaged(f"CRC of page {page} of token {token}")
+            # Decompress a few pages together.
             here = list(islice(places, len(batch)))
             num_bytes = 4 * num_seeds * sum(count for *_, count in here)
             content = np.frombuffer(self.codec.decompress(b"".join(batch), num_bytes), np.uint8)
+            # Put each page's four streams of bytes, and of them the steps that are asked for, back into floats.
             at = 0
             for token, to, which, count in here:
                 streams = content[at : at + 4 * count * num_seeds].reshape(4, count, num_seeds)
@@ -187,58 +199,3 @@ class TokenFile:
             f"{self.storage.path(self.name)} is damaged ({what}); the seeds are not: delete the folder "
             f"{self.storage.path('tokens')}, and run discreteness compact"
         )
-
-
-def _pages_of_last_column(content: memoryview) -> list[tuple[int, int, int]]:
-    """Where the pages of each row group's last column are, by their headers."""
-    pages = []
-    metadata = pq.read_metadata(pa.BufferReader(content))
-    for group in range(metadata.num_row_groups):
-        column = metadata.row_group(group).column(len(TOKENS) - 1)
-        at = column.data_page_offset
-        end = at + column.total_compressed_size
-        while at < end:
-            at, header = _thrift_struct(content, at)
-            pages.append((at, header[3], header[4] & 0xFFFFFFFF))
-            at += header[3]
-    return pages
-
-
-def _thrift_struct(content: memoryview, at: int) -> tuple[int, dict[int, Any]]:
-    """A struct in Thrift's compact protocol, as a page's header is: where it ends, and its fields by number."""
-    fields: dict[int, Any] = {}
-    number = 0
-    while head := content[at]:
-        at += 1
-        kind = head & 15
-        if head >> 4:
-            number += head >> 4
-        else:
-            at, number = _thrift_integer(content, at)
-        if kind in (1, 2):
-            fields[number] = kind == 1
-        elif kind in (4, 5, 6):
-            at, fields[number] = _thrift_integer(content, at)
-        elif kind == 8:
-            at, length = _thrift_varint(content, at)
-            at += length
-        elif kind == 12:
-            at, fields[number] = _thrift_struct(content, at)
-        else:
-            raise AssertionError(f"a page header has a field of kind {kind}")
-    return at + 1, fields
-
-
-def _thrift_varint(content: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return at, value
-
-
-def _thrift_integer(content: memoryview, at: int) -> tuple[int, int]:
-    at, value = _thrift_varint(content, at)
-    return at, (value >> 1) ^ -(value & 1)

@@ -1,7 +1,8 @@
-"""sampler + schedule -> each step's micro-batches on the device, made ahead of time by a thread.
+"""The batch stream: each step's micro-batches on the device, made ahead of time by a thread.
 
-Slots of a rank are joined into few forward passes. Everything that may not cross a slot's end restarts there, so a
-joined pass computes what its slots would compute one by one.
+- Several slots of a rank are joined into one forward pass. Whatever must not cross the end of a slot restarts there, so
+  a joined pass computes what its slots would compute one by one.
+- Steps come in order, one `start` per seed.
 """
 
 import queue

@@ -1,7 +1,8 @@
-"""token shards -> packed documents of each rank (training) and fixed chunks (validation).
+"""Samplers: which tokens of the shards each rank takes (training), and fixed chunks (validation).
 
-Every rank reads the same shards and works out the same assignment, so a shard that cannot be used raises on
-all ranks at once.
+- Every rank reads the same shards and works out the same assignment, so a shard that cannot be used raises an error on
+  all ranks at once.
+- Nothing is random: the order of the documents is that of the files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GPT-2 ids -> rows of a track's tables, and which ids have one."""
+"""A vocabulary: which row of a track's tables each GPT-2 id has, and which ids have one of their own."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from typing import Literal, cast, get_args
 
 import torch
 
+from speedrun.kernels.capability import FLASH_ATTENTION, HOPPER_MAJOR, name_and_capability
 from speedrun.kernels.flash_attention import flash3
 
 Backend = Literal["flash3", "varlen", "reference"]
@@ -33,14 +34,15 @@ def check_backend(backend: str, device: str | torch.device) -> None:
         return
     if not torch.cuda.is_available():
         raise ValueError(f"attention backend {backend!r} needs a GPU, and torch sees none here: ask for 'reference'")
-    name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    if major < 8:
+    name, (major, minor) = name_and_capability(device)
+    if (major, minor) < FLASH_ATTENTION:
+        needed = ".".join(map(str, FLASH_ATTENTION))
         raise ValueError(
-            f"attention backend {backend!r} needs compute capability 8.0, {name} has {major}.{minor}: "
+            f"attention backend {backend!r} needs compute capability {needed}, {name} has {major}.{minor}: "
             "ask for 'reference'"
         )
     if backend == "flash3":
-        if major != 9:
+        if major != HOPPER_MAJOR:
             raise ValueError(
                 f"attention backend 'flash3' needs a Hopper GPU (compute capability 9.0), {name} has {major}.{minor}: "
                 "ask for 'varlen' or 'auto'"

@@ -1,6 +1,6 @@
-"""head outputs -> losses and gradients in one pass a row; matrices -> 8-bit numbers and their transposes.
+"""head outputs -> losses and gradients in one pass over each row; matrices -> 8-bit numbers and their transposes.
 
-Triton kernels; imported where they run. Shape legend: T tokens, V classes, n targets a token.
+Triton kernels; imported where they run. Shape legend: T tokens, V classes, n targets per token.
 """
 
 import math

@@ -1,9 +1,9 @@
 """gradients of tokens, sorted by id -> their sum for every id, by Triton kernels without atomics.
 
-Token frequencies follow Zipf's law: of 65,536 tokens the commonest id takes some 3,000, most ids none. Summed by
-one program, such a run would take longer than all others together, so a run of more than BLOCK tokens is summed
-in two passes: pieces, one for each aligned block of BLOCK sorted tokens, then their total. A run that long holds the
-first or the last token of each block that it meets, so a block has at most two pieces.
+Token frequencies follow Zipf's law: of 65,536 tokens the commonest id takes some 3,000, most ids none. One program that
+summed such a run would take longer than all others together, so a run of more than BLOCK tokens is summed in two
+passes: pieces, one for each aligned block of BLOCK sorted tokens, then their total. A run that long holds the first or
+the last token of each block that it meets, so a block has at most two pieces.
 """
 
 import torch

@@ -1,8 +1,9 @@
 """a function of tensors -> an operator, which torch.compile takes whole and calls as it is.
 
-As torch.library.custom_op, without its guard against being traced, which imports the compiler at the first call: a
-second or two of every process that trains or scores on a CPU, where nothing is compiled. Nothing traces these
-functions: compiled code calls them through torch's dispatcher, as it calls its own operators.
+It does what torch.library.custom_op does, without that function's guard against being traced. The guard imports the
+compiler at the first call, which takes a second or two of every process that trains or scores on a CPU, where nothing
+is compiled. Nothing traces these functions: compiled code calls them through torch's dispatcher, as it calls its own
+operators.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""head outputs -> capped logits: the constants of the record, and the gate as torch computes it."""
+"""head outputs -> capped logits: the constants of the record, and the gate as torch computes it.
+
+A softcap like that of Gemma 2 (arXiv 2408.00118), which is 30 tanh(z / 30), in the record's asymmetric form.
+"""
 
 import torch
 from torch import Tensor

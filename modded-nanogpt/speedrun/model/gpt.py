@@ -1,8 +1,10 @@
-"""packed tokens + schedule state -> training loss, or the loss of every token.
+"""The network of the modded-nanogpt records (SPEEDRUN 1 and 11): packed tokens to a loss, summed or of every token.
+
+- Layer roles come from the configuration; parameter names are those of the records' state dicts.
+- All parameters of a dtype lie in one buffer, so a checkpoint is a few copies.
+- The graph knows no schedule: what a step changes comes as tensors, in a `Stage`.
 
 Shape legend: T packed tokens, D model width, H heads, d head width, V rows of a token table, B documents.
-The network of the modded-nanogpt records (SPEEDRUN 1 and 11). Layer roles come from the configuration; parameter
-names are those of the records' state dicts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -111,21 +113,29 @@ class Attention(nn.Module):
         gate, value_gate: (H, gate_dim). value_embed: (T, D) or None. rotation: see `rotate`. moves: (T, 1, d)
         bool, where a key takes over the previous token's; None: nowhere.
         """
+        # Queries, keys and values of each head; the matrix has a learned multiplier.
         width = h.shape[1]
         qkv_w, o_w = self.qkvo_w.to(h.dtype).split([3 * width, width])
         qkv = F.linear(h, qkv_lambda * qkv_w).view(-1, 3 * self.num_heads, self.head_dim)
         qk, v = qkv.split([2 * self.num_heads, self.num_heads], dim=1)
+        # Normalised first, then rotated: RoPE (Su et al. 2021, arXiv 2104.09864) on half of the dimensions.
         q, k = rotate(rms_norm(qk), *rotation).chunk(2, dim=1)
+        # Partial key offset (record #169), in layers with the long window: the dimensions that do not rotate come from
+        # the previous token's key.
         if moves is not None:
             k = torch.where(moves, k.roll(1, 0), k)
+        # Value embeddings (after Zhou et al. 2024, arXiv 2410.17897): a table's row joins the values, with a gate per
+        # token and head, which is 1 at the start (record #186).
         gate_input = h[:, : self.gate_dim]
         if value_embed is not None:
             assert value_gate is not None
             amount = 2 * torch.sigmoid(F.linear(gate_input, value_gate))
             v = v + amount.unsqueeze(-1) * value_embed.view_as(v)
+        # Causal, within each document and the window of `window` + 1 keys. The scale follows YaRN (schedules.widen).
         cu_seqlens, max_seqlen = packed.cu_seqlens, packed.max_seqlen
         how = execution.attention, execution.deterministic
         y = attention(q, k, v, cu_seqlens, max_seqlen, window, scale, *how)
+        # Attention gate (record #117): one number per token and head, 0.5 at the start.
         y = y * torch.sigmoid(F.linear(gate_input, gate)).unsqueeze(-1)
         return F.linear(y.flatten(1), o_lambda * o_w)
 
@@ -138,6 +148,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Parameter(torch.empty(4 * config.model_dim, config.model_dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        # Squared ReLU (So et al. 2021, arXiv 2109.08668).
         return F.linear(x, self.c_fc.to(x.dtype)).relu().square() @ self.c_proj.to(x.dtype)
 
 
@@ -291,12 +302,17 @@ class GPT(nn.Module):
         config, scalars, x0_lambdas = self.config, self.scalars.unbind(), self.x0_lambdas.unbind()
         smear, backout, *skip_lambdas = scalars[3 * config.num_layers :]
         attn_gates, ve_gates = self.gates()
+
+        # Rotary tables of this stage, at the positions of the tokens. `moves`: where a key takes over the previous
+        # token's dimensions, those that do not rotate.
         cos, sin = (table[packed.positions].unsqueeze(1) for table in (stage.cos, stage.sin))
         rotation = torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)
         moves = ~packed.starts.view(-1, 1, 1) & ~self.rotating_dims
 
+        # Token embedding, and one value embedding per table.
         e = lookup(self.embed.weight, packed.ids, packed.order)
         values = [lookup(embed.weight, packed.ids, packed.order) for embed in self.value_embeds]
+        # Smear (record #130): each embedding takes some of the one before it, except where a sequence starts.
         gate = smear * torch.sigmoid(F.linear(e[:, : config.gate_dim], self.smear_gate.weight))
         e = e + gate.masked_fill(packed.starts.unsqueeze(1), 0) * e.roll(1, 0)
         x = x0 = rms_norm(e)
@@ -306,13 +322,16 @@ class GPT(nn.Module):
 
         outputs: dict[int, Tensor] = {}
         for layer, block in enumerate(self.blocks):
+            # U-net skips: the output of an earlier block, with a learned weight and a gate per token (record #186).
             if layer in self.skip_of_layer:
                 i, source = self.skip_of_layer[layer]
                 gate = 2 * torch.sigmoid(F.linear(x0[:, : config.gate_dim], self.skip_gate.weight[i : i + 1]))
                 x = x + torch.sigmoid(skip_lambdas[i]) * gate * outputs[source]
+            # Residual stream with learned multipliers, into which every layer mixes the embeddings once more.
             x = scalars[layer] * x
             for j, start in enumerate(starts):
                 x = x + x0_lambdas[len(starts) * layer + j] * start
+            # Attention, in most layers; MLP, in every layer.
             if layer in self.gate_of_layer:
                 long = layer in config.long_window_layers
                 ordinal, table = self.value_of_layer.get(layer, (None, None))
@@ -333,6 +352,8 @@ class GPT(nn.Module):
             x = x + block.mlp(rms_norm(x))
             if layer in self.kept_layers:
                 outputs[layer] = x
+        # Backout (record #140): a share of an earlier block's output is taken away again before the head. The head's
+        # softcap is in kernels/softcap.py.
         return rms_norm(x - backout * outputs[config.backout_layer])
 
     def gates(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

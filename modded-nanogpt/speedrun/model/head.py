@@ -1,11 +1,11 @@
 """hidden states + head weights + targets -> training loss, or the loss of every token.
 
-Shape legend: T tokens, D model width, V classes (rows of the head), n targets a token.
+Shape legend: T tokens, D model width, V classes (rows of the head), n targets per token.
 
-Logits are 50,304 numbers a token, so the head is bound by memory as much as by arithmetic. On a GPU in bfloat16
-it therefore works slice by slice: logits, losses, the logits' gradient and from it the gradients of hidden states
-and weights, all in the forward pass, as they only scale with the gradient that comes from above. No (T, V) tensor
-outlives its slice. Everywhere else the plain path runs, which is also the definition.
+Logits are 50,304 numbers per token, so the head is bound by memory as much as by arithmetic. On a GPU in bfloat16 it
+therefore works slice by slice. The forward pass computes logits, losses, the logits' gradient and from it the gradients
+of hidden states and weights, which is possible because they only scale with the gradient that comes from above. No
+(T, V) tensor outlives its slice. Everywhere else the plain path runs, which is also the definition.
 """
 
 from typing import Any

@@ -1,4 +1,7 @@
-"""gradients of tables, gates and scalars -> their next weights: Adam with cautious decay, rows by rank."""
+"""Adam for tables, gates and scalars, with cautious weight decay; the rows of a table are shared among the ranks.
+
+Adam: Kingma and Ba, arXiv 1412.6980. Cautious decay: arXiv 2510.12402.
+"""
 
 import math
 from collections.abc import Callable
@@ -41,8 +44,10 @@ def adam_update(
     """
     wide = torch.promote_types(p.dtype, torch.float32)
     old, gradient = p.to(wide), gradient.to(wide)
+    # First and second moment.
     m += (gradient - m) * share1
     v += (gradient.square() - v) * share2
+    # The update, and cautious decay in one subtraction.
     u = m.to(wide) / (v.to(wide).sqrt() + eps) * rate
     p.copy_(old - u - old * decay * (u * old > 0))
 

@@ -1,7 +1,8 @@
-"""tensors of each rank -> their mean, whole or in rows; rows of each rank -> the whole; all beside other work.
+"""Collectives: means over the ranks, whole or in rows, and rows gathered from the ranks, all while other work goes on.
 
-gloo, nccl and a single process take the same path. Means are a sum in the tensors' own dtype and then a
-division, which is exact for world sizes 1, 2, 4 and 8 and so equals nccl's own average.
+- gloo, nccl and a single process take the same path.
+- A mean is a sum in the tensors' own dtype followed by a division, which is exact for world sizes 1, 2, 4 and 8 and so
+  equals nccl's own average.
 """
 
 from collections.abc import Callable

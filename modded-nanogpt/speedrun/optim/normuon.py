@@ -1,7 +1,8 @@
-"""gradients of the weight matrices -> orthogonalised, row-normalised updates (NorMuon).
+"""NorMuon: orthogonalised, row-normalised updates of the weight matrices, each matrix on the rank that owns it.
 
-Muon (kellerjordan.github.io/posts/muon) with Polar Express (arXiv 2505.16932), the row normalisation of
-NorMuon (arXiv 2510.05491) and cautious weight decay (arXiv 2510.12402), as in the modded-nanogpt records.
+An update, in order: Nesterov's mix of the momentum (Muon, kellerjordan.github.io/posts/muon), Polar Express (arXiv
+2505.16932), row normalisation (NorMuon, arXiv 2510.05491), cautious weight decay (arXiv 2510.12402); all as in the
+modded-nanogpt records. It does not depend on which rank owns a matrix.
 Shape legend: n matrices of R rows and C columns.
 """
 
@@ -42,11 +43,13 @@ def scale_rows(o: Tensor, row_moments: Tensor, beta2: float) -> Tensor:
 
     o: (n, R, C). row_moments: (n, R, 1), updated in place, without bias correction.
     """
+    # The running second moment of each row.
     columns = o.size(-1)
     wide = torch.promote_types(row_moments.dtype, torch.float32)
     nu = o.to(wide).square().mean(-1, keepdim=True)
     moments = row_moments.to(wide).lerp(nu, 1 - beta2)
     row_moments.copy_(moments)
+    # Each row by its inverse root, and the whole matrix by what gives it back the norm that it had.
     q = moments.clamp(min=1e-10).rsqrt()
     norm = (columns * nu.sum(-2, keepdim=True)).sqrt()
     scaled_norm = (columns * (nu * q * q).sum(-2, keepdim=True)).sqrt()
@@ -228,11 +231,15 @@ class _Stack:
 
     def updated(self, gradient: Tensor, lr_multiplier: float, momentum: float) -> Collective[Tensor]:
         """Moves the owned weights; to the weights of all ranks, (ranks x chunk, R, C)."""
+        # Momentum in Nesterov's mix; Q, K, V and O of an attention layer become matrices of their own.
         x = self.direction(gradient, self.momentum, self.setting(1 - momentum), self.matrices_shape, self.polar_dtype)
+        # Room for the weights of all ranks, of which this rank fills its chunk.
         weights = self.padding.new_empty((self.chunk * self.ranks.size, *self.padding.shape))
         own = self.ranks.rows(weights)
         torch.stack(self.own + [self.padding] * (self.chunk - len(self.own)), out=own)
+        # Polar Express (arXiv 2505.16932): singular values near 1.
         o = iterate(x, self.symmetric_kernels)
+        # Row normalisation (arXiv 2510.05491), cautious decay (arXiv 2510.12402), in a float32 master if any.
         lr = self.setting(lr_multiplier)
         self.move(own, self.tails, o, self.row_moments, self.eta, self.delta, self.beta2, lr)
         return self.ranks.gather_rows(weights)

@@ -1,4 +1,4 @@
-"""gradients + step settings -> the next weights: NorMuon at every step, Adam at odd ones."""
+"""The optimizer of a run: NorMuon for the matrices at every step, Adam for all other parameters at odd ones."""
 
 import torch
 import torch.distributed as dist
