@@ -9,15 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-import torch
 from speedrun.kernels.capability import FLASH_ATTENTION, FP8_PRODUCTS, HOPPER_MAJOR
-from speedrun.model.gpt import GPT
 from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
-from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.cluster.connection import find_cluster, on_each_node
+from discreteness.cluster.estimate import layout_of
 from discreteness.cluster.hardware import generation, worker_cost
-from discreteness.cluster.machines import Cluster, find_cluster, on_each_node
+from discreteness.cluster.machines import Cluster
 from discreteness.cluster.node_report import NodeReport, report_node
 from discreteness.cluster.topology import STORE_SHARE
 from discreteness.dataset.storage import Storage, open_storage
@@ -58,15 +57,11 @@ def diagnose(track_name: str, data: str | None, output: str | None) -> list[Find
         silent = {host: answer for host, answer in answers.items() if not isinstance(answer, NodeReport)}
     findings = [Finding("problem", "node", f"{host} does not answer: {error}") for host, error in silent.items()]
     findings += [*of_versions(reports), *of_gpus(reports, recipe), *of_attention(reports, recipe)]
-    findings += [*of_object_store(cluster, reports, checkpoint_bytes(recipe)), *of_data(reports, recipe)]
+    findings += [*of_object_store(cluster, reports, layout_of(recipe).num_bytes(tied=False)), *of_data(reports, recipe)]
     findings += of_authentication(cluster, os.environ)
     if output is not None:
         findings += of_output(output)
     return findings
-
-
-def checkpoint_bytes(recipe: Track) -> int:
-    return CheckpointLayout.from_model(GPT(recipe.model, getattr(torch, recipe.dtype), "meta")).num_bytes(tied=False)
 
 
 def of_versions(reports: Sequence[NodeReport]) -> Iterator[Finding]:

@@ -30,18 +30,18 @@ def inline_report(experiment: Experiment, run: RunConfig) -> tuple[str, ...]:
     return (
         *what_is_recorded(experiment),
         f"inline: {ranks} {'process' if ranks == 1 else 'processes'}, seed after seed; the first scores in its loop",
-        what_is_stored(experiment, run, count_dataset_bytes(experiment, layout_of(experiment))),
+        what_is_stored(experiment, run, count_dataset_bytes(experiment, layout_of(experiment.track))),
         what_it_takes(experiment, seed_s, rounds=len(experiment.seeds)),
     )
 
 
-def layout_of(experiment: Experiment) -> "CheckpointLayout":
+def layout_of(recipe: Track) -> "CheckpointLayout":
     import torch  # by who plans: the actor that only follows the plan does without
     from speedrun.model.gpt import GPT
 
     from discreteness.checkpoint.layout import CheckpointLayout
 
-    return CheckpointLayout.from_model(GPT(experiment.track.model, getattr(torch, experiment.track.dtype), "meta"))
+    return CheckpointLayout.from_model(GPT(recipe.model, getattr(torch, recipe.dtype), "meta"))
 
 
 def what_is_recorded(experiment: Experiment) -> tuple[str, str]:

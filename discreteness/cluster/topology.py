@@ -72,7 +72,7 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
     trainers = run.trainers or max(1, min(fits, len(experiment.seeds)))
     evaluators = evaluators or (trainers * workers if use_gpu else trainers)
     # Whether the checkpoints in flight fit into the object store of a machine that holds its share of the trainers.
-    layout = layout_of(experiment)
+    layout = layout_of(experiment.track)
     checkpoint_bytes = layout.num_bytes(tied=False)
     in_flight = max(run.max_in_flight, workers) * checkpoint_bytes
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.

@@ -13,7 +13,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.machines import Cluster, find_cluster, start_local
+from discreteness.cluster.connection import find_cluster, start_local
+from discreteness.cluster.machines import Cluster
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter

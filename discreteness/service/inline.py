@@ -22,6 +22,7 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cluster.estimate import inline_report
+from discreteness.cluster.machines import this_machine
 from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
@@ -40,10 +41,7 @@ def run_inline(config: JobConfig) -> int:
 
 
 def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
-    track_name = config.track
-    if track_name == "auto":
-        track_name = "small" if torch.cuda.is_available() else "tiny"
-    experiment = prepare(config, run, track_name)
+    experiment = prepare(config, run, this_machine().track(config.track))
     if run.dry_run:
         if os.environ.get("RANK", "0") == "0":
             for line in inline_report(experiment, run):
@@ -51,7 +49,7 @@ def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
         return 0
     use_cuda = experiment.track.needs_gpu
     if use_cuda and not torch.cuda.is_available():
-        raise ValueError(f"--track {track_name}: it needs a GPU and this machine has none")
+        raise ValueError(f"--track {experiment.track.name}: it needs a GPU and this machine has none")
     process_group = _join(experiment.world_size, use_cuda)
     rank = dist.get_rank() if process_group else 0
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"

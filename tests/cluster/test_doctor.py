@@ -12,7 +12,6 @@ from speedrun.tracks import small, tiny
 
 from discreteness.cluster import doctor, node_report
 from discreteness.cluster.doctor import (
-    checkpoint_bytes,
     of_attention,
     of_authentication,
     of_data,
@@ -21,6 +20,7 @@ from discreteness.cluster.doctor import (
     of_output,
     of_versions,
 )
+from discreteness.cluster.estimate import layout_of
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.node_report import attention_difference, report_node
 
@@ -127,7 +127,7 @@ def test_memory_of_the_object_store():
         ("ok", "rich"),
         ("ok", "poor"),
     ], "a head that holds no trainer needs no store"
-    assert 4e8 < checkpoint_bytes(small) < 6e8
+    assert 4e8 < layout_of(small).num_bytes(tied=False) < 6e8
 
 
 def test_data_must_be_there_be_enough_and_be_the_same():

@@ -37,6 +37,7 @@ LEFT_OUT = {
     "cluster/estimate": "plans",
     "cluster/hardware": "tables for plans and for what people read",
     "cluster/topology": "plans",
+    "cluster/connection": "joins Ray or starts it",
     "cluster/machines": "finds machines",
     "service/trainers": "starts processes",
     "service/dispatcher": "hands on references and rows by attempt and step, and never looks into one",

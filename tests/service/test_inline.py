@@ -11,6 +11,7 @@ from speedrun.training import SeedFailed, Trainer
 
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
+from discreteness.cluster.machines import Cluster, Node
 from discreteness.dataset.lock import DatasetLock, LockHeld
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import status
@@ -186,3 +187,11 @@ def test_a_track_for_gpus_is_refused_where_there_is_none(config, monkeypatch):
     monkeypatch.setattr(inline, "prepare", lambda config, run, name: on_gpus)
     with pytest.raises(ValueError, match="it needs a GPU and this machine has none"):
         inline.run_inline(config)
+
+
+def test_a_track_is_chosen_for_this_machine_as_the_service_chooses_it(config, monkeypatch):
+    old = Cluster((Node(16.0, 2.0, "A100", 10**10),), local=True)
+    monkeypatch.setattr(inline, "this_machine", lambda: old)
+    asked = replace(config, experiment=replace(config.experiment, track="auto"))
+    with pytest.raises(ValueError, match=r"--track auto: GPUs are of type \['A100'\], not Hopper; name the track"):
+        inline.run_inline(asked)

@@ -1,0 +1,164 @@
+"""Who holds which seed, whatever happens in whatever order: the ledger against a model of its rules."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from discreteness.service.ledger import MAX_TRAINER_FAILURES, Ledger
+
+SEEDS = tuple(range(5))
+NAMES = ("a", "b", "c")
+MAX_ATTEMPTS = 3
+
+
+class Bookkeeping(RuleBasedStateMachine):
+    """Trainers come, go, are preempted, fail and fall silent; their attempts are lost, rejected and committed."""
+
+    def __init__(self):
+        super().__init__()
+        self.lost = []
+        self.ledger = Ledger(SEEDS, MAX_ATTEMPTS, given_up=lambda: "", on_lost=self.note)
+        self.held = {}
+        """Attempt -> (seed, trainer) of those that are current."""
+        self.over = set()
+        self.failures = dict.fromkeys(NAMES, 0)
+        self.counted = dict.fromkeys(SEEDS, 0)
+
+    def note(self, attempt, record):
+        self.lost.append(record)
+        assert (record["seed"], record["attempt"]) == (attempt.seed, attempt.id)
+        if not attempt.trainer.leaving:
+            assert "preempted" not in record
+            self.counted[attempt.seed] += 1
+        seed, _ = self.held.pop(attempt.id)
+        assert seed == attempt.seed
+        self.over.add(attempt.id)
+
+    def held_by(self, name):
+        return [attempt for attempt, (_, trainer) in self.held.items() if trainer == name]
+
+    @rule(name=st.sampled_from(NAMES))
+    def processes_come(self, name):
+        trainer = self.ledger.trainer(name)
+        starts, failed = trainer.starts, trainer.inside and not trainer.leaving
+        assert self.ledger.enter(name, None) is trainer
+        self.failures[name] += failed
+        assert (trainer.starts, trainer.leaving) == (starts + 1, False)
+        assert not self.held_by(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def a_seed_is_asked_for(self, name):
+        trainer = self.ledger.trainer(name)
+        if not trainer.inside:
+            return
+        first = next(iter(self.ledger.waiting), None)
+        lease = self.ledger.lease(trainer)
+        if self.ledger.done() or self.failures[name] >= MAX_TRAINER_FAILURES:
+            assert lease.order == "stop"
+        elif first is None:
+            assert lease.order == "wait"
+        else:
+            assert (lease.order, lease.seed) == ("train", first)
+            assert lease.attempt not in self.over | self.held.keys()
+            self.held[lease.attempt] = (lease.seed, name)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def an_attempt_is_rejected(self, data):
+        attempt = list(self.held)[data.draw(st.integers(0, len(self.held) - 1))]
+        self.ledger.lose(self.ledger.attempts[attempt], "its losses differ")
+        assert attempt in self.over
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def an_attempt_is_committed(self, data):
+        attempt = list(self.held)[data.draw(st.integers(0, len(self.held) - 1))]
+        seed, name = self.held.pop(attempt)
+        self.ledger.commit(self.ledger.attempts[attempt], num_bytes=10)
+        self.over.add(attempt)
+        assert seed in self.ledger.committed
+        self.failures[name] = 0
+
+    @rule(name=st.sampled_from(NAMES))
+    def a_machine_is_about_to_go(self, name):
+        self.ledger.announce_departure(name)
+
+    @rule(name=st.sampled_from(NAMES), reason=st.sampled_from(["", "no place"]))
+    def all_processes_have_ended(self, name, reason):
+        trainer = self.ledger.trainer(name)
+        entered, leaving = trainer.inside, trainer.leaving
+        may_go_on = not self.ledger.done() and self.failures[name] < MAX_TRAINER_FAILURES
+        again = self.ledger.leave(name, reason)
+        if leaving and may_go_on:
+            assert again
+        else:
+            self.failures[name] += reason != ""
+            assert not again or (entered and reason)
+        assert trainer.leaving is False
+
+    @invariant()
+    def a_seed_is_in_one_place(self):
+        places = [*self.ledger.waiting, *(seed for seed, _ in self.held.values())]
+        places += [*self.ledger.committed, *self.ledger.failed]
+        assert sorted(places) == list(SEEDS)
+
+    @invariant()
+    def what_is_current_is_what_is_held(self):
+        assert self.ledger.attempts.keys() == self.held.keys()
+
+    @invariant()
+    def a_seed_fails_with_its_last_attempt_and_not_before(self):
+        assert self.ledger.lost == self.counted
+        for seed in SEEDS:
+            assert (seed in self.ledger.failed) == (self.counted[seed] == MAX_ATTEMPTS)
+
+    @invariant()
+    def failures_are_those_in_a_row(self):
+        assert {name: self.ledger.trainer(name).failures for name in NAMES} == self.failures
+
+    @invariant()
+    def counts_are_of_what_happened(self):
+        counts = self.ledger.counted()
+        assert (counts.attempts_lost, counts.bytes_committed) == (len(self.lost), 10 * len(self.ledger.committed))
+
+
+TestBookkeeping = Bookkeeping.TestCase
+TestBookkeeping.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@pytest.fixture
+def ledger():
+    return Ledger(SEEDS, MAX_ATTEMPTS, given_up=lambda: "", on_lost=lambda attempt, record: None)
+
+
+def test_what_dead_processes_say_late_is_not_told_of_the_next(ledger):
+    first = ledger.enter("a", None).starts
+    second = ledger.enter("a", None).starts
+    ledger.trouble("a", first, "rank 1: no shard")
+    ledger.enter("a", None)
+    assert ledger.trainer("a").last_failure == "2 failures in a row, the last: its processes were restarted"
+    ledger.trouble("a", second + 1, "rank 0: no memory")
+    ledger.leave("a", "")
+    ledger.enter("a", None)
+    assert ledger.trainer("a").last_failure == "3 failures in a row, the last: rank 0: no memory"
+
+
+def test_nothing_is_told_twice_and_no_trainer_without_a_word(ledger):
+    ledger.enter("a", None)
+    lease = ledger.lease(ledger.trainer("a"))
+    ledger.lose(ledger.attempts[lease.attempt], "nan")
+    ledger.announce_departure("a")
+    ledger.announce_departure("a")
+    told = [(event.event, event.trainer, event.seed) for event in ledger.events]
+    assert told == [("seed leased", "a", 0), ("attempt lost", "a", 0), ("preemption notice", "a", None)]
+
+
+def test_what_comes_for_a_seed_that_is_being_committed_does_not_lose_it(ledger):
+    trainer = ledger.enter("a", None)
+    attempt = ledger.attempts[ledger.lease(trainer).attempt]
+    attempt.committing = True
+    ledger.enter("a", None)
+    assert ledger.attempts == {attempt.id: attempt}
+    ledger.commit(attempt, num_bytes=1)
+    assert ledger.committed == {0} and trainer.failures == 0
