@@ -31,15 +31,15 @@ class Token:
     text: str
 
     @classmethod
-    def at(cls, experiment: Dataset, doc_id: int, token: int) -> Self:
-        text = experiment.tokens(doc_id)["token_text"][token].as_py()
-        return cls(document=experiment.document(doc_id).name, token=token, text=text)
+    def at(cls, dataset: Dataset, doc_id: int, token: int) -> Self:
+        text = dataset.tokens(doc_id)["token_text"][token].as_py()
+        return cls(document=dataset.document(doc_id).name, token=token, text=text)
 
 
-def sharpest(experiment: Dataset, found: Analysis, count: int) -> list[Token]:
+def sharpest(dataset: Dataset, found: Analysis, count: int) -> list[Token]:
     """Tokens with a step in most seeds, those of the steepest fall first."""
     rows = _sharpest_rows(found, count)
-    return [Token.at(experiment, row["doc_id"], row["token_index"]) for row in rows]
+    return [Token.at(dataset, row["doc_id"], row["token_index"]) for row in rows]
 
 
 def _sharpest_rows(found: Analysis, count: int) -> list[dict[str, Any]]:
@@ -48,18 +48,18 @@ def _sharpest_rows(found: Analysis, count: int) -> list[dict[str, Any]]:
     return rows[:count]
 
 
-def summary(experiment: Dataset, found: Analysis, num_tokens: int = 12) -> str:
+def summary(dataset: Dataset, found: Analysis, num_tokens: int = 12) -> str:
     """What was found, for a terminal."""
-    num_losses, num_seeds = count_losses(experiment), len(found.seeds)
-    rows = num_seeds * len(experiment.steps) * len(experiment.documents)
+    num_losses, num_seeds = count_losses(dataset), len(found.seeds)
+    rows = num_seeds * len(dataset.steps) * len(dataset.documents)
     lines = [
-        f"{num_seeds} seeds x {len(experiment.steps)} checkpoints x {len(experiment.documents)} documents "
-        f"= {rows} rows, {num_seeds * len(experiment.steps) * num_losses} losses",
+        f"{num_seeds} seeds x {len(dataset.steps)} checkpoints x {len(dataset.documents)} documents "
+        f"= {rows} rows, {num_seeds * len(dataset.steps) * num_losses} losses",
         "",
         f"{'document':<32}{'curves':>8}{'steps':>8}{'last loss':>11}{'learned':>9}{'rebuilt':>9}"
         f"{'by times':>10}{'by steps':>10}",
     ]
-    names = {document.doc_id: document.name for document in experiment.documents}
+    names = {document.doc_id: document.name for document in dataset.documents}
     doc_ids = found.fits["doc_id"].to_numpy()
     final, is_step = found.fits["final_loss"].to_numpy(), found.fits["is_step"].to_numpy()
     for doc_id, name in [*names.items(), (None, ALL_DOCUMENTS)]:
@@ -78,7 +78,7 @@ def summary(experiment: Dataset, found: Analysis, num_tokens: int = 12) -> str:
         f"{'sharpest steps':<44}{'seeds':>7}{'time':>8}{'+- octaves':>12}{'width':>7}{'fall':>7}",
     ]
     for row in _sharpest_rows(found, num_tokens):
-        token = Token.at(experiment, row["doc_id"], row["token_index"])
+        token = Token.at(dataset, row["doc_id"], row["token_index"])
         spread = "-" if row["time_spread"] is None else f"{row['time_spread']:.2f}"
         name = f"{token.text!r} ({token.document}, token {token.token})"
         lines.append(

@@ -59,9 +59,9 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
     """The tables that `analyze` wrote, for the same arguments. FileNotFoundError: it was not run; ValueError: damaged,
     or of another dataset.
     """
-    experiment = open_dataset(uri)
-    storage, prefix = output_storage(experiment.storage, output)
-    way_on = f"run: discreteness analyze {experiment.storage.uri}"
+    dataset = open_dataset(uri)
+    storage, prefix = output_storage(dataset.storage, output)
+    way_on = f"run: discreteness analyze {dataset.storage.uri}"
     tables: dict[str, pa.Table] = {}
     for name in TABLES:
         path = f"{prefix}{name}.parquet"
@@ -73,22 +73,22 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
             stated = json.loads(tables[name].schema.metadata[_METADATA_KEY])
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {way_on}") from None
-        if stated["documents"] != _documents_of(experiment):
+        if stated["documents"] != _documents_of(dataset):
             raise ValueError(f"{storage.path(path)} is of other documents; {way_on}")
     return Analysis(**tables, seeds=stated["seeds"])
 
 
-def count_losses(experiment: Dataset) -> int:
-    return sum(document.num_losses for document in experiment.documents)
+def count_losses(dataset: Dataset) -> int:
+    return sum(document.num_losses for document in dataset.documents)
 
 
-def _documents_of(experiment: Dataset) -> list[list[int]]:
-    return [[document.doc_id, document.num_losses] for document in experiment.documents]
+def _documents_of(dataset: Dataset) -> list[list[int]]:
+    return [[document.doc_id, document.num_losses] for document in dataset.documents]
 
 
-def output_storage(dataset: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
+def output_storage(storage: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
     """Where the tables are, and what their names there begin with."""
-    return (dataset, f"{FOLDER}/") if output is None else (open_storage(output), "")
+    return (storage, f"{FOLDER}/") if output is None else (open_storage(output), "")
 
 
 def fits_table(done: list[Done]) -> pa.Table:
@@ -166,8 +166,8 @@ def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
-def spectrum_table(experiment: Dataset, done: list[Done]) -> pa.Table:
-    names = {document.doc_id: document.name for document in experiment.documents}
+def spectrum_table(dataset: Dataset, done: list[Done]) -> pa.Table:
+    names = {document.doc_id: document.name for document in dataset.documents}
     sums: dict[str, Spectrum] = {}
     for part in done:
         for name in (names[part.work.doc_id], ALL_DOCUMENTS):
@@ -190,9 +190,9 @@ def spectrum_table(experiment: Dataset, done: list[Done]) -> pa.Table:
     )
 
 
-def write_tables(found: Analysis, experiment: Dataset, output: str | os.PathLike[str] | None) -> None:
-    storage, prefix = output_storage(experiment.storage, output)
-    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(experiment)}).encode()
+def write_tables(found: Analysis, dataset: Dataset, output: str | os.PathLike[str] | None) -> None:
+    storage, prefix = output_storage(dataset.storage, output)
+    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(dataset)}).encode()
     for name in TABLES:
         sink = pa.BufferOutputStream()
         table = getattr(found, name).replace_schema_metadata({_METADATA_KEY: metadata})

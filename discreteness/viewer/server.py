@@ -58,12 +58,12 @@ def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
 def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
     """The viewer of one dataset. Errors as discreteness.open."""
     growing = Growing(open_storage(uri))
-    _texts(growing, growing.snapshot.experiment.documents[0].doc_id)  # damaged words are said before the address is
+    _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
     app[GROWING] = growing
     app[STEPWISE] = Stepwise(app[GROWING])
     app.router.add_get("/", _index)
-    app.router.add_get("/api/experiment", _experiment)
+    app.router.add_get("/api/dataset", _dataset)
     app.router.add_get("/api/state", _state)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens", _tokens)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/summary", _summary)
@@ -108,20 +108,20 @@ async def _index(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(str(PAGE / "index.html"))
 
 
-async def _experiment(request: web.Request) -> web.Response:
+async def _dataset(request: web.Request) -> web.Response:
     """What does not change while seeds come."""
     growing = request.app[GROWING]
-    experiment = growing.snapshot.experiment
-    identity = experiment.experiment["identity"]
+    dataset = growing.snapshot.dataset
+    identity = dataset.experiment["identity"]
     content = {
         "name": growing.storage.root.rpartition("/")[2],
         "uri": growing.storage.uri,
         "track": str(identity.get("track", {}).get("name", "")),
-        "identity_hash": experiment.experiment["identity_hash"],
-        "steps": experiment.steps,
+        "identity_hash": dataset.experiment["identity_hash"],
+        "steps": dataset.steps,
         "documents": [
             {"doc_id": d.doc_id, "name": d.name, "category": d.category, "num_losses": d.num_losses}
-            for d in experiment.documents
+            for d in dataset.documents
         ],
     }
     return _json(content)
@@ -133,9 +133,9 @@ async def _state(request: web.Request) -> web.Response:
     snapshot = await asyncio.to_thread(growing.refresh)
     content = {
         "version": snapshot.version,
-        "committed": snapshot.experiment.seeds,
+        "committed": snapshot.dataset.seeds,
         "running": [{"seed": one.seed, "steps": one.steps} for one in snapshot.running.values()],
-        "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.experiment.invalid.items()],
+        "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.dataset.invalid.items()],
         "to_fit": request.app[STEPWISE].num_waiting,
         "fitted": request.app[STEPWISE].num_made,
         "fit_error": request.app[STEPWISE].error,
@@ -188,7 +188,7 @@ async def _fits(request: web.Request) -> web.Response:
 
     def fitted() -> bytes:
         curves = growing.curves(document, token)
-        steps = np.array(growing.snapshot.experiment.steps)
+        steps = np.array(growing.snapshot.dataset.steps)
         fits = fit(curves.losses[: curves.num_committed], steps)
         return frame(
             {},
@@ -220,12 +220,12 @@ async def _overview(request: web.Request) -> web.Response:
 
 def _overview_frame(growing: Growing, stepwise: Stepwise) -> bytes:
     """Of the documents done so far: mean losses, spectrum, the most step-like tokens."""
-    experiment = growing.snapshot.experiment
-    heat = np.full((len(experiment.documents), len(experiment.steps)), np.nan, np.float32)
-    for row, document in enumerate(experiment.documents):
+    dataset = growing.snapshot.dataset
+    heat = np.full((len(dataset.documents), len(dataset.steps)), np.nan, np.float32)
+    for row, document in enumerate(dataset.documents):
         if (mean := stepwise.mean_loss(document)) is not None:
             heat[row] = mean
-    found = {d.doc_id: steps for d in experiment.documents if (steps := stepwise.steps(d)) is not None}
+    found = {d.doc_id: steps for d in dataset.documents if (steps := stepwise.steps(d)) is not None}
     meta = {
         "num_fitted": len(found),
         "num_mean_seeds": len(stepwise.mean_seeds()),
@@ -271,7 +271,7 @@ def _texts(growing: Growing, doc_id: int) -> list[dict[str, Any]]:
             "known": row["in_vocabulary"],
             **({"bytes": row["token_bytes"].hex()} if "\ufffd" in row["token_text"] else {}),
         }
-        for row in growing.snapshot.experiment.tokens(doc_id).to_pylist()
+        for row in growing.snapshot.dataset.tokens(doc_id).to_pylist()
     ]
 
 

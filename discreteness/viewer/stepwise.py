@@ -129,8 +129,8 @@ class Stepwise:
         return tuple(snapshot.stamps[seed] for seed in _sample_seeds(snapshot)), self._analysis_stamp()
 
     def _mean(self, snapshot: Snapshot, document: DocumentInfo) -> np.ndarray:
-        total = np.zeros(len(snapshot.experiment.steps))
-        count = np.zeros(len(snapshot.experiment.steps))
+        total = np.zeros(len(snapshot.dataset.steps))
+        count = np.zeros(len(snapshot.dataset.steps))
         for seed in _sample_seeds(snapshot):
             mean = self.growing.losses_of(snapshot, document, seed).mean(axis=0, dtype=np.float64)
             total += np.nan_to_num(mean)
@@ -142,29 +142,29 @@ class Stepwise:
         analysis = self._analysis_of(snapshot)
         if analysis is not None:
             return _from_tables(analysis, document)
-        seeds = snapshot.experiment.seeds[:SAMPLE]
+        seeds = snapshot.dataset.seeds[:SAMPLE]
         if not seeds:
             return None
         losses = np.stack([self.growing.losses_of(snapshot, document, seed) for seed in seeds], axis=1)
-        return _from_losses(losses, np.array(snapshot.experiment.steps))
+        return _from_losses(losses, np.array(snapshot.dataset.steps))
 
     def _analysis_of(self, snapshot: Snapshot) -> Analysis | None:
         """The tables, if there are any and of seeds that the dataset has."""
         stamp = self._analysis_stamp()
         if stamp != self._analysis[0]:
             try:
-                self._analysis = (stamp, load(snapshot.experiment.storage.uri))
+                self._analysis = (stamp, load(snapshot.dataset.storage.uri))
             except FileNotFoundError:
                 self._analysis = (stamp, None)
         analysis = self._analysis[1]
-        return analysis if analysis is not None and set(analysis.seeds) <= set(snapshot.experiment.seeds) else None
+        return analysis if analysis is not None and set(analysis.seeds) <= set(snapshot.dataset.seeds) else None
 
     def _analysis_stamp(self) -> tuple:
         return tuple((info.path, info.size, info.mtime_ns) for info in self.growing.storage.list(FOLDER))
 
 
 def _sample_seeds(snapshot: Snapshot) -> list[int]:
-    return snapshot.experiment.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
+    return snapshot.dataset.seeds[:SAMPLE] or list(snapshot.running)[:SAMPLE]
 
 
 def _from_losses(losses: np.ndarray, steps: np.ndarray) -> Steps:

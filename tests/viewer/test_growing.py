@@ -51,19 +51,19 @@ def kept_bytes(request, monkeypatch):
 
 
 def test_curves_and_summary_are_the_datasets_losses(tmp_path, kept_bytes):
-    dataset = create(tmp_path / "d")
+    writer = create(tmp_path / "d")
     for seed in 3, 1, 2:
-        commit(dataset, seed)
+        commit(writer, seed)
     growing = Growing(open_storage(tmp_path / "d"))
-    experiment = discreteness.open(tmp_path / "d")
+    dataset = discreteness.open(tmp_path / "d")
     document = growing.document(0)
     for token in 1, 2, 3:
         curves = growing.curves(document, token)
         assert curves.seeds == [1, 2, 3] and curves.num_committed == 3
-        np.testing.assert_array_equal(curves.losses, experiment.losses("a.txt", token))
+        np.testing.assert_array_equal(curves.losses, dataset.losses("a.txt", token))
     mean, deviation, num_seeds = growing.summary(document)
     assert num_seeds == 3
-    expected = experiment.losses("a.txt").transpose(0, 2, 1)
+    expected = dataset.losses("a.txt").transpose(0, 2, 1)
     np.testing.assert_allclose(mean, expected.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(deviation, expected.astype(np.float64).std(axis=0, ddof=1), rtol=1e-6)
 
@@ -104,7 +104,7 @@ def test_looking_again_sees_seeds_come_grow_and_end(tmp_path):
         np.testing.assert_array_equal(seen, [*losses(2)[:num_steps, 0], *[NAN] * (4 - num_steps)])
     commit(dataset, 2)
     snapshot = growing.refresh()
-    assert (snapshot.version, snapshot.experiment.seeds, dict(snapshot.running)) == (4, [2], {})
+    assert (snapshot.version, snapshot.dataset.seeds, dict(snapshot.running)) == (4, [2], {})
     np.testing.assert_array_equal(growing.curves(growing.document(0), 1).losses[0], losses(2)[:, 0])
 
 
@@ -130,7 +130,7 @@ def test_what_is_kept_stays_below_the_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(growing_module, "KEPT_BYTES", largest)
     growing = Growing(open_storage(tmp_path / "d"))
     for _ in range(2):
-        for document in growing.snapshot.experiment.documents:
+        for document in growing.snapshot.dataset.documents:
             growing.summary(document)
             np.testing.assert_array_equal(growing.curves(document, 1).losses.shape, (4, 4))
             assert 0 < sum(kept.nbytes for kept in growing._kept.values()) == growing._kept_bytes <= largest

@@ -522,9 +522,9 @@ def ask(address, path, method="GET", **headers):
 
 def test_only_this_machine_by_its_own_name_and_only_to_read(address):
     for host in "evil.example", "evil.example:8321", "127.0.0.1.evil.example", "[::ffff:1.2.3.4]", "":
-        assert ask(address, "/api/experiment", Host=host)[0].status == 403, host
+        assert ask(address, "/api/dataset", Host=host)[0].status == 403, host
     for host in "localhost:1234", "127.0.0.1", urlsplit(address).netloc:
-        assert ask(address, "/api/experiment", Host=host)[0].status == 200, host
+        assert ask(address, "/api/dataset", Host=host)[0].status == 200, host
     for method in "POST", "PUT", "DELETE", "PATCH", "OPTIONS":
         assert ask(address, "/api/state", method)[0].status == 405, method
 

@@ -11,8 +11,8 @@ const HEAT_PX = 900;
 
 export class Overview {
   // onOpen(document, token or null, step or null)
-  constructor(experiment, onOpen) {
-    Object.assign(this, { experiment, onOpen });
+  constructor(dataset, onOpen) {
+    Object.assign(this, { dataset, onOpen });
     byId("table-csv").addEventListener("click", () => this.saveTable());
   }
 
@@ -25,7 +25,7 @@ export class Overview {
 
   // Columns are equal parts of log(step + 1), each shows the last checkpoint before it.
   drawHeat({ heat, num_mean_seeds }) {
-    const { documents, steps } = this.experiment;
+    const { documents, steps } = this.dataset;
     const first = num_mean_seeds < page.state.committed.length ? "the first " : "";
     byId("heat-hint").textContent =
       `Mean loss of ${first}${count(num_mean_seeds)} seed${num_mean_seeds === 1 ? "" : "s"}; a click opens the document at that step.`;
@@ -84,7 +84,7 @@ export class Overview {
     const sample = `the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
     const source = analyzed || all ? `${count(num_seeds)} seeds` : sample;
     byId("spectrum-hint").textContent = num_fitted
-      ? `Bars: nats an octave that the mean loss loses in steps. Line: all that it loses. ${num_fitted} of ${this.experiment.documents.length} documents, ${source}.`
+      ? `Bars: nats an octave that the mean loss loses in steps. Line: all that it loses. ${num_fitted} of ${this.dataset.documents.length} documents, ${source}.`
       : "";
     if (!num_fitted) return byId("spectrum").replaceChildren();
     const middle = (bin) => (edges[bin] + edges[bin + 1]) / 2;
@@ -109,7 +109,7 @@ export class Overview {
       ? "By nats an octave of the step, times the share of seeds with a step."
       : "";
     const heads = ["token", "document", "step", "octaves wide", "nats", "seeds", "octaves between seeds"];
-    const names = new Map(this.experiment.documents.map((document) => [document.doc_id, document]));
+    const names = new Map(this.dataset.documents.map((document) => [document.doc_id, document]));
     const rows = tokens.map((entry) => {
       const document = names.get(entry.doc_id);
       const open = () => this.onOpen(document, entry.token, null);
