@@ -2,7 +2,7 @@
 
 python benchmarks/dataset.py --seeds 30 [--folder DIR] [--steps 1841]
 
-The documents are the built-in ones, the curves fall, have a step each and are noisy. HDF5 is the layout of the original
+The documents are the built-in ones, the curves fall, have one drop each and are noisy. HDF5 is the layout of the original
 trainers: one gzip-4 float16 dataset [seeds, steps] a token. "Cold": a new reader, and the files' pages dropped from the
 system's cache (its metadata may stay); "warm": the same question again, the best time of some. What takes minutes
 in HDF5 is asked once. Opening is not counted, of either: ours reads experiment.json, the seeds' footers and parts.json,

@@ -37,14 +37,15 @@ FEW_CURVES = 4000
 def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Analysis:
     """Fits every curve on all cores, writes the three tables to `output` (default: the dataset's folder `analysis`).
 
-    ValueError: no seed is committed, or the plan has too few checkpoints to fit; OSError: cannot be written.
+    Raises ValueError if no seed is committed or if the plan has too few checkpoints to fit, and OSError if the tables
+    cannot be written.
     """
     dataset = open_dataset(uri)
     if not dataset.seeds:
         raise ValueError(f"no seed is committed in {dataset.storage.uri} yet: there is nothing to analyze")
     if len(dataset.steps) < MIN_POINTS:
         raise ValueError(
-            f"the plan of {dataset.storage.uri} has {len(dataset.steps)} checkpoints, too few to tell a step "
+            f"the plan of {dataset.storage.uri} has {len(dataset.steps)} checkpoints, too few to tell a drop "
             f"from a slope; record at least {MIN_POINTS} (--checkpoints log:48)"
         )
     done = list(_run(list(_divide(dataset)), num_curves=len(dataset.seeds) * count_losses(dataset)))

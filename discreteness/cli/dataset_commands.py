@@ -123,7 +123,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Which tokens are learned in a step, when, how sharply, and how alike in all seeds: tables and pictures."""
+    """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures."""
 
     path: Annotated[str, tyro.conf.Positional]
     output: str | None = None

@@ -152,7 +152,7 @@ async function fetchValues() {
   const seed = color === "loss" ? shown.seed : null;
   const path = `/api/documents/${document.doc_id}`;
   if (!colorMoves()) {
-    const { time, width, time_spread, num_seeds } = await getFrame(`${path}/steps`);
+    const { time, width, time_spread, num_seeds } = await getFrame(`${path}/drops`);
     return { color, seed, numbers: { time, sharpness: width, "time-spread": time_spread }[color], num_seeds };
   }
   if (seed !== null) return { color, seed, numbers: (await getFrame(`${path}/seeds/${seed}`)).losses, num_seeds: 1 };

@@ -186,13 +186,13 @@ function drawNumbers(entry) {
     rows.push(["final probability", `median ${number(median(percents))} %`]);
   }
   if (shown.fits && entry.fits) {
-    const { time, width, is_step, delta_bic } = entry.fits;
-    const stepping = (list) => list.filter((_, row) => is_step[row]);
-    rows.push(["learned in a step", `by ${count(stepping(time).length)} of ${count(time.length)} seeds`]);
-    if (stepping(time).length)
+    const { time, width, is_drop, delta_bic } = entry.fits;
+    const ofDrops = (list) => list.filter((_, row) => is_drop[row]);
+    rows.push(["learned in a drop", `by ${count(ofDrops(time).length)} of ${count(time.length)} seeds`]);
+    if (ofDrops(time).length)
       rows.push([
         "those: median",
-        `step ${number(median(stepping(time)))}, ${number(median(stepping(width)))} octaves wide, ΔBIC ${number(median(stepping(delta_bic)))}`,
+        `step ${number(median(ofDrops(time)))}, ${number(median(ofDrops(width)))} octaves wide, ΔBIC ${number(median(ofDrops(delta_bic)))}`,
       ]);
   }
   byId("numbers").replaceChildren(
