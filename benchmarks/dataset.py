@@ -2,12 +2,12 @@
 
 python benchmarks/dataset.py --seeds 30 [--folder DIR] [--steps 1841]
 
-The documents are the built-in ones, the curves fall, have one drop each and are noisy. HDF5 is the layout of the original
-trainers: one gzip-4 float16 dataset [seeds, steps] a token. "Cold": a new reader, and the files' pages dropped from the
-system's cache (its metadata may stay); "warm": the same question again, the best time of some. What takes minutes
-in HDF5 is asked once. Opening is not counted, of either: ours reads experiment.json, the seeds' footers and parts.json,
-h5py the superblock; what is then read first of an index, ours or HDF5's, counts as cold. On a shared machine only the
-ratios are worth quoting.
+The documents are the built-in ones; the curves fall, drop at one moment each, and are noisy. HDF5 is the layout of the
+original trainers: one gzip-4 float16 dataset [seeds, steps] per token. "Cold": a new reader, and the files' pages
+evicted from the system's cache (its metadata may stay); "warm": the same question again, the best time of some. What
+takes minutes in HDF5 is asked once. Opening is not counted, of either: ours reads experiment.json, the seeds' footers
+and parts.json, h5py the superblock; what is then read first of an index, ours or HDF5's, counts as cold. On a shared
+machine only the ratios are worth quoting.
 """
 
 import argparse

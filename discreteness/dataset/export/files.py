@@ -91,7 +91,10 @@ def file_names(dataset: Dataset) -> list[str]:
 
 
 def _write_pt(dataset: Dataset, names: list[str], path: Path) -> None:
-    import torch
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("a pt export needs torch; run: pip install torch") from None
 
     lengths = [document.num_losses for document in dataset.documents]
     results: dict[int, dict[str, Any]] = {}

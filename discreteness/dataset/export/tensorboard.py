@@ -28,7 +28,7 @@ def export_tensorboard(uri: str | os.PathLike[str] | Storage, destination: str |
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError(
-            "an export to TensorBoard needs its package; run: pip install 'discreteness[tensorboard]'"
+            "an export to TensorBoard needs its package and torch; run: pip install 'discreteness[tensorboard]'"
         ) from None
 
     dataset = open(uri)
