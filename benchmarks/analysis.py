@@ -1,4 +1,4 @@
-"""this machine -> curves fitted a minute, beside scipy's curve_fit of one sigmoid a curve in the same run.
+"""this machine -> curves fitted per minute, next to scipy's curve_fit of one sigmoid per curve in the same run.
 
 python benchmarks/analysis.py [--curves 4096] [--baseline-curves 100]
 """
@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
-from planted import noise, planted_steps, steps_of
+from planted import noise, planted_drops, steps_of
 from scipy.optimize import curve_fit
 
 from discreteness.analysis.fits import Fits, fit, octaves
@@ -21,7 +21,7 @@ def one_sigmoid(x: np.ndarray, low: float, fall: float, center: float, width: fl
 
 
 def baseline(curves: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Centers by one least-squares fit a curve, from the steepest place: no smooth alternative, no second step."""
+    """Centers by one least-squares fit per curve, from the steepest place: no smooth alternative, no second drop."""
     x, centers = octaves(steps), np.full(len(curves), np.nan)
     for number, curve in enumerate(curves):
         start = (
@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--baseline-curves", type=int, default=100)
     arguments = parser.parse_args()
     steps, random = steps_of("every:1"), np.random.default_rng(0)
-    clean, centers = planted_steps(random, octaves(steps), arguments.curves)
+    clean, centers = planted_drops(random, octaves(steps), arguments.curves)
     curves = (clean + noise(random, steps, len(clean), 0.2)).astype(np.float32)
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")  # for the processes that are spawned below
     cores = len(os.sched_getaffinity(0))
     print(f"{len(curves)} curves of {len(steps)} points, {cores} cores, load {os.getloadavg()[0]:.1f}\n")
-    print("| what | processes | curves a minute | CPU ms a curve | time error, octaves (95 %) |")
+    print("| what | processes | curves per minute | CPU ms per curve | time error, octaves (95 %) |")
     print("|---|---|---|---|---|")
 
     def row(what: str, processes: int, count: int, wall_s: float, cpu_s: float | None, times: np.ndarray) -> None:

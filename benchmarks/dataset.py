@@ -2,12 +2,12 @@
 
 python benchmarks/dataset.py --seeds 30 [--folder DIR] [--steps 1841]
 
-The documents are the built-in ones, the curves fall, have a step each and are noisy. HDF5 is the layout of the original
-trainers: one gzip-4 float16 dataset [seeds, steps] a token. "Cold": a new reader, and the files' pages dropped from the
-system's cache (its metadata may stay); "warm": the same question again, the best time of some. What takes minutes
-in HDF5 is asked once. Opening is not counted, of either: ours reads experiment.json, the seeds' footers and parts.json,
-h5py the superblock; what is then read first of an index, ours or HDF5's, counts as cold. On a shared machine only the
-ratios are worth quoting.
+The documents are the built-in ones; the curves fall, drop at one moment each, and are noisy. HDF5 is the layout of the
+original trainers: one gzip-4 float16 dataset [seeds, steps] per token. "Cold": a new reader, and the files' pages
+evicted from the system's cache (its metadata may stay); "warm": the same question again, the best time of some. What
+takes minutes in HDF5 is asked once. Opening is not counted, of either: ours reads experiment.json, the seeds' footers
+and parts.json, h5py the superblock; what is then read first of an index, ours or HDF5's, counts as cold. On a shared
+machine only the ratios are worth quoting.
 """
 
 import argparse
@@ -139,11 +139,11 @@ def write_seeds(dataset: DatasetWriter, folder: Path, seeds: int, costs: dict[st
                 writer.write_table(table, row_group_size=len(table))
 
 
-def write_hdf5(experiment: reader.Experiment, folder: Path, costs: dict[str, Cost]) -> float:
+def write_hdf5(dataset: reader.Dataset, folder: Path, costs: dict[str, Cost]) -> float:
     """Writes the float16 file; returns the bytes of a float32 one, scaled from some tokens."""
     sampled = 0
     with h5py.File(folder / "a.h5", "w") as file, h5py.File(folder / "sample.h5", "w") as sample:
-        for document, tokens, losses in experiment.blocks(2**28):
+        for document, tokens, losses in dataset.blocks(2**28):
             halves = [np.ascontiguousarray(losses[:, :, i], np.float16) for i in range(len(tokens))]
             with timed(costs, "HDF5"):
                 for token, half in zip(tokens, halves, strict=True):
@@ -153,7 +153,7 @@ def write_hdf5(experiment: reader.Experiment, folder: Path, costs: dict[str, Cos
                 name = f"losses/{document.name}/token_{token}"
                 sample.create_dataset(name, data=losses[:, :, index], compression="gzip", compression_opts=4)
                 sampled += 1
-    total = sum(document.num_losses for document in experiment.documents)
+    total = sum(document.num_losses for document in dataset.documents)
     return size(folder / "sample.h5") / sampled * total
 
 
@@ -174,19 +174,19 @@ def compact_in_a_process(path: Path) -> tuple[Cost, float]:
     return Cost(time.perf_counter() - began_s, float(cpu_s)), int(peak_kb) * 1024 / 1e9
 
 
-def one_file_against_pyarrow(experiment: reader.Experiment, costs: dict[str, Cost]) -> int:
+def one_file_against_pyarrow(dataset: reader.Dataset, costs: dict[str, Cost]) -> int:
     """Makes one token-major file of up to 2**25 losses thrice, and lets pyarrow write the same columns, its table made
     before; returns the number of losses written."""
-    steps, seeds = experiment.steps, experiment.seeds
+    steps, seeds = dataset.steps, dataset.seeds
     count = max(1, 2**25 // (len(steps) * len(seeds)))
     pieces, gathered = [], 0
-    for _, _, losses in experiment.blocks(2**27):
+    for _, _, losses in dataset.blocks(2**27):
         pieces.append(losses.transpose(2, 1, 0))
         gathered += len(pieces[-1])
         if gathered >= count:
             break
     block = np.ascontiguousarray(np.concatenate(pieces)[:count])
-    doc_ids, tokens = (column[: len(block)] for column in _names(tuple(experiment.documents)))
+    doc_ids, tokens = (column[: len(block)] for column in _names(tuple(dataset.documents)))
     rows = len(steps) * len(seeds)
     columns = [
         np.repeat(doc_ids, rows),
@@ -274,7 +274,7 @@ def main() -> None:
 def measure(folder: Path, seeds: int, num_steps: int) -> None:
     (folder / "pt").mkdir()
     path, costs = folder / "run", {}
-    dataset = DatasetWriter.create_or_open(
+    writer = DatasetWriter.create_or_open(
         path,
         identity={"track": {"name": "synthetic"}, "packing": "isolated", "world_size": 1, "sources": ""},
         documents=built_in(),
@@ -282,7 +282,7 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
         in_vocabulary=None,
         steps=range(num_steps),
     )
-    total = sum(document.num_losses for document in dataset.manifest.documents)
+    total = sum(document.num_losses for document in writer.manifest.documents)
     rows = seeds * num_steps * total
     if (free := shutil.disk_usage(folder).free) < DISK_BYTES * rows:
         sys.exit(
@@ -290,13 +290,13 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
         )
     print(f"# {seeds} seeds x {num_steps} steps x {total} losses = {rows:.3g}\n")
     print(f"about {TIME_NS * rows / 6e10:.0f} minutes on two free cores\n", flush=True)
-    write_seeds(dataset, folder, seeds, costs)
+    write_seeds(writer, folder, seeds, costs)
     costs["discreteness compact, all of it"], peak_gb = compact_in_a_process(path)
-    experiment = reader.open(path)
-    hdf5_float32 = write_hdf5(experiment, folder, costs)
+    dataset = reader.open(path)
+    hdf5_float32 = write_hdf5(dataset, folder, costs)
     with timed(costs, "export to Parquet, float16"):
         export(path, "parquet", folder / "float16.parquet", "float16")
-    in_files = one_file_against_pyarrow(experiment, costs)
+    in_files = one_file_against_pyarrow(dataset, costs)
     print("| written | seconds | CPU seconds | million losses a CPU second | against |\n|---|---|---|---|---|")
     for what, cost in costs.items():
         count = in_files if "token file" in what else rows
@@ -329,14 +329,14 @@ def measure(folder: Path, seeds: int, num_steps: int) -> None:
     reader.open(path)
     print(f"\nopen(): {cold_s * 1e3:.0f} ms cold, {(time.perf_counter() - began_s) * 1e3:.0f} ms warm\n")
     print("| question, ms cold / warm | ours | HDF5 | .pt | ours of HDF5 |\n|---|---|---|---|---|")
-    document = min(experiment.documents, key=lambda d: abs(d.num_losses - 80)).name
-    for question, forms in questions(path, folder, document, experiment.documents).items():
+    document = min(dataset.documents, key=lambda d: abs(d.num_losses - 80)).name
+    for question, forms in questions(path, folder, document, dataset.documents).items():
         found = ask(forms)
         cells = [f"{cold * 1e3:.1f} / {warm * 1e3:.1f}" for cold, warm in found.values()]
         (cold, warm), (h5_cold, h5_warm) = found["ours"], found["HDF5"]
         print(f"| {question} | {' | '.join(cells)} | {cold / h5_cold:.2f} / {warm / h5_warm:.2f} |", flush=True)
     same = [
-        np.array_equal(experiment.losses(document, seeds=[s])[0], reader.open(path).losses(document)[s])
+        np.array_equal(dataset.losses(document, seeds=[s])[0], reader.open(path).losses(document)[s])
         for s in (0, seeds - 1)
     ]
     print(f"\nseed files and parts answer alike: {all(same)}")

@@ -1,8 +1,8 @@
-"""planted curves -> how often "is a step" is right, and how far off its time is, as the tables of docs/analysis.md.
+"""planted curves -> how often "is a drop" is right, and how far off its time is, as the tables of docs/analysis.md.
 
 python benchmarks/planted.py [--curves 1000]
 
-Every curve is drawn with a known answer: steps, smooth falls, and curves made to mislead. The
+Every curve is drawn with a known answer: drops, smooth falls, and curves made to mislead. The
 thresholds of discreteness.analysis.fits were chosen while looking at curves of these generators, drawn from other
 seeds: the table is no independent test of them.
 """
@@ -37,7 +37,7 @@ def sigmoid(x: np.ndarray, center: np.ndarray, width: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(np.clip((x - column(center)) * 2 * np.log(9) / column(width), -500, 500)))
 
 
-def planted_steps(
+def planted_drops(
     random: np.random.Generator, x: np.ndarray, n: int, widths: tuple[float, float] = (0.1, 2.0)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses [n, steps], true times in octaves [n]: falls of 1 to 8 nats, from step 7 to an octave before the end."""
@@ -128,13 +128,13 @@ NOISE_MEMORIES = {"white": 0.0, "shared over 20 updates": 20.0}
 def verdicts(
     random: np.random.Generator, plan: str, n: int, sigma: float, memory: float
 ) -> tuple[Fits, np.ndarray, dict]:
-    """Fits of n planted steps, their true times in octaves, and for each smooth kind the share called a step."""
+    """Fits of n planted drops, their true times in octaves, and for each smooth kind the share called a drop."""
     steps = steps_of(plan)
     x = octaves(steps)
-    clean, centers = planted_steps(random, x, n)
+    clean, centers = planted_drops(random, x, n)
     fits = fit(clean + noise(random, steps, n, sigma, memory), steps)
     false = {
-        name: float(fit(draw(random, x, n) + noise(random, steps, n, sigma, memory), steps).is_step.mean())
+        name: float(fit(draw(random, x, n) + noise(random, steps, n, sigma, memory), steps).is_drop.mean())
         for name, draw in SMOOTH.items()
     }
     return fits, centers, false
@@ -146,7 +146,7 @@ def main() -> None:
     n = parser.parse_args().curves
     random = np.random.default_rng(0)
     print(
-        "| plan | noise, nats | recall | precision | time error, octaves | 95 % of errors below | false steps "
+        "| plan | noise, nats | recall | precision | time error, octaves | 95 % of errors below | false drops "
         "| most, and where |"
     )
     print("|---|---|---|---|---|---|---|---|", flush=True)
@@ -154,8 +154,8 @@ def main() -> None:
         for kind, memory in NOISE_MEMORIES.items():
             for sigma in NOISES:
                 fits, centers, false = verdicts(random, plan, n, sigma, memory)
-                recall, mean = fits.is_step.mean(), np.mean(list(false.values()))
-                errors = np.abs(octaves(fits.time) - centers)[fits.is_step]
+                recall, mean = fits.is_drop.mean(), np.mean(list(false.values()))
+                errors = np.abs(octaves(fits.time) - centers)[fits.is_drop]
                 worst = max(false, key=false.__getitem__)
                 print(
                     f"| {name} | {sigma} {kind} | {recall:.1%} | {recall / (recall + mean):.1%} | "
@@ -163,14 +163,14 @@ def main() -> None:
                     f"{np.quantile(errors, 0.95):.2f} | {mean:.1%} | {false[worst]:.1%} {worst} |",
                     flush=True,
                 )
-    print("\n| true width, octaves | called a step: 1,841 checkpoints | 300 | 48 |")
+    print("\n| true width, octaves | called a drop: 1,841 checkpoints | 300 | 48 |")
     print("|---|---|---|---|")
     for width in (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.5):
         shares = []
         for plan in PLANS.values():
             steps = steps_of(plan)
-            clean, _ = planted_steps(random, octaves(steps), n, (width, width))
-            shares.append(fit(clean + noise(random, steps, n, 0.2), steps).is_step.mean())
+            clean, _ = planted_drops(random, octaves(steps), n, (width, width))
+            shares.append(fit(clean + noise(random, steps, n, 0.2), steps).is_drop.mean())
         print(f"| {width} | " + " | ".join(f"{share:.0%}" for share in shares) + " |", flush=True)
 
 

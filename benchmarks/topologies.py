@@ -203,10 +203,10 @@ def run(job: Job, data: str | None, output: str, limit_s: float) -> Result | Non
 
 def read(job: Job, output: str, text: str, began_s: float, ended_s: float) -> Result:
     """`text`: the job's output, which says which trainer trained which seed."""
-    experiment = discreteness.open(output)
-    committed_s = {seed: Path(output, f"losses/seed={seed:05d}.parquet").stat().st_mtime for seed in experiment.seeds}
-    update_ms = [np.nanmean(experiment.runs(seed)["step_ms"].to_numpy().astype(float)) for seed in experiment.seeds]
-    num_checkpoints = len(experiment.steps)
+    dataset = discreteness.open(output)
+    committed_s = {seed: Path(output, f"losses/seed={seed:05d}.parquet").stat().st_mtime for seed in dataset.seeds}
+    update_ms = [np.nanmean(dataset.runs(seed)["step_ms"].to_numpy().astype(float)) for seed in dataset.seeds]
+    num_checkpoints = len(dataset.steps)
     if job.topology == "loop":
         return Result(
             seed_s=ended_s - began_s,

@@ -197,11 +197,11 @@ def whole(tmp_path_factory):
 
 def everything(root):
     """All that a reader gets: the bytes of losses, records, words."""
-    experiment = reader.open(root)
-    losses = [experiment.losses(document.name, seeds=WHOLE).tobytes() for document in DOCUMENTS]
-    tables = [experiment.runs(seed).to_pydict() for seed in WHOLE]
-    tables += [experiment.tokens(document.doc_id).to_pydict() for document in DOCUMENTS]
-    return losses, tables, experiment.seeds, experiment.steps, experiment.documents
+    dataset = reader.open(root)
+    losses = [dataset.losses(document.name, seeds=WHOLE).tobytes() for document in DOCUMENTS]
+    tables = [dataset.runs(seed).to_pydict() for seed in WHOLE]
+    tables += [dataset.tokens(document.doc_id).to_pydict() for document in DOCUMENTS]
+    return losses, tables, dataset.seeds, dataset.steps, dataset.documents
 
 
 def lay_out(root, contents):

@@ -57,17 +57,17 @@ def shuffled(folder):
 
 
 def test_a_dataset_is_the_same_in_whatever_order_its_folders_are_listed(tmp_path):
-    dataset = create(shuffled(tmp_path))
+    writer = create(shuffled(tmp_path))
     for seed in range(12):
-        commit(dataset, seed)
-        dataset.log({"event": "attempt lost", "seed": seed, "attempt": "x", "error": str(seed)})
+        commit(writer, seed)
+        writer.log({"event": "attempt lost", "seed": seed, "attempt": "x", "error": str(seed)})
     for name in "abcdefghijkl":
         (tmp_path / "losses" / f"{name}.tmp").write_bytes(b"")
     jobs = [list(range(4)), list(range(4, 10)), list(range(13))]
     for seeds in jobs:
-        dataset.log_job(seeds, 2)
+        writer.log_job(seeds, 2)
     for seed in range(20, 32):
-        dataset.write_running(seed, "y", np.array(STEPS[:1]), losses(seed)[:1])
+        writer.write_running(seed, "y", np.array(STEPS[:1]), losses(seed)[:1])
     again = create(shuffled(tmp_path))
     assert list(again.committed()) == list(range(12))
     found = status(again.storage)
@@ -76,8 +76,8 @@ def test_a_dataset_is_the_same_in_whatever_order_its_folders_are_listed(tmp_path
     assert [running.seed for running in found.running] == list(range(20, 32))
     assert list(found.invalid) == [f"losses/{name}.tmp" for name in "abcdefghijkl"]
     assert job_status(again.storage).planned == tuple(range(13))
-    experiment = reader.open(again.storage)
-    assert experiment.arrow().files == [f"{tmp_path}/losses/seed={seed:05d}.parquet" for seed in range(12)]
+    dataset = reader.open(again.storage)
+    assert dataset.arrow().files == [f"{tmp_path}/losses/seed={seed:05d}.parquet" for seed in range(12)]
     (part,) = compact(again.storage)
     assert [seed.seed for seed in part.seeds] == list(range(12))
     assert compact(again.storage) == (part,)
@@ -110,9 +110,9 @@ def arrow_backwards(monkeypatch):
 
 def test_rows_of_words_runs_and_losses_come_as_they_were_written(tmp_path, arrow_backwards):
     commit(create(tmp_path), 0)
-    experiment = reader.open(tmp_path)
-    assert experiment.tokens("a.txt")["token_index"].to_pylist() == [0, 1, 2, 3]
-    assert experiment.runs(0)["step"].to_pylist() == list(STEPS)
+    dataset = reader.open(tmp_path)
+    assert dataset.tokens("a.txt")["token_index"].to_pylist() == [0, 1, 2, 3]
+    assert dataset.runs(0)["step"].to_pylist() == list(STEPS)
     assert verify(tmp_path) == []
 
 
@@ -211,7 +211,7 @@ def test_pictured_tokens_of_equal_evidence_are_the_first(monkeypatch):
         return real(values, axis, kind) if kind == "stable" else len(values) - 1 - real(values[::-1], axis, "stable")
 
     monkeypatch.setattr(np, "argsort", ties_backwards)
-    monkeypatch.setattr(figures.Token, "at", lambda experiment, doc_id, token: token)
+    monkeypatch.setattr(figures.Token, "at", lambda dataset, doc_id, token: token)
     fits = {name: np.ones(24) for name in ("delta_bic", "high", "doc_id", "seed")}
     table = pa.table({**fits, "low": np.full(24, -1.0), "token_index": np.arange(24)})
     found = SimpleNamespace(fits=table, seeds=[1])

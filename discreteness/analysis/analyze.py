@@ -37,34 +37,35 @@ FEW_CURVES = 4000
 def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Analysis:
     """Fits every curve on all cores, writes the three tables to `output` (default: the dataset's folder `analysis`).
 
-    ValueError: no seed is committed, or the plan has too few checkpoints to fit; OSError: cannot be written.
+    Raises ValueError if no seed is committed or if the plan has too few checkpoints to fit, and OSError if the tables
+    cannot be written.
     """
-    experiment = open_dataset(uri)
-    if not experiment.seeds:
-        raise ValueError(f"no seed is committed in {experiment.storage.uri} yet: there is nothing to analyze")
-    if len(experiment.steps) < MIN_POINTS:
+    dataset = open_dataset(uri)
+    if not dataset.seeds:
+        raise ValueError(f"no seed is committed in {dataset.storage.uri} yet: there is nothing to analyze")
+    if len(dataset.steps) < MIN_POINTS:
         raise ValueError(
-            f"the plan of {experiment.storage.uri} has {len(experiment.steps)} checkpoints, too few to tell a step "
+            f"the plan of {dataset.storage.uri} has {len(dataset.steps)} checkpoints, too few to tell a drop "
             f"from a slope; record at least {MIN_POINTS} (--checkpoints log:48)"
         )
-    done = list(_run(list(_divide(experiment)), num_curves=len(experiment.seeds) * count_losses(experiment)))
+    done = list(_run(list(_divide(dataset)), num_curves=len(dataset.seeds) * count_losses(dataset)))
     fits = fits_table(done)
     found = Analysis(
         fits=fits,
-        tokens=tokens_table(fits, len(experiment.seeds)),
-        spectrum=spectrum_table(experiment, done),
-        seeds=experiment.seeds,
+        tokens=tokens_table(fits, len(dataset.seeds)),
+        spectrum=spectrum_table(dataset, done),
+        seeds=dataset.seeds,
     )
-    write_tables(found, experiment, output)
+    write_tables(found, dataset, output)
     return found
 
 
-def _divide(experiment: Dataset) -> Iterator[Work]:
-    for document in experiment.documents:
-        seeds = max(1, MAX_LOSSES_IN_WORK // (document.num_losses * len(experiment.steps)))
-        for start in range(0, len(experiment.seeds), seeds):
-            chosen = tuple(experiment.seeds[start : start + seeds])
-            yield Work(uri=experiment.storage.uri, doc_id=document.doc_id, seeds=chosen)
+def _divide(dataset: Dataset) -> Iterator[Work]:
+    for document in dataset.documents:
+        seeds = max(1, MAX_LOSSES_IN_WORK // (document.num_losses * len(dataset.steps)))
+        for start in range(0, len(dataset.seeds), seeds):
+            chosen = tuple(dataset.seeds[start : start + seeds])
+            yield Work(uri=dataset.storage.uri, doc_id=document.doc_id, seeds=chosen)
 
 
 def _run(work: list[Work], num_curves: int) -> Iterator[Done]:
@@ -101,13 +102,13 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _do(work: Work) -> Done:
-    experiment = open_dataset(work.uri)
-    losses = experiment.losses(work.doc_id, seeds=work.seeds)
-    curves = losses.transpose(2, 0, 1).reshape(-1, len(experiment.steps))
-    fits = fit(curves, experiment.steps)
+    dataset = open_dataset(work.uri)
+    losses = dataset.losses(work.doc_id, seeds=work.seeds)
+    curves = losses.transpose(2, 0, 1).reshape(-1, len(dataset.steps))
+    fits = fit(curves, dataset.steps)
     return Done(
         work=work,
         fits=fits,
         final_losses=curves[:, -1].astype(np.float64),
-        spectrum=spectrum(curves, experiment.steps, fits),
+        spectrum=spectrum(curves, dataset.steps, fits),
     )

@@ -22,17 +22,17 @@ SHOWN_SEEDS = 50
 """Lines of one token in a picture: more are one blot."""
 
 
-def draw(experiment: Dataset, found: Analysis, figure: Path, output: str | os.PathLike[str] | None = None) -> None:
-    """Writes overview, fits, spectrum and seeds, each as .png and .svg, beside the tables, and the overview to the PNG
-    `figure`. OSError: cannot be written.
+def draw(dataset: Dataset, found: Analysis, figure: Path, output: str | os.PathLike[str] | None = None) -> None:
+    """Writes overview, fits, spectrum and seeds, each as .png and .svg, next to the tables, and the overview to the PNG
+    `figure`. Raises OSError if they cannot be written.
     """
-    chosen = sharpest(experiment, found, 8)
-    storage, prefix = output_storage(experiment.storage, output)
+    chosen = sharpest(dataset, found, 8)
+    storage, prefix = output_storage(dataset.storage, output)
     pictures = {
-        "overview": _overview(experiment, chosen),
-        "fits": _fits(experiment, _from_sharp_to_smooth(experiment, found)),
+        "overview": _overview(dataset, chosen),
+        "fits": _fits(dataset, _from_sharp_to_smooth(dataset, found)),
         "spectrum": _spectrum(found),
-        "seeds": _seeds(experiment, found),
+        "seeds": _seeds(dataset, found),
     }
     for name, picture in pictures.items():
         for kind in ("png", "svg"):
@@ -43,23 +43,23 @@ def draw(experiment: Dataset, found: Analysis, figure: Path, output: str | os.Pa
                 figure.write_bytes(content.getvalue())
 
 
-def _overview(experiment: Dataset, tokens: list[Token]) -> Figure:
+def _overview(dataset: Dataset, tokens: list[Token]) -> Figure:
     figure = Figure(figsize=(15, 5.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    x = np.array(experiment.steps) + 1  # step 0 has a place on a logarithmic axis
-    for number, document in enumerate(experiment.documents):
-        curve = experiment.losses(document.name).mean(axis=(0, 2))
+    x = np.array(dataset.steps) + 1  # step 0 has a place on a logarithmic axis
+    for number, document in enumerate(dataset.documents):
+        curve = dataset.losses(document.name).mean(axis=(0, 2))
         left.plot(x, curve, color=COLORS[number % 20], label=document.name.removesuffix(".txt"))
-    left.set_title(f"Mean loss of each document ({len(experiment.seeds)} seeds)")
+    left.set_title(f"Mean loss of each document ({len(dataset.seeds)} seeds)")
     left.legend(fontsize=6, ncols=2)
     for number, token in enumerate(tokens):
-        for curve in experiment.losses(token.document, token.token)[:SHOWN_SEEDS]:
+        for curve in dataset.losses(token.document, token.token)[:SHOWN_SEEDS]:
             middle.plot(x, curve, color=COLORS[number % 20], linewidth=0.8, alpha=0.8)
-    middle.set_title("Tokens learned in the sharpest steps, a line a seed")
+    middle.set_title("Tokens with the sharpest drops, one line per seed")
     handles = [Line2D([], [], color=COLORS[number % 20]) for number in range(len(tokens))]
     middle.legend(handles, [_name(token) for token in tokens], fontsize=7)
-    for number, seed in enumerate(experiment.seeds):
-        runs, color = experiment.runs(seed).to_pydict(), COLORS[number % 20]
+    for number, seed in enumerate(dataset.seeds):
+        runs, color = dataset.runs(seed).to_pydict(), COLORS[number % 20]
         right.plot(np.array(runs["step"]) + 1, runs["train_loss"], color=color, linewidth=0.8, alpha=0.7)
         validations = zip(runs["step"], runs.get("val_loss", [None] * len(runs["step"])), strict=True)
         points = [(step + 1, value) for step, value in validations if value is not None]
@@ -74,27 +74,27 @@ def _overview(experiment: Dataset, tokens: list[Token]) -> Figure:
     return figure
 
 
-def _fits(experiment: Dataset, tokens: list[Token]) -> Figure:
-    """One token a panel, from the sharpest step to no step: losses of one seed, its fit, its steps."""
+def _fits(dataset: Dataset, tokens: list[Token]) -> Figure:
+    """One panel per token, from the sharpest drop to no drop: losses of one seed, its fit, its drops."""
     figure = Figure(figsize=(15, 9), layout="constrained")
     panels = figure.subplots(3, 4).flat
-    steps = np.array(experiment.steps)
+    steps = np.array(dataset.steps)
     dense = np.unique(np.geomspace(1, steps[-1] + 1, 400)) - 1
     for axes in panels:
         axes.set_axis_off()
     for axes, token in zip(figure.axes, tokens, strict=False):
         axes.set_axis_on()
-        losses = experiment.losses(token.document, token.token)
+        losses = dataset.losses(token.document, token.token)
         fits = fit(losses, steps)
         axes.plot(steps + 1, losses[:SHOWN_SEEDS].T, color="0.75", linewidth=0.7)
         axes.plot(steps + 1, losses[0], ".", color="0.3", markersize=4)
         axes.plot(dense + 1, fits.curve(dense)[0], color=COLORS[0])
-        for time in fits.times[0][fits.steps[0]]:
+        for time in fits.times[0][fits.drops[0]]:
             axes.axvline(time + 1, color=COLORS[6], linewidth=0.8)
-        said = f"{'no' if not fits.is_step[0] else fits.num_steps[0]} step{'' if fits.num_steps[0] == 1 else 's'}, "
+        said = f"{'no' if not fits.is_drop[0] else fits.num_drops[0]} drop{'' if fits.num_drops[0] == 1 else 's'}, "
         axes.set_title(f"{_name(token)}\n{said}evidence {fits.delta_bic[0]:.0f}, $R^2$ {fits.r2[0]:.3f}", fontsize=8)
         _label(axes)
-    figure.suptitle(f"Losses, the fit of seed {experiment.seeds[0]}, and its steps; other seeds in grey")
+    figure.suptitle(f"Losses, the fit of seed {dataset.seeds[0]}, and its drops; other seeds in grey")
     return figure
 
 
@@ -107,13 +107,13 @@ def _spectrum(found: Analysis) -> Figure:
         ("measured", "the mean loss itself", {"color": "0.2", "linewidth": 3}),
         ("rebuilt", "all fitted terms", {"color": COLORS[0]}),
         ("at_times", "their learning times alone", {"color": COLORS[4]}),
-        ("by_steps", "steps only", {"color": COLORS[6]}),
+        ("by_drops", "drops only", {"color": COLORS[6]}),
     ):
         left.stairs(rows[name], edges, label=label, baseline=None, **style)
-    left.set_title("Fall of the mean loss, nats an octave of steps")
+    left.set_title("Fall of the mean loss, nats per octave of steps")
     left.legend(fontsize=8)
-    right.stairs(np.array(rows["steps"]) / rows["curves"][0], edges, fill=True, color=COLORS[6])
-    right.set_title("Steps a curve, by their time")
+    right.stairs(np.array(rows["drops"]) / rows["curves"][0], edges, fill=True, color=COLORS[6])
+    right.set_title("Drops per curve, by their time")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_xlabel("updates + 1")
@@ -121,21 +121,21 @@ def _spectrum(found: Analysis) -> Figure:
     return figure
 
 
-def _seeds(experiment: Dataset, found: Analysis) -> Figure:
+def _seeds(dataset: Dataset, found: Analysis) -> Figure:
     figure = Figure(figsize=(15, 5), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     tokens = {
-        name: np.array(found.tokens[name].to_pylist(), np.float64) for name in ("time", "time_spread", "step_share")
+        name: np.array(found.tokens[name].to_pylist(), np.float64) for name in ("time", "time_spread", "drop_share")
     }
-    dots = left.scatter(tokens["time"] + 1, tokens["time_spread"], c=tokens["step_share"], s=6, vmin=0, vmax=1)
-    figure.colorbar(dots, ax=left, label="share of seeds with a step")
+    dots = left.scatter(tokens["time"] + 1, tokens["time_spread"], c=tokens["drop_share"], s=6, vmin=0, vmax=1)
+    figure.colorbar(dots, ax=left, label="share of seeds with a drop")
     left.set_xscale("log", base=2)
-    left.set_xlabel("updates + 1 at the step, median over seeds")
+    left.set_xlabel("updates + 1 at the drop, median over seeds")
     left.set_ylabel("standard deviation over seeds (octaves)")
     left.set_title("When a token is learned, and how alike in all seeds")
-    edges = (np.arange(len(experiment.seeds) + 2) - 0.5) / len(experiment.seeds)
-    shares = [found.tokens[name].to_numpy() for name in ("step_share", "learned_share")]
-    middle.hist(shares, bins=edges if len(edges) < 12 else 10, label=["with a step", "with a final loss below ln 2"])
+    edges = (np.arange(len(dataset.seeds) + 2) - 0.5) / len(dataset.seeds)
+    shares = [found.tokens[name].to_numpy() for name in ("drop_share", "learned_share")]
+    middle.hist(shares, bins=edges if len(edges) < 12 else 10, label=["with a drop", "with a final loss below ln 2"])
     middle.set_xlabel("share of seeds")
     middle.set_ylabel("tokens")
     middle.set_title("In how many seeds a token is learned")
@@ -149,7 +149,7 @@ def _seeds(experiment: Dataset, found: Analysis) -> Figure:
     return figure
 
 
-def _from_sharp_to_smooth(experiment: Dataset, found: Analysis) -> list[Token]:
+def _from_sharp_to_smooth(dataset: Dataset, found: Analysis) -> list[Token]:
     """Twelve tokens evenly over the evidence of the first seed, of those that fall by a nat or more."""
     first = found.fits.filter(np.equal(found.fits["seed"].to_numpy(), found.seeds[0]))
     order = np.argsort(-first["delta_bic"].to_numpy(), kind="stable")
@@ -157,7 +157,7 @@ def _from_sharp_to_smooth(experiment: Dataset, found: Analysis) -> list[Token]:
     rows = order[np.linspace(0, len(order) - 1, 12).round().astype(int)] if len(order) else order
     rows = list(dict.fromkeys(rows.tolist()))
     return [
-        Token.at(experiment, int(first["doc_id"][row].as_py()), int(first["token_index"][row].as_py())) for row in rows
+        Token.at(dataset, int(first["doc_id"][row].as_py()), int(first["token_index"][row].as_py())) for row in rows
     ]
 
 

@@ -26,19 +26,19 @@ class Spectrum:
     """[bins] nats that the losses fell."""
     rebuilt: np.ndarray
     """[bins] nats that the fitted curves fell."""
-    by_steps: np.ndarray
-    """[bins] nats that the steps among the fitted terms fell."""
+    by_drops: np.ndarray
+    """[bins] nats that the drops among the fitted terms fell."""
     at_times: np.ndarray
     """[bins] nats of all terms, each put whole into the bin of its learning time: the spectrum itself."""
-    steps: np.ndarray
-    """[bins] number of steps whose time is in the bin."""
+    drops: np.ndarray
+    """[bins] number of drops whose time is in the bin."""
 
     def __add__(self, other: Self) -> Self:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "edges"}
         return type(self)(edges=self.edges, **sums)
 
     def per_octave(self, falls: np.ndarray) -> np.ndarray:
-        """Falls [bins] -> minus the derivative of the mean loss, nats an octave."""
+        """Falls [bins] -> minus the derivative of the mean loss, nats per octave."""
         return falls / self.curves / np.diff(self.edges)
 
 
@@ -71,7 +71,7 @@ def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) 
         curves=len(losses),
         measured=-np.diff(np.interp(edges, x, mean)) * len(losses),
         rebuilt=-np.diff(terms.sum(axis=(0, 1))),
-        by_steps=-np.diff((terms * fits.steps[:, :, None]).sum(axis=(0, 1))),
+        by_drops=-np.diff((terms * fits.drops[:, :, None]).sum(axis=(0, 1))),
         at_times=binned(seen),
-        steps=binned(fits.steps.astype(np.float64)),
+        drops=binned(fits.drops.astype(np.float64)),
     )

@@ -2,21 +2,29 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from discreteness.analysis.across_seeds import across_seeds, medians
-from discreteness.analysis.fits import Fits, octaves
+from discreteness.analysis.across_seeds import across_seeds
+from discreteness.analysis.fits import Fits
+from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.spectrum import Spectrum
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.dataset.storage import Storage, open_storage
 
 FOLDER = "analysis"
-TABLES = ("fits", "tokens", "spectrum")
+COLUMNS = {
+    "fits": "doc_id token_index seed time width high low r2 delta_bic is_drop num_drops final_loss base times widths "
+    "falls drops",
+    "tokens": "doc_id token_index seeds final_loss final_spread learned_share drop_share time time_spread width fall "
+    "dip dip_p dip_q cluster",
+    "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
+}
+"""Table -> its columns; docs/analysis.md describes each."""
 ALL_DOCUMENTS = ""
 """What the spectrum of all documents together is filed under."""
 _METADATA_KEY = b"discreteness.analysis"
@@ -26,8 +34,10 @@ _METADATA_KEY = b"discreteness.analysis"
 class Analysis:
     """What `analyze` found; docs/analysis.md describes each column.
 
-    `fits`: a row a curve, sorted by doc_id, token_index, seed. `tokens`: a row a token. `spectrum`: a row a document
-    (ALL_DOCUMENTS: all) and bin of log step. `seeds`: those analysed; a dataset may have more by now.
+    - `fits`: one row per curve, sorted by doc_id, token_index, seed.
+    - `tokens`: one row per token.
+    - `spectrum`: one row per document (ALL_DOCUMENTS: all) and bin of log step.
+    - `seeds`: those analysed; a dataset may have more by now.
     """
 
     fits: pa.Table
@@ -56,39 +66,45 @@ class Done:
 
 
 def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Analysis:
-    """The tables that `analyze` wrote, for the same arguments. FileNotFoundError: it was not run; ValueError: damaged,
-    or of another dataset.
+    """The tables that `analyze` wrote, for the same arguments.
+
+    Raises FileNotFoundError if it was not run, and ValueError if a table is damaged, of another version or of another
+    dataset.
     """
-    experiment = open_dataset(uri)
-    storage, prefix = output_storage(experiment.storage, output)
-    way_on = f"run: discreteness analyze {experiment.storage.uri}"
+    dataset = open_dataset(uri)
+    storage, prefix = output_storage(dataset.storage, output)
+    again = f"run: discreteness analyze {dataset.storage.uri}"
     tables: dict[str, pa.Table] = {}
-    for name in TABLES:
+    for name, columns in COLUMNS.items():
         path = f"{prefix}{name}.parquet"
         if not storage.exists(path):
-            raise FileNotFoundError(f"{storage.path(path)} does not exist; {way_on}")
+            raise FileNotFoundError(f"{storage.path(path)} does not exist; {again}")
         try:
             source = pa.BufferReader(storage.read(path))
             tables[name] = pq.ParquetFile(source, page_checksum_verification=True).read()
             stated = json.loads(tables[name].schema.metadata[_METADATA_KEY])
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-            raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {way_on}") from None
-        if stated["documents"] != _documents_of(experiment):
-            raise ValueError(f"{storage.path(path)} is of other documents; {way_on}")
+            raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {again}") from None
+        if missing := set(columns.split()) - set(tables[name].column_names):
+            raise ValueError(
+                f"{storage.path(path)} was written by another version, without {', '.join(sorted(missing))}; {again}"
+            )
+        if stated["documents"] != _documents_of(dataset):
+            raise ValueError(f"{storage.path(path)} is of other documents; {again}")
     return Analysis(**tables, seeds=stated["seeds"])
 
 
-def count_losses(experiment: Dataset) -> int:
-    return sum(document.num_losses for document in experiment.documents)
+def count_losses(dataset: Dataset) -> int:
+    return sum(document.num_losses for document in dataset.documents)
 
 
-def _documents_of(experiment: Dataset) -> list[list[int]]:
-    return [[document.doc_id, document.num_losses] for document in experiment.documents]
+def _documents_of(dataset: Dataset) -> list[list[int]]:
+    return [[document.doc_id, document.num_losses] for document in dataset.documents]
 
 
-def output_storage(dataset: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
+def output_storage(storage: Storage, output: str | os.PathLike[str] | None) -> tuple[Storage, str]:
     """Where the tables are, and what their names there begin with."""
-    return (dataset, f"{FOLDER}/") if output is None else (open_storage(output), "")
+    return (storage, f"{FOLDER}/") if output is None else (open_storage(output), "")
 
 
 def fits_table(done: list[Done]) -> pa.Table:
@@ -106,14 +122,14 @@ def fits_table(done: list[Done]) -> pa.Table:
             "low": fits.low,
             "r2": fits.r2,
             "delta_bic": fits.delta_bic,
-            "is_step": fits.is_step,
-            "num_steps": fits.num_steps.astype(np.int32),
+            "is_drop": fits.is_drop,
+            "num_drops": fits.num_drops.astype(np.int32),
             "final_loss": part.final_losses,
             "base": fits.base,
             "times": _lists(fits.times, np.isfinite(fits.times)),
             "widths": _lists(fits.widths, np.isfinite(fits.times)),
             "falls": _lists(fits.falls, np.isfinite(fits.times)),
-            "steps": _lists(fits.steps, np.isfinite(fits.times)),
+            "drops": _lists(fits.drops, np.isfinite(fits.times)),
         }
         tables.append(pa.table(columns))
     return pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
@@ -125,37 +141,16 @@ def _lists(values: np.ndarray, there: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[there]))
 
 
-def main_step_times(fits: pa.Table, num_seeds: int) -> np.ndarray:
-    """Octaves [tokens, seeds], nan where there is no step."""
-    times = np.where(fits["is_step"].to_numpy(), octaves(fits["time"].to_numpy()), np.nan)
-    return times.reshape(-1, num_seeds)
-
-
 def tokens_table(fits: pa.Table, num_seeds: int) -> pa.Table:
     def by_seed(name: str) -> np.ndarray:
         return fits[name].to_numpy().reshape(-1, num_seeds)
 
-    times = main_step_times(fits, num_seeds)
-    shared = across_seeds(by_seed("final_loss"), times)
-
-    def median(values: np.ndarray) -> np.ndarray:
-        return medians(np.where(np.isfinite(times), values, np.nan))
-
+    shared = across_seeds(by_seed("final_loss"), MainDrops.of_table(fits, num_seeds))
     columns = {
         "doc_id": by_seed("doc_id")[:, 0],
         "token_index": by_seed("token_index")[:, 0],
-        "seeds": np.full(len(times), num_seeds, np.int32),
-        "final_loss": shared.final_loss,
-        "final_spread": shared.final_spread,
-        "learned_share": shared.learned_share,
-        "step_share": shared.step_share,
-        "time": shared.time,
-        "time_spread": shared.time_spread,
-        "width": median(by_seed("width")),
-        "fall": median(by_seed("high") - by_seed("low")),
-        "dip": shared.dip,
-        "dip_p": shared.dip_p,
-        "dip_q": shared.dip_q,
+        "seeds": np.full(len(shared.cluster), num_seeds, np.int32),
+        **{field.name: getattr(shared, field.name) for field in fields(shared)},
         "cluster": pa.array(shared.cluster.astype(np.int32), mask=shared.cluster < 0),
     }
     return pa.table({name: _nulls(values) for name, values in columns.items()})
@@ -166,8 +161,8 @@ def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
-def spectrum_table(experiment: Dataset, done: list[Done]) -> pa.Table:
-    names = {document.doc_id: document.name for document in experiment.documents}
+def spectrum_table(dataset: Dataset, done: list[Done]) -> pa.Table:
+    names = {document.doc_id: document.name for document in dataset.documents}
     sums: dict[str, Spectrum] = {}
     for part in done:
         for name in (names[part.work.doc_id], ALL_DOCUMENTS):
@@ -181,19 +176,19 @@ def spectrum_table(experiment: Dataset, done: list[Done]) -> pa.Table:
                 "curves": np.full(len(one.measured), one.curves),
                 "measured": one.per_octave(one.measured),
                 "rebuilt": one.per_octave(one.rebuilt),
-                "by_steps": one.per_octave(one.by_steps),
+                "by_drops": one.per_octave(one.by_drops),
                 "at_times": one.per_octave(one.at_times),
-                "steps": one.steps.astype(np.int64),
+                "drops": one.drops.astype(np.int64),
             }
         )
         for name, one in sorted(sums.items())
     )
 
 
-def write_tables(found: Analysis, experiment: Dataset, output: str | os.PathLike[str] | None) -> None:
-    storage, prefix = output_storage(experiment.storage, output)
-    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(experiment)}).encode()
-    for name in TABLES:
+def write_tables(found: Analysis, dataset: Dataset, output: str | os.PathLike[str] | None) -> None:
+    storage, prefix = output_storage(dataset.storage, output)
+    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(dataset)}).encode()
+    for name in COLUMNS:
         sink = pa.BufferOutputStream()
         table = getattr(found, name).replace_schema_metadata({_METADATA_KEY: metadata})
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)

@@ -123,7 +123,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Which tokens are learned in a step, when, how sharply, and how alike in all seeds: tables and pictures."""
+    """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures."""
 
     path: Annotated[str, tyro.conf.Positional]
     output: str | None = None
@@ -139,11 +139,11 @@ class Analyze:
         from discreteness.dataset.reader import open as open_dataset
 
         found = analyze(self.path, self.output)
-        experiment = open_dataset(self.path)
+        dataset = open_dataset(self.path)
         figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
-        draw(experiment, found, figure, self.output)
-        storage, prefix = output_storage(experiment.storage, self.output)
-        print(f"{summary(experiment, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
+        draw(dataset, found, figure, self.output)
+        storage, prefix = output_storage(dataset.storage, self.output)
+        print(f"{summary(dataset, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
         return 0
 
 

@@ -1,7 +1,7 @@
 """dataset -> losses as arrays.
 
-experiment = discreteness.open("runs/tiny")
-experiment.losses("elements.txt", token=7)  # float32 [seeds, steps]
+dataset = discreteness.open("runs/tiny")
+dataset.losses("elements.txt", token=7)  # float32 [seeds, steps]
 """
 
 import json

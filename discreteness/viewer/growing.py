@@ -34,7 +34,7 @@ class Snapshot:
     """The dataset at one look. `stamps`: seed -> stamp of its file; `running`: those of them in training."""
 
     version: int
-    experiment: Dataset
+    dataset: Dataset
     running: Mapping[int, RunningSeed]
     stamps: Mapping[int, Stamp]
 
@@ -87,7 +87,7 @@ class Growing:
             if seed in snapshot.running:
                 losses = self._running_losses(snapshot, document, seed)
             else:
-                losses = snapshot.experiment.losses(document.doc_id, seeds=[seed])[0]
+                losses = snapshot.dataset.losses(document.doc_id, seeds=[seed])[0]
             kept = np.ascontiguousarray(losses.T)
             if self._fits(document, snapshot):
                 self._keep(key, kept)
@@ -99,11 +99,11 @@ class Growing:
         has a loss."""
         with self._document_lock(document):
             snapshot = self.snapshot
-            seeds = snapshot.experiment.seeds or list(snapshot.running)
+            seeds = snapshot.dataset.seeds or list(snapshot.running)
             stamps = {seed: snapshot.stamps[seed] for seed in seeds}
             sums = self._sums.get(document.doc_id)
             if sums is None or not sums.stamps.items() <= stamps.items():
-                sums = _Sums(document.num_losses, len(snapshot.experiment.steps))
+                sums = _Sums(document.num_losses, len(snapshot.dataset.steps))
             for seed, losses in self._read(snapshot, document, [seed for seed in seeds if seed not in sums.stamps]):
                 sums.add(seed, stamps[seed], losses)
             self._sums[document.doc_id] = sums
@@ -116,8 +116,8 @@ class Growing:
             raise KeyError(
                 f"document {document.name!r} has losses of tokens 1 to {document.num_losses}, not of {token}"
             )
-        committed, running = snapshot.experiment.seeds, list(snapshot.running)
-        losses = np.full((len(committed) + len(running), len(snapshot.experiment.steps)), np.nan, np.float32)
+        committed, running = snapshot.dataset.seeds, list(snapshot.running)
+        losses = np.full((len(committed) + len(running), len(snapshot.dataset.steps)), np.nan, np.float32)
         if not self._fits(document, snapshot):
             losses[: len(committed)] = self._token_of_large(snapshot, document, token)
             rest = running
@@ -132,26 +132,26 @@ class Growing:
         )
 
     def document(self, doc_id: int) -> DocumentInfo:
-        for document in self.snapshot.experiment.documents:
+        for document in self.snapshot.dataset.documents:
             if document.doc_id == doc_id:
                 return document
         raise KeyError(f"there is no document with id {doc_id}")
 
     def _look(self, version: int) -> Snapshot:
         listed = self._listing()
-        experiment = Dataset(self.storage)
-        running = {one.seed: one for one in running_seeds(self.storage, set(experiment.seeds))}
+        dataset = Dataset(self.storage)
+        running = {one.seed: one for one in running_seeds(self.storage, set(dataset.seeds))}
         stamps = {}
         for stamp in listed:
             folder, _, name = stamp[0].rpartition("/")
             seed = int(name.removeprefix("seed=").removesuffix(".parquet"))
-            if seed in (running if folder.endswith(RUNNING) else experiment.seeds):
+            if seed in (running if folder.endswith(RUNNING) else dataset.seeds):
                 stamps[seed] = stamp
         running = {seed: one for seed, one in running.items() if seed in stamps}
-        if missing := set(experiment.seeds) - set(stamps):
+        if missing := set(dataset.seeds) - set(stamps):
             raise OSError(f"{self.storage.uri} changes while it is read (seed {min(missing)}); try again")
         self._listed = listed
-        return Snapshot(version=version, experiment=experiment, running=running, stamps=stamps)
+        return Snapshot(version=version, dataset=dataset, running=running, stamps=stamps)
 
     def _listing(self) -> dict[Stamp, None]:
         return {
@@ -175,9 +175,9 @@ class Growing:
 
     def _token_of_large(self, snapshot: Snapshot, document: DocumentInfo, token: int) -> np.ndarray:
         """float32 [committed seeds, steps], without the rest of a document that is too large to keep."""
-        key = (document.doc_id, token, *snapshot.experiment.seeds)
+        key = (document.doc_id, token, *snapshot.dataset.seeds)
         if (kept := self._get(key)) is None:
-            kept = snapshot.experiment.losses(document.doc_id, token) if snapshot.experiment.seeds else np.empty((0, 1))
+            kept = snapshot.dataset.losses(document.doc_id, token) if snapshot.dataset.seeds else np.empty((0, 1))
             self._keep(key, kept)
         return kept
 
@@ -190,14 +190,14 @@ class Growing:
             filters=[("doc_id", "=", document.doc_id)],
             partitioning=None,
         )
-        steps = snapshot.experiment.steps
+        steps = snapshot.dataset.steps
         losses = np.full((len(steps), document.num_losses), np.nan, np.float32)
         rows = np.searchsorted(steps, table["step"].to_numpy())
         losses[rows] = pc.list_flatten(table["losses"]).to_numpy().reshape(len(rows), document.num_losses)
         return losses
 
     def _fits(self, document: DocumentInfo, snapshot: Snapshot) -> bool:
-        return document.num_losses * len(snapshot.experiment.steps) * 4 * len(snapshot.stamps) <= KEPT_BYTES
+        return document.num_losses * len(snapshot.dataset.steps) * 4 * len(snapshot.stamps) <= KEPT_BYTES
 
     def _get(self, key: tuple) -> np.ndarray | None:
         with self._lock:

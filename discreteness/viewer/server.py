@@ -20,9 +20,10 @@ from aiohttp import web
 
 from discreteness.analysis.fits import fit
 from discreteness.dataset.storage import Storage, open_storage
+from discreteness.viewer.drop_finder import DropFinder
+from discreteness.viewer.drops import Drops
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
-from discreteness.viewer.stepwise import Steps, Stepwise
 
 HOST = "127.0.0.1"
 OUR_NAMES = {"127.0.0.1", "localhost"}
@@ -38,8 +39,9 @@ HEADERS = {
 }
 
 GROWING = web.AppKey("growing", Growing)
-STEPWISE = web.AppKey("stepwise", Stepwise)
-MOST_STEP_LIKE = 60
+DROP_FINDER = web.AppKey("drop_finder", DropFinder)
+SHARPEST = 60
+"""Drops in the list of the sharpest ones."""
 CONTEXT = 8
 """Tokens shown before one in a list."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,19 +60,19 @@ def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
 def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
     """The viewer of one dataset. Errors as discreteness.open."""
     growing = Growing(open_storage(uri))
-    _texts(growing, growing.snapshot.experiment.documents[0].doc_id)  # damaged words are said before the address is
+    _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
     app[GROWING] = growing
-    app[STEPWISE] = Stepwise(app[GROWING])
+    app[DROP_FINDER] = DropFinder(app[GROWING])
     app.router.add_get("/", _index)
-    app.router.add_get("/api/experiment", _experiment)
+    app.router.add_get("/api/dataset", _dataset)
     app.router.add_get("/api/state", _state)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens", _tokens)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/summary", _summary)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/seeds/{seed:\d{1,10}}", _seed)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}", _curves)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}/fits", _fits)
-    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/steps", _steps)
+    app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/drops", _drops)
     app.router.add_get("/api/overview", _overview)
     app.router.add_static("/page", str(PAGE))
     return app
@@ -108,20 +110,20 @@ async def _index(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(str(PAGE / "index.html"))
 
 
-async def _experiment(request: web.Request) -> web.Response:
+async def _dataset(request: web.Request) -> web.Response:
     """What does not change while seeds come."""
     growing = request.app[GROWING]
-    experiment = growing.snapshot.experiment
-    identity = experiment.experiment["identity"]
+    dataset = growing.snapshot.dataset
+    identity = dataset.experiment["identity"]
     content = {
         "name": growing.storage.root.rpartition("/")[2],
         "uri": growing.storage.uri,
         "track": str(identity.get("track", {}).get("name", "")),
-        "identity_hash": experiment.experiment["identity_hash"],
-        "steps": experiment.steps,
+        "identity_hash": dataset.experiment["identity_hash"],
+        "steps": dataset.steps,
         "documents": [
             {"doc_id": d.doc_id, "name": d.name, "category": d.category, "num_losses": d.num_losses}
-            for d in experiment.documents
+            for d in dataset.documents
         ],
     }
     return _json(content)
@@ -133,12 +135,12 @@ async def _state(request: web.Request) -> web.Response:
     snapshot = await asyncio.to_thread(growing.refresh)
     content = {
         "version": snapshot.version,
-        "committed": snapshot.experiment.seeds,
+        "committed": snapshot.dataset.seeds,
         "running": [{"seed": one.seed, "steps": one.steps} for one in snapshot.running.values()],
-        "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.experiment.invalid.items()],
-        "to_fit": request.app[STEPWISE].num_waiting,
-        "fitted": request.app[STEPWISE].num_made,
-        "fit_error": request.app[STEPWISE].error,
+        "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.dataset.invalid.items()],
+        "to_fit": request.app[DROP_FINDER].num_waiting,
+        "fitted": request.app[DROP_FINDER].num_made,
+        "fit_error": request.app[DROP_FINDER].error,
         "reading": {str(doc_id): progress for doc_id, progress in growing.reading.copy().items()},
     }
     return _json(content)
@@ -188,7 +190,7 @@ async def _fits(request: web.Request) -> web.Response:
 
     def fitted() -> bytes:
         curves = growing.curves(document, token)
-        steps = np.array(growing.snapshot.experiment.steps)
+        steps = np.array(growing.snapshot.dataset.steps)
         fits = fit(curves.losses[: curves.num_committed], steps)
         return frame(
             {},
@@ -196,61 +198,61 @@ async def _fits(request: web.Request) -> web.Response:
             time=fits.time.astype(np.float32),
             width=fits.width.astype(np.float32),
             delta_bic=fits.delta_bic.astype(np.float32),
-            is_step=fits.is_step.astype(np.int32),
+            is_drop=fits.is_drop.astype(np.int32),
         )
 
     return web.Response(body=await asyncio.to_thread(fitted), content_type="application/octet-stream")
 
 
-async def _steps(request: web.Request) -> web.Response:
+async def _drops(request: web.Request) -> web.Response:
     """Learning time, width and so on of every token of a document, or {"num_seeds": 0} as long as there is nothing."""
     document = request.app[GROWING].document(int(request.match_info["doc_id"]))
-    steps = await asyncio.to_thread(request.app[STEPWISE].steps, document, True)
-    if steps is None:
+    drops = await asyncio.to_thread(request.app[DROP_FINDER].drops, document, True)
+    if drops is None:
         return await _framed({"num_seeds": 0})
-    return await _framed({"num_seeds": steps.num_seeds}, **steps.per_token)
+    return await _framed({"num_seeds": drops.num_seeds}, **drops.per_token)
 
 
 async def _overview(request: web.Request) -> web.Response:
     return web.Response(
-        body=await asyncio.to_thread(_overview_frame, request.app[GROWING], request.app[STEPWISE]),
+        body=await asyncio.to_thread(_overview_frame, request.app[GROWING], request.app[DROP_FINDER]),
         content_type="application/octet-stream",
     )
 
 
-def _overview_frame(growing: Growing, stepwise: Stepwise) -> bytes:
-    """Of the documents done so far: mean losses, spectrum, the most step-like tokens."""
-    experiment = growing.snapshot.experiment
-    heat = np.full((len(experiment.documents), len(experiment.steps)), np.nan, np.float32)
-    for row, document in enumerate(experiment.documents):
-        if (mean := stepwise.mean_loss(document)) is not None:
+def _overview_frame(growing: Growing, finder: DropFinder) -> bytes:
+    """Of the documents done so far: mean losses, spectrum, the sharpest drops."""
+    dataset = growing.snapshot.dataset
+    heat = np.full((len(dataset.documents), len(dataset.steps)), np.nan, np.float32)
+    for row, document in enumerate(dataset.documents):
+        if (mean := finder.mean_loss(document)) is not None:
             heat[row] = mean
-    found = {d.doc_id: steps for d in experiment.documents if (steps := stepwise.steps(d)) is not None}
+    found = {d.doc_id: drops for d in dataset.documents if (drops := finder.drops(d)) is not None}
     meta = {
         "num_fitted": len(found),
-        "num_mean_seeds": len(stepwise.mean_seeds()),
+        "num_mean_seeds": len(finder.mean_seeds()),
         "num_seeds": max((one.num_seeds for one in found.values()), default=0),
         "analyzed": any(one.analyzed for one in found.values()),
-        "tokens": _most_step_like(growing, found),
+        "tokens": _sharpest(growing, found),
     }
     arrays = {"heat": heat}
     if found:
         weights = [growing.document(doc_id).num_losses for doc_id in found]
         arrays["edges"] = next(iter(found.values())).edges.astype(np.float32)
-        for name in ("measured", "by_steps"):
+        for name in ("measured", "by_drops"):
             of_documents = [getattr(one, name) for one in found.values()]
             arrays[name] = np.average(of_documents, axis=0, weights=weights).astype(np.float32)
     return frame(meta, **arrays)
 
 
-def _most_step_like(growing: Growing, found: dict[int, Steps]) -> list[dict[str, Any]]:
+def _sharpest(growing: Growing, found: dict[int, Drops]) -> list[dict[str, Any]]:
     entries = []
     for doc_id, one in found.items():
-        for index, likeness in enumerate(one.likeness().tolist()):
-            if np.isfinite(likeness):
+        for index, steepness in enumerate(one.steepness().tolist()):
+            if np.isfinite(steepness):
                 values = {name: _plain(values[index]) for name, values in one.per_token.items()}
-                entries.append({"doc_id": doc_id, "token": index + 1, "likeness": likeness, **values})
-    entries = sorted(entries, key=lambda entry: -entry["likeness"])[:MOST_STEP_LIKE]
+                entries.append({"doc_id": doc_id, "token": index + 1, "steepness": steepness, **values})
+    entries = sorted(entries, key=lambda entry: -entry["steepness"])[:SHARPEST]
     texts = {doc_id: _texts(growing, doc_id) for doc_id in {entry["doc_id"] for entry in entries}}
     for entry in entries:
         start = max(1, entry["token"] - CONTEXT)
@@ -271,7 +273,7 @@ def _texts(growing: Growing, doc_id: int) -> list[dict[str, Any]]:
             "known": row["in_vocabulary"],
             **({"bytes": row["token_bytes"].hex()} if "\ufffd" in row["token_text"] else {}),
         }
-        for row in growing.snapshot.experiment.tokens(doc_id).to_pylist()
+        for row in growing.snapshot.dataset.tokens(doc_id).to_pylist()
     ]
 
 

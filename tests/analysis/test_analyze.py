@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from benchmarks.planted import noise, sigmoid
 from discreteness.analysis.across_seeds import across_seeds, learned_together, medians, shuffled
 from discreteness.analysis.analyze import analyze
 from discreteness.analysis.fits import fit, octaves
+from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.spectrum import rebuilt_share, spectrum
 from discreteness.analysis.summary import rebuilt_shares, summary
-from discreteness.analysis.tables import ALL_DOCUMENTS, load
+from discreteness.analysis.tables import ALL_DOCUMENTS, COLUMNS, load
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.plan import parse_plan
 from tests.support import dataset_case as case
@@ -27,7 +29,7 @@ X = octaves(STEPS)
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Six tokens, four seeds. Token 1 steps at update 60 in every seed, token 2 at 20 or 200, the others are smooth."""
+    """Six tokens, four seeds. Token 1 drops at update 60 in every seed, token 2 at 20 or 200, the others are smooth."""
     path = tmp_path_factory.mktemp("analysis") / "set"
     dataset = case.create(path, steps=tuple(STEPS.tolist()))
     random = np.random.default_rng(0)
@@ -52,7 +54,7 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
     assert keys == sorted(keys)
     assert keys[:4] == [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
     tokens = found.tokens.to_pylist()
-    assert [row["step_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
+    assert [row["drop_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
     assert tokens[0]["time"] == pytest.approx(60, rel=0.05)
     assert tokens[0]["time_spread"] < 0.05
     assert tokens[1]["time_spread"] == pytest.approx(np.log2(201 / 21) / np.sqrt(3), rel=0.05)
@@ -65,7 +67,7 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
     for name in ("fits", "tokens", "spectrum"):
         assert getattr(again, name).to_pylist() == getattr(found, name).to_pylist()
     text = summary(open_dataset(dataset), found)
-    assert "2 of 6 tokens have a step in every seed, 4 in none, 0 in some" in text
+    assert "2 of 6 tokens have a drop in every seed, 4 in none, 0 in some" in text
 
 
 def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_path):
@@ -91,6 +93,17 @@ def test_what_was_not_analysed_or_is_damaged_is_said(dataset, tmp_path):
         load(dataset, tmp_path)
 
 
+@pytest.mark.parametrize(("name", "column"), [("fits", "is_drop"), ("tokens", "drop_share"), ("spectrum", "by_drops")])
+def test_tables_with_the_columns_of_another_version_are_refused(dataset, tmp_path, name, column):
+    analyze(dataset, tmp_path)
+    table = pq.read_table(tmp_path / f"{name}.parquet")
+    assert table.column_names == COLUMNS[name].split()
+    old = table.rename_columns([column.replace("drop", "step") if one == column else one for one in table.column_names])
+    pq.write_table(old.replace_schema_metadata(table.schema.metadata), tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=f"another version, without {column}; run: discreteness analyze"):
+        load(dataset, tmp_path)
+
+
 def test_too_few_checkpoints_and_no_seeds_are_refused(tmp_path):
     dataset = case.create(tmp_path / "set")
     with pytest.raises(ValueError, match="no seed is committed"):
@@ -101,20 +114,20 @@ def test_too_few_checkpoints_and_no_seeds_are_refused(tmp_path):
     assert not (tmp_path / "set/analysis").exists()
 
 
-def test_the_spectrum_of_steps_rebuilds_the_smooth_mean_that_they_add_up_to():
-    """Two hundred sharp steps at times spread evenly over log step: their mean is a straight line."""
+def test_the_spectrum_of_drops_rebuilds_the_smooth_mean_that_they_add_up_to():
+    """Two hundred sharp drops at times spread evenly over log step: their mean is a straight line."""
     random = np.random.default_rng(0)
     steps = np.array(parse_plan("log:200", 1840))
     x, centers = octaves(steps), random.uniform(3, 9.5, 200)
     losses = 1 + 6 * sigmoid(x, centers, np.full(200, 0.5)) + noise(random, steps, 200, 0.1)
     found = spectrum(losses, steps, fit(losses, steps))
     accounts = {
-        name: rebuilt_share(found.measured, getattr(found, name)) for name in ("rebuilt", "by_steps", "at_times")
+        name: rebuilt_share(found.measured, getattr(found, name)) for name in ("rebuilt", "by_drops", "at_times")
     }
     assert accounts["rebuilt"] > 0.99
-    assert accounts["by_steps"] > 0.95
+    assert accounts["by_drops"] > 0.95
     assert accounts["at_times"] > 0.8
-    assert found.steps.sum() == pytest.approx(200, abs=8)
+    assert found.drops.sum() == pytest.approx(200, abs=8)
     assert found.at_times.sum() == pytest.approx(200 * 6, rel=0.03)
     whole = found.measured.sum()
     assert whole == pytest.approx((losses[:, 0] - losses[:, -1]).sum(), rel=1e-6)
@@ -133,11 +146,16 @@ def test_spectra_add_and_share_is_one_only_for_the_truth():
     assert np.isnan(rebuilt_share(np.ones(3), np.zeros(3)))
 
 
+def at(times):
+    """Drops at these octaves, as wide and as high as their number says."""
+    return MainDrops(times=times, widths=2 * times, falls=3 * times)
+
+
 def test_two_groups_of_seeds_are_told_from_one():
     """Final losses of 100 seeds: 20 tokens with two groups, 80 with one."""
     random = np.random.default_rng(0)
     one, two = random.normal(2, 0.3, (80, 100)), random.normal(2, 0.3, (20, 100)) + 3 * (random.random((20, 100)) < 0.4)
-    shared = across_seeds(np.concatenate([one, two]), np.full((100, 100), np.nan))
+    shared = across_seeds(np.concatenate([one, two]), at(np.full((100, 100), np.nan)))
     assert (shared.dip_q[80:] < 0.05).all()
     assert (shared.dip_q[:80] < 0.05).sum() <= 2
     assert (shared.cluster == -1).all()
@@ -149,7 +167,7 @@ def test_tokens_learned_together_share_their_seeds_delays():
     random = np.random.default_rng(0)
     groups = np.repeat(random.normal(6, 1, (2, 30)), 10, axis=0)
     times = np.concatenate([groups, random.normal(6, 1, (10, 30))]) + random.normal(0, 0.02, (30, 30))
-    times[3, 7] = np.nan  # a seed without a step does not separate it
+    times[3, 7] = np.nan  # a seed without a drop does not separate it
     clusters = learned_together(times)
     assert len(set(clusters[:10])) == len(set(clusters[10:20])) == 1
     assert clusters[0] != clusters[10]
@@ -160,11 +178,13 @@ def test_tokens_learned_together_share_their_seeds_delays():
 def test_values_across_seeds_by_hand():
     final = np.array([[0.5, 0.7, 0.1], [2.0, 2.0, 2.0]])
     times = np.array([[3.0, 5.0, np.nan], [np.nan, np.nan, np.nan]])
-    shared = across_seeds(final, times)
+    shared = across_seeds(final, at(times))
     assert shared.learned_share == pytest.approx([2 / 3, 0])
-    assert shared.step_share == pytest.approx([2 / 3, 0])
+    assert shared.drop_share == pytest.approx([2 / 3, 0])
     assert shared.time[0] == ((2**3 - 1) + (2**5 - 1)) / 2, "an even number: the middle of the two in the middle"
     assert shared.time_spread[0] == pytest.approx(np.sqrt(2))
+    assert (shared.width[0], shared.fall[0]) == (8, 12)
+    assert np.isnan([shared.time[1], shared.time_spread[1], shared.width[1], shared.fall[1]]).all()
     assert shared.final_spread == pytest.approx([np.std([0.5, 0.7, 0.1], ddof=1), 0])
 
 
@@ -177,10 +197,10 @@ def test_medians_over_seeds_are_numpys(values):
 
 
 def test_medians_in_the_table_of_tokens_are_of_its_own_fits(dataset):
-    """Token 2 steps early in odd seeds and late in even ones, so its times have no middle one."""
+    """Token 2 drops early in odd seeds and late in even ones, so its times have no middle one."""
     found = analyze(dataset)
     fits = found.fits.filter((pc.field("doc_id") == 0) & (pc.field("token_index") == 2)).to_pylist()
-    assert len(fits) == 4 and all(row["is_step"] for row in fits)
+    assert len(fits) == 4 and all(row["is_drop"] for row in fits)
     token = found.tokens.to_pylist()[1]
     for name, values in {
         "time": [row["time"] for row in fits],
@@ -192,7 +212,7 @@ def test_medians_in_the_table_of_tokens_are_of_its_own_fits(dataset):
 
 def test_rebuilt_shares_of_all_documents_come_from_the_table(dataset):
     found = analyze(dataset)
-    everything, times, steps = rebuilt_shares(found, ALL_DOCUMENTS)
+    everything, times, drops = rebuilt_shares(found, ALL_DOCUMENTS)
     assert everything > 0.9
     assert times < everything
-    assert steps < everything
+    assert drops < everything

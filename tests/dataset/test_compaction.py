@@ -52,16 +52,16 @@ def bits(array):
 
 def everything(storage):
     """Every kind of answer, as bits."""
-    experiment = reader.open(storage)
+    dataset = reader.open(storage)
     return [
-        *(bits(experiment.losses(d.name)) for d in DOCUMENTS),
-        bits(experiment.losses("a.txt", token=2)),
-        bits(experiment.losses("a.txt", token=[3, 1], seeds=experiment.seeds[::-1], steps=[20, 0, 20])),
-        bits(experiment.losses("a.txt", answers=True)),
-        experiment.losses("b.txt", answers=True).shape,
-        experiment.losses("b.txt", steps=[]).shape,
-        bits(experiment.mean_curves()),
-        [(d.name, t.tolist(), bits(x)) for d, t, x in experiment.blocks(max_bytes=1)],
+        *(bits(dataset.losses(d.name)) for d in DOCUMENTS),
+        bits(dataset.losses("a.txt", token=2)),
+        bits(dataset.losses("a.txt", token=[3, 1], seeds=dataset.seeds[::-1], steps=[20, 0, 20])),
+        bits(dataset.losses("a.txt", answers=True)),
+        dataset.losses("b.txt", answers=True).shape,
+        dataset.losses("b.txt", steps=[]).shape,
+        bits(dataset.mean_curves()),
+        [(d.name, t.tolist(), bits(x)) for d, t, x in dataset.blocks(max_bytes=1)],
     ]
 
 
@@ -110,16 +110,16 @@ def test_the_last_page_of_a_token_may_be_shorter(monkeypatch):
     """Five steps in pages of three and two, of each token."""
     monkeypatch.setattr(token_file, "PAGE_LOSSES", 9)
     steps = (0, 1, 5, 20, 21)
-    dataset = create(object_storage(), steps=steps)
+    writer = create(object_storage(), steps=steps)
     for seed in SEEDS:
-        dataset.commit(seed, "one", np.array(steps), losses(seed, steps), records(steps))
-    (part,) = compact(dataset.storage)
+        writer.commit(seed, "one", np.array(steps), losses(seed, steps), records(steps))
+    (part,) = compact(writer.storage)
     assert part.page_steps == 3
     forget_seed_files(monkeypatch)
     expected = np.stack([losses(seed, steps) for seed in sorted(SEEDS)])
-    experiment = reader.open(dataset.storage)
+    dataset = reader.open(writer.storage)
     for chosen in [0, 1, 2, 3, 4], [3, 4], [4], [4, 0]:
-        found = experiment.losses("a.txt", steps=[steps[place] for place in chosen])
+        found = dataset.losses("a.txt", steps=[steps[place] for place in chosen])
         assert bits(found) == bits(expected[:, chosen, :3])
 
 
@@ -146,36 +146,36 @@ def test_any_shape_in_any_number_of_files_pages_and_row_groups(data):
         patch.setattr(token_file, "ROW_GROUP_LOSSES", data.draw(st.sampled_from([1, 1300, 2**20]), label="group"))
         patch.setattr(token_file, "PAGE_LOSSES", data.draw(st.sampled_from([1, 15, 2**12]), label="page"))
         storage = object_storage()
-        dataset = create(storage, documents=documents, steps=tuple(range(num_steps)))
+        writer = create(storage, documents=documents, steps=tuple(range(num_steps)))
         for seed in range(num_seeds):
-            dataset.commit(seed, "a", np.arange(num_steps), values[seed], pa.table({"step": [0]}))
+            writer.commit(seed, "a", np.arange(num_steps), values[seed], pa.table({"step": [0]}))
         compact(storage)
         assert verify(storage) == []
         forget_seed_files(patch)
-        experiment = reader.open(storage)
+        dataset = reader.open(storage)
         for document, first in zip(documents, np.cumsum([0, *lengths]).tolist(), strict=False):
             mine = values[:, :, first : first + len(document.token_ids) - 1]
-            assert bits(experiment.losses(document.name)) == bits(mine)
+            assert bits(dataset.losses(document.name)) == bits(mine)
             step = data.draw(st.integers(0, num_steps - 1), label="step")
-            assert bits(experiment.losses(document.name, steps=[step])) == bits(mine[:, [step]])
+            assert bits(dataset.losses(document.name, steps=[step])) == bits(mine[:, [step]])
             some = data.draw(st.lists(st.integers(0, num_steps - 1), min_size=1, max_size=9), label="some")
-            assert bits(experiment.losses(document.name, steps=some)) == bits(mine[:, some])
+            assert bits(dataset.losses(document.name, steps=some)) == bits(mine[:, some])
             token = data.draw(st.integers(1, mine.shape[2]), label="token")
-            assert bits(experiment.losses(document.name, token=token)) == bits(mine[:, :, token - 1])
+            assert bits(dataset.losses(document.name, token=token)) == bits(mine[:, :, token - 1])
 
 
 def test_a_seed_committed_again_is_read_from_its_own_file(storage, monkeypatch):
-    dataset = create(storage)
+    writer = create(storage)
     for seed in SEEDS:
-        commit(dataset, seed)
+        commit(writer, seed)
     (old,) = compact(storage)
     storage.delete(seed_path(4))
-    dataset.commit(4, "two", np.array(STEPS, np.int32), losses(4) + 0.5, pa.table({"step": [0]}))
-    experiment = reader.open(storage)
+    writer.commit(4, "two", np.array(STEPS, np.int32), losses(4) + 0.5, pa.table({"step": [0]}))
+    dataset = reader.open(storage)
     expected = np.stack([losses(0), losses(4) + np.float32(0.5), losses(7)])
     for document, columns in zip(DOCUMENTS, (slice(0, 3), slice(3, 4), slice(4, 6)), strict=True):
-        assert bits(experiment.losses(document.name)) == bits(expected[:, :, columns])
-    assert experiment.mean_curves()[1, 1].tolist() == [4000.875, 4001.875, 4005.875, 4020.875]
+        assert bits(dataset.losses(document.name)) == bits(expected[:, :, columns])
+    assert dataset.mean_curves()[1, 1].tolist() == [4000.875, 4001.875, 4005.875, 4020.875]
     assert verify(storage) == []
     (new,) = compact(storage)
     assert new.name != old.name and [seed.attempt for seed in new.seeds] == ["one", "two", "one"]
@@ -268,21 +268,21 @@ def test_a_file_of_a_part_that_is_gone_is_written_again_and_no_other(tmp_path, m
 
 
 def test_seeds_in_and_outside_of_parts_are_answered_together(storage, monkeypatch):
-    dataset = create(storage)
+    writer = create(storage)
     for seed in 0, 1, 2:
-        commit(dataset, seed)
+        commit(writer, seed)
     compact(storage)
     for seed in 3, 4:
-        commit(dataset, seed)
+        commit(writer, seed)
     read, real = [], reader.read_losses
     monkeypatch.setattr(reader, "read_losses", lambda *arguments: read.append(arguments[2].seed) or real(*arguments))
-    experiment = reader.open(storage)
+    dataset = reader.open(storage)
     for seeds in [0, 1, 2, 3, 4], [4, 2, 0], [3], [1, 1, 3, 0]:
         expected = np.stack([losses(seed) for seed in seeds])
-        assert bits(experiment.losses("a.txt", seeds=seeds)) == bits(expected[:, :, :3])
-        assert bits(experiment.losses("c", token=2, seeds=seeds)) == bits(expected[:, :, 5])
+        assert bits(dataset.losses("a.txt", seeds=seeds)) == bits(expected[:, :, :3])
+        assert bits(dataset.losses("c", token=2, seeds=seeds)) == bits(expected[:, :, 5])
         means = np.stack([expected[:, :, 3], expected[:, :, 4:].mean(2, np.float64)])
-        assert bits(experiment.mean_curves(seeds)[1:]) == bits(means.astype(np.float64))
+        assert bits(dataset.mean_curves(seeds)[1:]) == bits(means.astype(np.float64))
     assert set(read) == {3, 4}
 
 

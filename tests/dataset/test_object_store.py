@@ -40,17 +40,17 @@ def uri(server, request):
 
 
 def test_create_commit_resume_and_read(server, uri):
-    dataset = create(uri)
-    assert dataset.committed() == {} and not dataset.storage.renames
+    writer = create(uri)
+    assert writer.committed() == {} and not writer.storage.renames
     for seed in 3, 0:
-        commit(dataset, seed)
+        commit(writer, seed)
     assert list(create(uri).committed()) == [0, 3]
     commit(create(uri), 3)  # again, changes nothing
     with pytest.raises(ValueError, match="committed by attempt one already"):
         commit(create(uri), 3, "two")
-    experiment = reader.open(uri)
-    assert np.array_equal(experiment.losses("c"), np.stack([losses(0), losses(3)])[:, :, 4:])
-    assert experiment.arrow().count_rows() == 24 and experiment.runs(3).num_rows == 4
+    dataset = reader.open(uri)
+    assert np.array_equal(dataset.losses("c"), np.stack([losses(0), losses(3)])[:, :, 4:])
+    assert dataset.arrow().count_rows() == 24 and dataset.runs(3).num_rows == 4
     assert status_of(uri).rows == 24 and verify(uri) == []
     assert not [request for request in server.requests if request.startswith(("COPY", "DELETE"))], "a rename"
 
@@ -165,10 +165,10 @@ def test_drivers_at_the_same_time_mix_nothing(server, uri):
     committed = create(uri).committed()
     assert list(committed) == [0, 1, 2, 3] and {seed.rows for seed in committed.values()} == {12}
     assert verify(uri) == []
-    experiment = reader.open(uri)
-    for number, seed in enumerate(experiment.seeds):
-        assert experiment.runs(seed)["attempt"].unique().to_pylist() == [committed[seed].attempt]
-        assert np.array_equal(experiment.losses("a.txt")[number], losses(seed)[:, :3])
+    dataset = reader.open(uri)
+    for number, seed in enumerate(dataset.seeds):
+        assert dataset.runs(seed)["attempt"].unique().to_pylist() == [committed[seed].attempt]
+        assert np.array_equal(dataset.losses("a.txt")[number], losses(seed)[:, :3])
 
 
 @pytest.mark.parametrize("number", range(4))

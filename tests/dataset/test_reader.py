@@ -31,25 +31,23 @@ def run(tmp_path):
 
 
 def test_losses_are_seeds_by_steps_by_tokens(run):
-    experiment = reader.open(run)
-    assert (experiment.seeds, experiment.steps) == ([0, 3], list(STEPS))
-    assert [(d.doc_id, d.name, d.num_losses) for d in experiment.documents] == [
+    dataset = reader.open(run)
+    assert (dataset.seeds, dataset.steps) == ([0, 3], list(STEPS))
+    assert [(d.doc_id, d.name, d.num_losses) for d in dataset.documents] == [
         (0, "a.txt", 3), (1, "b.txt", 1), (4, "c", 2)
     ]  # fmt: skip
     everything = np.stack([losses(0), losses(3)])
-    found = experiment.losses("c")
+    found = dataset.losses("c")
     assert found.dtype == np.float32 and np.array_equal(found, everything[:, :, 4:])
-    assert np.array_equal(experiment.losses(4), found)
+    assert np.array_equal(dataset.losses(4), found)
     # losses[i] is for token i + 1: token 2 of c is the last of the six losses of a step
-    assert np.array_equal(experiment.losses("c", token=2), everything[:, :, 5])
-    assert np.array_equal(
-        experiment.losses("a.txt", seeds=[3, 0, 3], steps=[20, 0]), everything[[1, 0, 1]][:, [3, 0], :3]
-    )
-    assert experiment.losses("a.txt", token=1, seeds=[3], steps=[5]).tolist() == [[3005.0]]
+    assert np.array_equal(dataset.losses("c", token=2), everything[:, :, 5])
+    assert np.array_equal(dataset.losses("a.txt", seeds=[3, 0, 3], steps=[20, 0]), everything[[1, 0, 1]][:, [3, 0], :3])
+    assert dataset.losses("a.txt", token=1, seeds=[3], steps=[5]).tolist() == [[3005.0]]
 
 
 def test_what_is_missing_is_named_never_filled_in(run):
-    experiment = reader.open(run)
+    dataset = reader.open(run)
     for arguments, message in (
         ({"doc": "d"}, r"no document 'd'; there are 'a\.txt' \(0\), 'b\.txt' \(1\), 'c' \(4\)"),
         ({"doc": 2}, "no document 2"),
@@ -61,57 +59,57 @@ def test_what_is_missing_is_named_never_filled_in(run):
         ({"doc": "c", "steps": [2]}, "no step 2; there are 0, 1, 5, 20"),
     ):
         with pytest.raises(ValueError, match=message):
-            experiment.losses(**arguments)
+            dataset.losses(**arguments)
     with pytest.raises(ValueError, match="no seed 1"):
-        experiment.runs(1)
+        dataset.runs(1)
     with pytest.raises(ValueError, match="give answers or token, not both"):
-        experiment.table("a.txt", token=1, answers=True)
+        dataset.table("a.txt", token=1, answers=True)
     with pytest.raises(FileNotFoundError, match="is not a dataset"):
         reader.open(run.parent)
 
 
 def test_an_experiment_without_seeds_has_no_losses(tmp_path):
     create(tmp_path)
-    experiment = reader.open(tmp_path)
-    assert experiment.seeds == [] and experiment.arrow().count_rows() == 0
+    dataset = reader.open(tmp_path)
+    assert dataset.seeds == [] and dataset.arrow().count_rows() == 0
     with pytest.raises(ValueError, match="no seed is committed"):
-        experiment.losses("c")
+        dataset.losses("c")
 
 
 def test_tables_of_runs_tokens_and_all_losses(run):
-    experiment = reader.open(run)
-    assert experiment.runs(3).to_pydict() == {
+    dataset = reader.open(run)
+    assert dataset.runs(3).to_pydict() == {
         "seed": [3] * 4, "attempt": ["one"] * 4, "step": list(STEPS), "train_loss": [10.0, 9.0, 5.0, -10.0]
     }  # fmt: skip
-    assert experiment.tokens("b.txt")["token_id"].to_pylist() == [50256, 200]
-    assert experiment.experiment["identity"] == IDENTITY
-    assert experiment.experiment["identity_hash"] == identity_hash(IDENTITY)
-    table = experiment.arrow().to_table(columns=["seed", "step"])
+    assert dataset.tokens("b.txt")["token_id"].to_pylist() == [50256, 200]
+    assert dataset.experiment["identity"] == IDENTITY
+    assert dataset.experiment["identity_hash"] == identity_hash(IDENTITY)
+    table = dataset.arrow().to_table(columns=["seed", "step"])
     assert sorted(table["seed"].to_pylist()) == [0] * 12 + [3] * 12
 
 
 def test_rows_pieces_and_means_say_what_losses_says(run):
-    experiment = reader.open(run)
-    rows = experiment.table("c", token=[2, 1], seeds=[3], steps=[5, 0]).to_pylist()
+    dataset = reader.open(run)
+    rows = dataset.table("c", token=[2, 1], seeds=[3], steps=[5, 0]).to_pylist()
     assert rows == [
         {"doc_id": 4, "token_index": token, "step": step, "seed": 3, "loss": 3000 + step + (3 + token) / 8}
         for token in (2, 1)
         for step in (5, 0)
     ]
-    assert experiment.answers("a.txt") == [3] and experiment.answers("c") == []
-    assert experiment.losses("c", answers=True).shape == (2, 4, 0)
-    pieces = list(experiment.blocks(max_bytes=2 * 4 * 4 * 2))  # two tokens of two seeds and four steps
+    assert dataset.answers("a.txt") == [3] and dataset.answers("c") == []
+    assert dataset.losses("c", answers=True).shape == (2, 4, 0)
+    pieces = list(dataset.blocks(max_bytes=2 * 4 * 4 * 2))  # two tokens of two seeds and four steps
     assert [(d.name, tokens.tolist()) for d, tokens, _ in pieces] == [
         ("a.txt", [1, 2]), ("a.txt", [3]), ("b.txt", [1]), ("c", [1, 2])
     ]  # fmt: skip
     for document, tokens, losses_there in pieces:
-        assert np.array_equal(losses_there, experiment.losses(document.name, token=tokens.tolist()))
-    assert np.array_equal(experiment.seed(3), losses(3))
-    means = experiment.mean_curves(seeds=[3])
+        assert np.array_equal(losses_there, dataset.losses(document.name, token=tokens.tolist()))
+    assert np.array_equal(dataset.seed(3), losses(3))
+    means = dataset.mean_curves(seeds=[3])
     assert means.dtype == np.float64 and means.shape == (3, 1, 4)
     assert means[:, 0, 1].tolist() == [3001.125, 3001.375, 3001.5625]
     with pytest.raises(ValueError, match="no seed 1"):
-        experiment.mean_curves(seeds=[1])
+        dataset.mean_curves(seeds=[1])
 
 
 def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):
@@ -123,9 +121,9 @@ def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):
 def test_the_object_store_reads_the_same():
     storage = object_storage()
     commit(create(storage), 5)
-    experiment = reader.open(storage)
-    assert np.array_equal(experiment.losses("a.txt")[0], losses(5)[:, :3])
-    assert experiment.arrow().count_rows() == 12
+    dataset = reader.open(storage)
+    assert np.array_equal(dataset.losses("a.txt")[0], losses(5)[:, :3])
+    assert dataset.arrow().count_rows() == 12
     assert verify(storage) == []
 
 

@@ -323,10 +323,10 @@ def test_a_cut_at_every_operation_leaves_a_seed_whole_or_absent(tmp_path, monkey
         root = tmp_path / f"{cuts}"
         storage = local_storage(root, faults) if kind == "local" else object_storage(faults)
         was_cut = attempt_all(storage, faults)
-        experiment = reader.open(storage)
-        assert experiment.seeds == [0, 1]
+        dataset = reader.open(storage)
+        assert dataset.seeds == [0, 1]
         for seed in 0, 1:
-            found = np.concatenate([experiment.losses(d.name, seeds=[seed])[0] for d in DOCUMENTS], axis=1)
+            found = np.concatenate([dataset.losses(d.name, seeds=[seed])[0] for d in DOCUMENTS], axis=1)
             assert np.array_equal(found, losses(seed))
         assert verify(storage) == []
         if kind == "local":

@@ -47,10 +47,10 @@ def through_everything(path, documents, output):
     (part,) = compact(path)
     assert [seed.seed for seed in part.seeds] == [0, 1]
     assert verify(path) == []
-    experiment = open_dataset(path)
+    dataset = open_dataset(path)
     for document in documents:
-        assert experiment.tokens(document.doc_id).column("token_id").to_pylist() == list(document.token_ids)
-    assert experiment.losses(documents[-1].name).shape == (2, len(STEPS), len(documents[-1].token_ids) - 1)
+        assert dataset.tokens(document.doc_id).column("token_id").to_pylist() == list(document.token_ids)
+    assert dataset.losses(documents[-1].name).shape == (2, len(STEPS), len(documents[-1].token_ids) - 1)
     num_losses = sum(len(document.token_ids) - 1 for document in documents)
     if num_losses < 300:
         assert analyze(path).fits.num_rows == 2 * num_losses

@@ -45,14 +45,14 @@ def test_it_is_a_notebook_without_stored_outputs():
 def test_the_figure_shows_the_datasets_curves(ran):
     folder, names = ran
     assert (folder / "docs" / "figure.png").read_bytes().startswith(b"\x89PNG")
-    experiment = discreteness.open(folder / "runs" / "first")
+    dataset = discreteness.open(folder / "runs" / "first")
     documents, seeds = (axes.get_lines() for axes in (names["left"], names["right"]))
     assert (len(documents), len(seeds)) == (2, 3)
     for line in [*documents, *seeds]:
         assert line.get_xdata().tolist() == [step + 1 for step in PLAN]
-    for line, expected in zip(documents, experiment.mean_curves().mean(axis=1), strict=True):
+    for line, expected in zip(documents, dataset.mean_curves().mean(axis=1), strict=True):
         assert np.array_equal(line.get_ydata(), expected)
-    for line, expected in zip(seeds, experiment.losses("first.txt", token=names["token"]), strict=True):
+    for line, expected in zip(seeds, dataset.losses("first.txt", token=names["token"]), strict=True):
         assert np.array_equal(line.get_ydata(), expected)
 
 

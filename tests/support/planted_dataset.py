@@ -1,4 +1,4 @@
-"""A dataset with losses by a formula: every token falls in a step, at its own time, a little apart in every seed."""
+"""A dataset with losses by a formula: every token has a drop, at its own time, a little apart in every seed."""
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ def log_plan(num_steps, last):
 
 
 def planted_losses(seed, steps, num_tokens):
-    """float32 (steps, tokens). Token i's step is in the middle at 2 ** (2 + 7 (i * 0.618 mod 1)), shifted by up to an
+    """float32 (steps, tokens). Token i's drop is in the middle at 2 ** (2 + 7 (i * 0.618 mod 1)), shifted by up to an
     octave from seed to seed; every fifth token falls slowly instead, every seventh is never learned by odd seeds."""
     random = np.random.default_rng(seed)
     token = np.arange(num_tokens)

@@ -14,9 +14,10 @@ import discreteness
 from discreteness.analysis.analyze import analyze
 from discreteness.dataset.storage import open_storage
 from discreteness.viewer import growing as growing_module
+from discreteness.viewer.drop_finder import DropFinder
+from discreteness.viewer.drops import PER_TOKEN, Drops
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing, over_seeds
-from discreteness.viewer.stepwise import Stepwise
 from tests.support.dataset_case import STEPS, commit, create, losses
 from tests.support.planted_dataset import create_planted, log_plan, text_documents
 
@@ -51,19 +52,19 @@ def kept_bytes(request, monkeypatch):
 
 
 def test_curves_and_summary_are_the_datasets_losses(tmp_path, kept_bytes):
-    dataset = create(tmp_path / "d")
+    writer = create(tmp_path / "d")
     for seed in 3, 1, 2:
-        commit(dataset, seed)
+        commit(writer, seed)
     growing = Growing(open_storage(tmp_path / "d"))
-    experiment = discreteness.open(tmp_path / "d")
+    dataset = discreteness.open(tmp_path / "d")
     document = growing.document(0)
     for token in 1, 2, 3:
         curves = growing.curves(document, token)
         assert curves.seeds == [1, 2, 3] and curves.num_committed == 3
-        np.testing.assert_array_equal(curves.losses, experiment.losses("a.txt", token))
+        np.testing.assert_array_equal(curves.losses, dataset.losses("a.txt", token))
     mean, deviation, num_seeds = growing.summary(document)
     assert num_seeds == 3
-    expected = experiment.losses("a.txt").transpose(0, 2, 1)
+    expected = dataset.losses("a.txt").transpose(0, 2, 1)
     np.testing.assert_allclose(mean, expected.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(deviation, expected.astype(np.float64).std(axis=0, ddof=1), rtol=1e-6)
 
@@ -104,7 +105,7 @@ def test_looking_again_sees_seeds_come_grow_and_end(tmp_path):
         np.testing.assert_array_equal(seen, [*losses(2)[:num_steps, 0], *[NAN] * (4 - num_steps)])
     commit(dataset, 2)
     snapshot = growing.refresh()
-    assert (snapshot.version, snapshot.experiment.seeds, dict(snapshot.running)) == (4, [2], {})
+    assert (snapshot.version, snapshot.dataset.seeds, dict(snapshot.running)) == (4, [2], {})
     np.testing.assert_array_equal(growing.curves(growing.document(0), 1).losses[0], losses(2)[:, 0])
 
 
@@ -130,7 +131,7 @@ def test_what_is_kept_stays_below_the_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(growing_module, "KEPT_BYTES", largest)
     growing = Growing(open_storage(tmp_path / "d"))
     for _ in range(2):
-        for document in growing.snapshot.experiment.documents:
+        for document in growing.snapshot.dataset.documents:
             growing.summary(document)
             np.testing.assert_array_equal(growing.curves(document, 1).losses.shape, (4, 4))
             assert 0 < sum(kept.nbytes for kept in growing._kept.values()) == growing._kept_bytes <= largest
@@ -168,61 +169,76 @@ def test_a_frame_converts_nothing():
         frame({}, a=np.zeros(2))
 
 
-def wait_for(stepwise, document):
+def wait_for(finder, document):
     deadline_s = time.monotonic() + 60
-    while (steps := stepwise.steps(document)) is None or stepwise.mean_loss(document) is None:
-        assert time.monotonic() < deadline_s and stepwise.error is None
+    while (drops := finder.drops(document)) is None or finder.mean_loss(document) is None:
+        assert time.monotonic() < deadline_s and finder.error is None
         time.sleep(0.02)
-    return steps
+    return drops
 
 
-def test_planted_steps_are_found_in_the_background(tmp_path):
+def test_planted_drops_are_found_in_the_background(tmp_path):
     documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
     create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
     growing = Growing(open_storage(tmp_path / "d"))
-    stepwise = Stepwise(growing)
+    finder = DropFinder(growing)
     document = growing.document(0)
-    steps = wait_for(stepwise, document)
-    assert (steps.num_seeds, steps.analyzed) == (3, False)
-    assert steps.per_token["step_share"].tolist() == [1, 1, 1, 1, 0], "the fifth falls slowly"
+    drops = wait_for(finder, document)
+    assert (drops.num_seeds, drops.analyzed) == (3, False)
+    assert drops.per_token["drop_share"].tolist() == [1, 1, 1, 1, 0], "the fifth falls slowly"
     planted = 2 + 7 * (np.arange(4) * 0.618 % 1)
-    np.testing.assert_allclose(np.log2(steps.per_token["time"][:4] + 1), planted, atol=0.7)
-    assert np.isnan(steps.per_token["time"][4])
+    np.testing.assert_allclose(np.log2(drops.per_token["time"][:4] + 1), planted, atol=0.7)
+    assert np.isnan(drops.per_token["time"][4])
     losses = discreteness.open(tmp_path / "d").losses("one")
-    np.testing.assert_allclose(stepwise.mean_loss(document), losses.mean(axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(finder.mean_loss(document), losses.mean(axis=(0, 2)), rtol=1e-5)
     lost = losses[:, 0].mean() - losses[:, -1].mean()
-    np.testing.assert_allclose((steps.measured * np.diff(steps.edges)).sum(), lost, rtol=1e-4)
-    np.testing.assert_array_equal(np.isfinite(steps.likeness()), [True] * 4 + [False])
+    np.testing.assert_allclose((drops.measured * np.diff(drops.edges)).sum(), lost, rtol=1e-4)
+    np.testing.assert_array_equal(np.isfinite(drops.steepness()), [True] * 4 + [False])
 
 
 def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
     documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
     create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
     growing = Growing(open_storage(tmp_path / "d"))
-    stepwise = Stepwise(growing)
+    finder = DropFinder(growing)
     document = growing.document(1)
-    fitted = wait_for(stepwise, document)
+    fitted = wait_for(finder, document)
     analyze(tmp_path / "d")
     deadline_s = time.monotonic() + 60
-    while not (found := stepwise.steps(document)).analyzed:
-        assert time.monotonic() < deadline_s and stepwise.error is None
+    while not (found := finder.drops(document)).analyzed:
+        assert time.monotonic() < deadline_s and finder.error is None
         time.sleep(0.02)
     assert found.num_seeds == 3
     for name, values in fitted.per_token.items():
         np.testing.assert_allclose(found.per_token[name], values, rtol=1e-5, err_msg=name)
-    for name in "edges", "measured", "by_steps":
+    for name in "edges", "measured", "by_drops":
         np.testing.assert_allclose(getattr(found, name), getattr(fitted, name), rtol=1e-5, atol=1e-9, err_msg=name)
+
+
+def test_the_viewers_table_of_tokens_is_that_of_the_analysis(tmp_path):
+    """Of a document with all its seeds, exactly; there are seeds enough for it to test final losses for two groups."""
+    documents, token_bytes = text_documents({"one": "a bee sees a sea", "two": "the sea!"})
+    create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(12))
+    found, dataset = analyze(tmp_path / "d"), discreteness.open(tmp_path / "d")
+    for document in dataset.documents:
+        losses = np.ascontiguousarray(dataset.losses(document.doc_id).transpose(2, 0, 1))
+        here, there = Drops.of_losses(losses, np.array(dataset.steps)), Drops.of_tables(found, document)
+        assert tuple(here.per_token) == tuple(there.per_token) == PER_TOKEN and here.num_seeds == there.num_seeds == 12
+        for name, values in here.per_token.items():
+            assert np.isfinite(values).any() and values.shape == (document.num_losses,)
+            np.testing.assert_array_equal(there.per_token[name], values, err_msg=name)
+        np.testing.assert_array_equal(there.steepness(), here.steepness())
 
 
 def test_a_plan_too_short_to_fit_is_said(tmp_path):
     dataset = create(tmp_path / "d")
     commit(dataset, 1)
     growing = Growing(open_storage(tmp_path / "d"))
-    stepwise = Stepwise(growing)
-    assert stepwise.steps(growing.document(0)) is None
+    finder = DropFinder(growing)
+    assert finder.drops(growing.document(0)) is None
     deadline_s = time.monotonic() + 60
-    while stepwise.num_waiting:
+    while finder.num_waiting:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-    assert stepwise.error.startswith("document 'a.txt'")
-    assert stepwise.steps(growing.document(0)) is None and stepwise.num_waiting == 0, "not tried again"
+    assert finder.error.startswith("document 'a.txt'")
+    assert finder.drops(growing.document(0)) is None and finder.num_waiting == 0, "not tried again"

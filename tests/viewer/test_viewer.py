@@ -244,8 +244,8 @@ def test_fits_are_laid_over_the_curves(new_page, address):
     drawn(page, NUM_SEEDS)
     page.keyboard.press("f")
     until(page, f"document.querySelector('#chart').dataset.fits === '{NUM_SEEDS}'")
-    until(page, "document.querySelector('#numbers').textContent.includes('learned in a step')")
-    assert f"by {NUM_SEEDS} of {NUM_SEEDS} seeds" in page.inner_text("#numbers"), "token 2 is planted as a sharp step"
+    until(page, "document.querySelector('#numbers').textContent.includes('learned in a drop')")
+    assert f"by {NUM_SEEDS} of {NUM_SEEDS} seeds" in page.inner_text("#numbers"), "token 2 is planted as a sharp drop"
 
 
 def test_an_address_leads_back_to_what_was_seen(new_page, address):
@@ -383,10 +383,10 @@ def test_fits_that_are_done_between_two_looks_are_shown(new_page, serve_here, tm
     page.route("**/api/state", lambda route: held.append(route))
     while not held:
         page.evaluate("0")
-    with page.expect_response("**/steps"):
+    with page.expect_response("**/drops"):
         page.select_option("#color", "time")
     deadline_s = time.monotonic() + 90
-    while b'"num_seeds": 2' not in ask(address, "/api/documents/1/steps")[1]:
+    while b'"num_seeds": 2' not in ask(address, "/api/documents/1/drops")[1]:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     page.unroute("**/api/state")
@@ -522,9 +522,9 @@ def ask(address, path, method="GET", **headers):
 
 def test_only_this_machine_by_its_own_name_and_only_to_read(address):
     for host in "evil.example", "evil.example:8321", "127.0.0.1.evil.example", "[::ffff:1.2.3.4]", "":
-        assert ask(address, "/api/experiment", Host=host)[0].status == 403, host
+        assert ask(address, "/api/dataset", Host=host)[0].status == 403, host
     for host in "localhost:1234", "127.0.0.1", urlsplit(address).netloc:
-        assert ask(address, "/api/experiment", Host=host)[0].status == 200, host
+        assert ask(address, "/api/dataset", Host=host)[0].status == 200, host
     for method in "POST", "PUT", "DELETE", "PATCH", "OPTIONS":
         assert ask(address, "/api/state", method)[0].status == 405, method
 

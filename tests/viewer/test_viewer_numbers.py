@@ -87,16 +87,16 @@ class Truth:
         """[seeds, steps, tokens] of the seeds that means and bands are of, the first `most` of them."""
         return self.losses[doc_id][: len(self.committed) or len(self.seeds)][:most]
 
-    def steps(self, doc_id, most=FIRST_SEEDS):
-        """Of each token: share, time, time_spread, width and fall of the steps of its first committed seeds."""
+    def drops(self, doc_id, most=FIRST_SEEDS):
+        """Of each token: share, time, time_spread, width and fall of the drops of its first committed seeds."""
         curves = self.losses[doc_id][: len(self.committed)][:most]
         tokens = [fit(curves[:, :, token], PLAN) for token in range(curves.shape[2])]
         found = []
         for fits in tokens:
-            time, width, fall = (a[fits.is_step] for a in (fits.time, fits.width, fits.high - fits.low))
+            time, width, fall = (a[fits.is_drop] for a in (fits.time, fits.width, fits.high - fits.low))
             found.append(
                 {
-                    "step_share": fits.is_step.mean(),
+                    "drop_share": fits.is_drop.mean(),
                     "time": np.median(time) if len(time) else np.nan,
                     "width": np.median(width) if len(time) else np.nan,
                     "fall": np.median(fall) if len(time) else np.nan,
@@ -105,34 +105,34 @@ class Truth:
             )
         return {name: np.array([token[name] for token in found]) for name in found[0]}
 
-    def step_like(self, most=FIRST_SEEDS):
-        """(doc_id, token, its numbers) of all tokens with a step, the most step-like first."""
+    def sharpest(self, most=FIRST_SEEDS):
+        """(doc_id, token, its numbers) of all tokens with a drop, the steepest first."""
         rows = []
         for doc_id in self.names:
-            steps = self.steps(doc_id, most)
-            for at in np.flatnonzero(np.isfinite(steps["time"])):
-                numbers = {name: values[at] for name, values in steps.items()}
-                likeness = numbers["step_share"] * numbers["fall"] / max(numbers["width"], 0.5)
-                rows.append((doc_id, int(at) + 1, {**numbers, "likeness": likeness}))
-        return sorted(rows, key=lambda row: -row[2]["likeness"])
+            drops = self.drops(doc_id, most)
+            for at in np.flatnonzero(np.isfinite(drops["time"])):
+                numbers = {name: values[at] for name, values in drops.items()}
+                steepness = numbers["drop_share"] * numbers["fall"] / max(numbers["width"], 0.5)
+                rows.append((doc_id, int(at) + 1, {**numbers, "steepness": steepness}))
+        return sorted(rows, key=lambda row: -row[2]["steepness"])
 
     def heat(self):
         """[documents, steps]: mean over tokens and the first seeds."""
         return np.stack([of_finite(np.mean, self.counted(d, FIRST_SEEDS).mean(axis=2)) for d in self.names])
 
     def spectrum(self, most=FIRST_SEEDS):
-        """Edges [bins + 1] in octaves; nats an octave that the mean loss loses in all and in steps [bins]."""
+        """Edges [bins + 1] in octaves; nats per octave that the mean loss loses in all and in drops [bins]."""
         curves = [self.losses[d][: len(self.committed)][:most].transpose(0, 2, 1) for d in self.names]
         curves = np.concatenate([one.reshape(-1, len(PLAN)) for one in curves])
         x = np.log2(np.array(PLAN) + 1.0)
         edges = [at for at in np.arange(x[0], x[-1], 0.5) if x[-1] - at >= 0.25] + [x[-1]]
         fits = fit(curves, PLAN)
-        in_steps = np.zeros(len(edges))
-        for row, term in np.argwhere(fits.steps):
+        in_drops = np.zeros(len(edges))
+        for row, term in np.argwhere(fits.drops):
             where, width = np.log2(fits.times[row, term] + 1), fits.widths[row, term]
-            in_steps += fits.falls[row, term] / (1 + np.exp((edges - where) * 2 * np.log(9) / width))
+            in_drops += fits.falls[row, term] / (1 + np.exp((edges - where) * 2 * np.log(9) / width))
         measured = -np.diff(np.interp(edges, x, curves.mean(axis=0))) / np.diff(edges)
-        return edges, measured, -np.diff(in_steps) / len(curves) / np.diff(edges)
+        return edges, measured, -np.diff(in_drops) / len(curves) / np.diff(edges)
 
 
 def of_finite(of, values):
@@ -276,15 +276,15 @@ def test_the_colors_of_the_text_and_their_legends(new_page, shown):
         check_colors(page, truth.losses[0][row, -1], np.nanmax(truth.losses[0][row]))
 
 
-def check_steps(page, steps, source):
-    """The three colors that are of all steps together, with the numbers of `steps` (see Truth.steps)."""
+def check_drops(page, drops, source):
+    """The three colors that are of all steps together, with the numbers of `drops` (see Truth.drops)."""
     for color, name, label in (
         ("time", "time", "learned at step"),
         ("sharpness", "width", "octaves of steps it takes"),
         ("time-spread", "time_spread", "spread of learning time (octaves)"),
     ):
         page.select_option("#color", color)
-        values = steps[name]
+        values = drops[name]
         if np.isnan(values).all():
             assert legend(page, f"nothing measured · {source}")
             continue
@@ -301,7 +301,7 @@ def test_learning_times_and_the_overview(new_page, shown):
     if truth.committed:
         some = min(FIRST_SEEDS, len(truth.committed))
         first = "first " if some < len(truth.committed) else ""
-        check_steps(page, truth.steps(0), f"{first}{seeds(some)}")
+        check_drops(page, truth.drops(0), f"{first}{seeds(some)}")
     page.click("#view-overview")
     check_heat(page, truth)
     says(page.inner_text("#heat-hint"), min(FIRST_SEEDS, len(truth.committed) or len(truth.running)))
@@ -340,14 +340,14 @@ def check_overview(page, truth, most):
     """Spectrum and table, of the first `most` seeds."""
     until(page, "document.querySelector('#spectrum-hint').textContent.includes(' 2 of 2 documents')")
     says(page.inner_text("#spectrum-hint"), 2, 2, min(most or 10**9, len(truth.committed)))
-    edges, measured, in_steps = truth.spectrum(most)
+    edges, measured, in_drops = truth.spectrum(most)
     titles = page.locator("#spectrum title").all_text_contents()
     assert len(titles) == len(measured)
     for at, title in enumerate(titles):
-        first, last, by_steps, all_of_it = numbers(title)
+        first, last, by_drops, all_of_it = numbers(title)
         assert [first, last] == [round(2 ** edges[at] - 1), round(2 ** edges[at + 1] - 1)]
-        assert [by_steps, all_of_it] == pytest.approx([in_steps[at], measured[at]], rel=5.1e-3, abs=2e-6)
-    expected = truth.step_like(most)
+        assert [by_drops, all_of_it] == pytest.approx([in_drops[at], measured[at]], rel=5.1e-3, abs=2e-6)
+    expected = truth.sharpest(most)
     rows = page.locator("#table tbody tr").all()
     assert len(rows) == len(expected)
     for row, (doc_id, token, values) in zip(rows, expected, strict=True):
@@ -356,7 +356,7 @@ def check_overview(page, truth, most):
         time, width, fall, share, spread = (numbers(cell)[0] for cell in cells)
         assert time == rounded(values["time"])
         assert [width, fall] == [rounded(values["width"], 2), rounded(values["fall"], 2)]
-        assert share == math.floor(100 * values["step_share"] + 0.5)
+        assert share == math.floor(100 * values["drop_share"] + 0.5)
         assert np.isnan(spread) if np.isnan(values["time_spread"]) else spread == rounded(values["time_spread"], 2)
     with page.expect_download() as saved:
         page.click("#table-csv")
@@ -374,7 +374,7 @@ def test_numbers_of_an_analysis_are_of_all_its_seeds(new_page, serve_here, tmp_p
     analyze(tmp_path / "d")
     truth = Truth(tmp_path / "d", committed, {})
     page = new_page(f"{serve_here(truth.path)}?document=one.txt&color=time")
-    check_steps(page, truth.steps(0, None), seeds(len(committed)))
+    check_drops(page, truth.drops(0, None), seeds(len(committed)))
     page.click("#view-overview")
     check_overview(page, truth, None)
 
@@ -441,7 +441,7 @@ def check_numbers_of_token(page, truth, curves):
     """The list below the chart and the histogram, of the committed seeds' curves [seeds, steps]."""
     page.keyboard.press("f")
     if len(curves):
-        until(page, "document.querySelector('#numbers').textContent.includes('learned in a step')")
+        until(page, "document.querySelector('#numbers').textContent.includes('learned in a drop')")
     names = page.locator("#numbers dt").all_inner_texts()
     found = dict(zip(names, page.locator("#numbers dd").all_inner_texts(), strict=True))
     says(found.pop("seeds"), len(curves), len(truth.running))
@@ -452,9 +452,9 @@ def check_numbers_of_token(page, truth, curves):
     says(found.pop("final loss"), float(np.median(ends)), float(ends.min()), float(ends.max()))
     says(found.pop("final probability"), float(np.median(100 * np.exp(-ends))))
     fits = fit(curves, PLAN)
-    says(found.pop("learned in a step"), int(fits.is_step.sum()), len(curves))
-    if fits.is_step.any():
-        medians = [np.median(values[fits.is_step]) for values in (fits.time, fits.width, fits.delta_bic)]
+    says(found.pop("learned in a drop"), int(fits.is_drop.sum()), len(curves))
+    if fits.is_drop.any():
+        medians = [np.median(values[fits.is_drop]) for values in (fits.time, fits.width, fits.delta_bic)]
         says(found.pop("those: median").replace("ΔBIC", ""), *map(float, medians))
     assert found == {}
     says(page.inner_text("#histogram-title"), len(ends))

@@ -60,18 +60,18 @@ def export(
     path = Path(destination)
     if path.exists():
         raise FileExistsError(f"{path} exists; give another destination or delete it")
-    experiment = open(uri)
-    if not experiment.seeds:
-        raise ValueError(f"no seed is committed in {experiment.storage.uri} yet; there is nothing to export")
+    dataset = open(uri)
+    if not dataset.seeds:
+        raise ValueError(f"no seed is committed in {dataset.storage.uri} yet; there is nothing to export")
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         if format == "pt":
-            _write_pt(experiment, file_names(experiment), staged)
+            _write_pt(dataset, file_names(dataset), staged)
         elif format == "hdf5":
-            _write_hdf5(experiment, file_names(experiment), staged)
+            _write_hdf5(dataset, file_names(dataset), staged)
         else:
-            _write_table(experiment, format, precision, staged)
+            _write_table(dataset, format, precision, staged)
         descriptor = os.open(staged, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -82,63 +82,64 @@ def export(
     return path
 
 
-def file_names(experiment: Dataset) -> list[str]:
+def file_names(dataset: Dataset) -> list[str]:
     """Document names as file names, with .txt, in document order."""
-    names = [d.name if d.name.endswith(".txt") else f"{d.name}.txt" for d in experiment.documents]
+    names = [d.name if d.name.endswith(".txt") else f"{d.name}.txt" for d in dataset.documents]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"documents share the file name {', '.join(twice)}, which the old formats cannot hold")
     return names
 
 
-def _write_pt(experiment: Dataset, names: list[str], path: Path) -> None:
-    import torch
+def _write_pt(dataset: Dataset, names: list[str], path: Path) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("a pt export needs torch; run: pip install torch") from None
 
-    lengths = [document.num_losses for document in experiment.documents]
+    lengths = [document.num_losses for document in dataset.documents]
     results: dict[int, dict[str, Any]] = {}
-    means = np.empty((len(experiment.seeds), len(experiment.steps), len(lengths)))
-    for index, seed in enumerate(experiment.seeds):
+    means = np.empty((len(dataset.seeds), len(dataset.steps), len(lengths)))
+    for index, seed in enumerate(dataset.seeds):
         starts = np.cumsum([0, *lengths[:-1]])
-        whole = experiment.seed(seed)
+        whole = dataset.seed(seed)
         pieces = [
-            _float16(d, np.arange(1, n + 1), experiment.steps, [seed], whole[None, :, first : first + n])[0]
-            for d, n, first in zip(experiment.documents, lengths, starts, strict=True)
+            _float16(d, np.arange(1, n + 1), dataset.steps, [seed], whole[None, :, first : first + n])[0]
+            for d, n, first in zip(dataset.documents, lengths, starts, strict=True)
         ]
         losses = np.concatenate(pieces, axis=1)
         means[index] = np.add.reduceat(losses.astype(np.float64), starts, axis=1) / lengths
         # Views of one storage a seed: saved once, instead of a storage a step and document.
         rows = torch.from_numpy(losses)
         results[seed] = {
-            "results": {
-                step: list(row.split(lengths)) for step, row in zip(experiment.steps, rows.unbind(), strict=True)
-            },
-            **_common(experiment, names, lengths),
+            "results": {step: list(row.split(lengths)) for step, row in zip(dataset.steps, rows.unbind(), strict=True)},
+            **_common(dataset, names, lengths),
         }
     content = {
-        "seeds": experiment.seeds,
-        **_common(experiment, names, lengths),
+        "seeds": dataset.seeds,
+        **_common(dataset, names, lengths),
         "results": results,
-        "summary": {step: _summary(means[:, row]) for row, step in enumerate(experiment.steps)},
-        **_packing_mark(experiment),
+        "summary": {step: _summary(means[:, row]) for row, step in enumerate(dataset.steps)},
+        **_packing_mark(dataset),
     }
     torch.save(content, path)
 
 
-def _write_hdf5(experiment: Dataset, names: list[str], path: Path) -> None:
+def _write_hdf5(dataset: Dataset, names: list[str], path: Path) -> None:
     try:
         import h5py
     except ImportError:
         raise ValueError("an hdf5 export needs h5py; run: pip install 'discreteness[hdf5]'") from None
 
     with h5py.File(path, "w") as file:
-        file.attrs.update(_packing_mark(experiment))
+        file.attrs.update(_packing_mark(dataset))
         metadata = file.create_group("metadata")
-        metadata["seeds"] = np.array(experiment.seeds, np.int32)
-        metadata["eval_steps"] = np.array(experiment.steps, np.int32)
-        metadata["doc_lengths"] = np.array([d.num_losses for d in experiment.documents], np.int32)
+        metadata["seeds"] = np.array(dataset.seeds, np.int32)
+        metadata["eval_steps"] = np.array(dataset.steps, np.int32)
+        metadata["doc_lengths"] = np.array([d.num_losses for d in dataset.documents], np.int32)
         metadata.create_dataset("doc_names", data=names, dtype=h5py.string_dtype())
-        name_of = dict(zip((d.doc_id for d in experiment.documents), names, strict=True))
-        for document, tokens, losses in experiment.blocks(BLOCK_BYTES):
-            halves = _float16(document, tokens, experiment.steps, experiment.seeds, losses)
+        name_of = dict(zip((d.doc_id for d in dataset.documents), names, strict=True))
+        for document, tokens, losses in dataset.blocks(BLOCK_BYTES):
+            halves = _float16(document, tokens, dataset.steps, dataset.seeds, losses)
             for index, token in enumerate(tokens.tolist()):
                 file.create_dataset(
                     f"losses/{name_of[document.doc_id]}/token_{token - 1}",
@@ -148,15 +149,15 @@ def _write_hdf5(experiment: Dataset, names: list[str], path: Path) -> None:
                 )
 
 
-def _write_table(experiment: Dataset, format: str, precision: str, path: Path) -> None:
+def _write_table(dataset: Dataset, format: str, precision: str, path: Path) -> None:
     writer: Any = None
     try:
-        for document, tokens, losses in experiment.blocks(BLOCK_BYTES // TABLE_OVERHEAD):
+        for document, tokens, losses in dataset.blocks(BLOCK_BYTES // TABLE_OVERHEAD):
             if precision == "float16":
-                losses = _float16(document, tokens, experiment.steps, experiment.seeds, losses)
+                losses = _float16(document, tokens, dataset.steps, dataset.seeds, losses)
             if format == "csv" and precision == "float16":
                 losses = losses.astype(np.float32)  # the same numbers; Arrow's CSV knows no float16
-            table = long_form(document, tokens, experiment.steps, experiment.seeds, losses)
+            table = long_form(document, tokens, dataset.steps, dataset.seeds, losses)
             if writer is None:
                 writer = pa.csv.CSVWriter(path, table.schema) if format == "csv" else _parquet(path, table.schema)
             writer.write_table(table)
@@ -192,10 +193,10 @@ def _summary(means: np.ndarray) -> dict[str, list]:
     return {"mean": means.mean(axis=0).tolist(), "std": deviation, "per_seed": means.tolist()}
 
 
-def _common(experiment: Dataset, names: list[str], lengths: list[int]) -> dict[str, list]:
-    return {"doc_names": names, "doc_lengths": lengths, "eval_steps": experiment.steps}
+def _common(dataset: Dataset, names: list[str], lengths: list[int]) -> dict[str, list]:
+    return {"doc_names": names, "doc_lengths": lengths, "eval_steps": dataset.steps}
 
 
-def _packing_mark(experiment: Dataset) -> dict[str, str]:
-    packing = experiment.experiment["identity"]["packing"]
+def _packing_mark(dataset: Dataset) -> dict[str, str]:
+    packing = dataset.experiment["identity"]["packing"]
     return {} if packing == "reference" else {"packing": packing}

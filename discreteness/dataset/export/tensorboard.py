@@ -28,38 +28,38 @@ def export_tensorboard(uri: str | os.PathLike[str] | Storage, destination: str |
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError(
-            "an export to TensorBoard needs its package; run: pip install 'discreteness[tensorboard]'"
+            "an export to TensorBoard needs its package and torch; run: pip install 'discreteness[tensorboard]'"
         ) from None
 
-    experiment = open(uri)
-    if not experiment.seeds:
-        raise ValueError(f"no seed is committed in {experiment.storage.uri} yet; there is nothing to export")
+    dataset = open(uri)
+    if not dataset.seeds:
+        raise ValueError(f"no seed is committed in {dataset.storage.uri} yet; there is nothing to export")
     if "://" in os.fspath(destination):
         raise ValueError(f"TensorBoard's files are written to a local folder, not to {os.fspath(destination)}")
     folder = Path(destination)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; give a folder")
-    runs = {seed: folder / f"seed={seed:05d}-{attempt}" for seed, attempt in experiment.attempts.items()}
+    runs = {seed: folder / f"seed={seed:05d}-{attempt}" for seed, attempt in dataset.attempts.items()}
     missing = [seed for seed, run in runs.items() if not run.exists()]
     for seed in missing:
         staged = folder / f".{uuid.uuid4().hex}"
         try:
             with SummaryWriter(staged, max_queue=QUEUE) as writer:
-                _write(writer, experiment, seed)
+                _write(writer, dataset, seed)
             staged.rename(runs[seed])
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     return len(missing)
 
 
-def _write(writer: Any, experiment: Dataset, seed: int) -> None:
-    rows = experiment.runs(seed)
+def _write(writer: Any, dataset: Dataset, seed: int) -> None:
+    rows = dataset.runs(seed)
     for column, tag in TRAINING.items():
         values = rows[column].to_pylist() if column in rows.column_names else []
         for step, value in zip(rows["step"].to_pylist(), values, strict=False):
             if value is not None:  # not measured at this step
                 writer.add_scalar(tag, value, step)
-    means = experiment.mean_curves(seeds=[seed])[:, 0].tolist()
-    for document, curve in zip(experiment.documents, means, strict=True):
-        for step, loss in zip(experiment.steps, curve, strict=True):
+    means = dataset.mean_curves(seeds=[seed])[:, 0].tolist()
+    for document, curve in zip(dataset.documents, means, strict=True):
+        for step, loss in zip(dataset.steps, curve, strict=True):
             writer.add_scalar(f"loss/{document.name}", loss, step)

@@ -331,13 +331,13 @@ export class CurvesChart {
     this.root.dataset.forward = forward ?? "";
   }
 
-  // A mark at the foot of the chart for the learning time of each seed that steps, and the fits as faint lines.
+  // A mark at the foot of the chart for the learning time of each seed with a drop, and the fits as faint lines.
   drawFits(context, curves, fits, forward, columns, zero, perNat) {
     const foot = this.plot.bbox.top + this.plot.bbox.height;
     const rows = fits.time.length;
     context.strokeStyle = cssColor("--fit");
     for (let row = 0; row < rows; row++) {
-      if (!fits.is_step[row]) continue;
+      if (!fits.is_drop[row]) continue;
       const place = this.plot.valToPos(this.log ? fits.time[row] + 1 : fits.time[row], "x", true);
       context.globalAlpha = Math.max(0.25, Math.min(1, 40 / rows));
       context.lineWidth = devicePixelRatio;

@@ -25,10 +25,10 @@ const text = new TextView(byId("text"), (token, also) => (also ? pin(shown.docum
 function drawState() {
   const { committed, running } = page.state;
   const training = running.map(
-    ({ seed, steps }) => `seed ${seed}: ${count(steps)} of ${count(page.experiment.steps.length)}`,
+    ({ seed, steps }) => `seed ${seed}: ${count(steps)} of ${count(page.dataset.steps.length)}`,
   );
   byId("seeds").replaceChildren(
-    `${count(committed.length)} seed${committed.length === 1 ? "" : "s"} · ${count(page.experiment.steps.length)} checkpoints`,
+    `${count(committed.length)} seed${committed.length === 1 ? "" : "s"} · ${count(page.dataset.steps.length)} checkpoints`,
   );
   if (running.length) {
     const more = training.length > 4 ? ` and ${training.length - 4} more` : "";
@@ -103,7 +103,7 @@ function showView(view) {
   byId("view-overview").setAttribute("aria-current", view === "overview");
   byId("view-document").setAttribute("aria-current", view === "document");
   document.title =
-    view === "document" && shown.document ? `${shown.document.name} · ${page.experiment.name}` : page.experiment.name;
+    view === "document" && shown.document ? `${shown.document.name} · ${page.dataset.name}` : page.dataset.name;
   if (view === "overview") {
     play(false);
     drawOverview();
@@ -119,7 +119,7 @@ async function openDocument(chosen, { token = null, index = null, link = true } 
   const other = shown.document?.doc_id !== chosen.doc_id;
   shown.document = chosen;
   shown.token = token;
-  shown.index = index ?? (other || shown.index === null ? page.experiment.steps.length - 1 : shown.index);
+  shown.index = index ?? (other || shown.index === null ? page.dataset.steps.length - 1 : shown.index);
   showView("document");
   byId("document-choice").value = chosen.doc_id;
   for (const button of byId("documents").children) {
@@ -152,7 +152,7 @@ async function fetchValues() {
   const seed = color === "loss" ? shown.seed : null;
   const path = `/api/documents/${document.doc_id}`;
   if (!colorMoves()) {
-    const { time, width, time_spread, num_seeds } = await getFrame(`${path}/steps`);
+    const { time, width, time_spread, num_seeds } = await getFrame(`${path}/drops`);
     return { color, seed, numbers: { time, sharpness: width, "time-spread": time_spread }[color], num_seeds };
   }
   if (seed !== null) return { color, seed, numbers: (await getFrame(`${path}/seeds/${seed}`)).losses, num_seeds: 1 };
@@ -182,7 +182,7 @@ function drawPlayer() {
   if (!moves) play(false);
   byId("play").disabled = byId("step").disabled = !moves;
   byId("player").title = moves ? "" : "this color is of all steps together; loss and its spread can be played";
-  byId("step-label").textContent = moves ? `step ${count(page.experiment.steps[shown.index])}` : "all steps";
+  byId("step-label").textContent = moves ? `step ${count(page.dataset.steps[shown.index])}` : "all steps";
 }
 
 function paint(rescale = false) {
@@ -198,7 +198,7 @@ function paint(rescale = false) {
     scale = scaleTo(numbers);
     drawLegend();
   }
-  if (colorMoves()) text.paint(scale, numbers, shown.index, page.experiment.steps.length);
+  if (colorMoves()) text.paint(scale, numbers, shown.index, page.dataset.steps.length);
   else text.paint(scale, numbers);
 }
 
@@ -207,7 +207,7 @@ function scaleTo(numbers) {
   let high = -Infinity;
   for (const one of numbers) if (one > high) high = one;
   if (high === -Infinity) return null;
-  if (shown.color === "time") high = page.experiment.steps.at(-1);
+  if (shown.color === "time") high = page.dataset.steps.at(-1);
   return scaleOf(shown.color, 0, high > 0 ? high : 1);
 }
 
@@ -226,7 +226,7 @@ function drawLegend() {
 }
 
 function setStep(index) {
-  shown.index = Math.max(0, Math.min(page.experiment.steps.length - 1, index));
+  shown.index = Math.max(0, Math.min(page.dataset.steps.length - 1, index));
   byId("step").value = shown.index;
   paint();
   remember();
@@ -237,17 +237,17 @@ function play(on) {
   playing = null;
   byId("play").textContent = on ? "❚❚" : "▶";
   if (!on) return;
-  if (shown.index >= page.experiment.steps.length - 1) setStep(0);
-  const last = Math.log1p(page.experiment.steps.at(-1));
-  let place = Math.log1p(page.experiment.steps[shown.index]);
+  if (shown.index >= page.dataset.steps.length - 1) setStep(0);
+  const last = Math.log1p(page.dataset.steps.at(-1));
+  let place = Math.log1p(page.dataset.steps[shown.index]);
   playing = setInterval(() => {
     place += last / PLAY_FRAMES; // even in the logarithm of the step: early training is not over at once
     const step = Math.expm1(place);
     let index = shown.index;
-    while (index + 1 < page.experiment.steps.length && page.experiment.steps[index + 1] <= step + 1e-6) index++;
+    while (index + 1 < page.dataset.steps.length && page.dataset.steps[index + 1] <= step + 1e-6) index++;
     if (index !== shown.index) setStep(index);
-    if (index >= page.experiment.steps.length - 1 || place >= last) {
-      setStep(page.experiment.steps.length - 1);
+    if (index >= page.dataset.steps.length - 1 || place >= last) {
+      setStep(page.dataset.steps.length - 1);
       play(false);
     }
   }, PLAY_MS);
@@ -312,8 +312,8 @@ const KEYS = {
 };
 
 function nextDocument(by) {
-  const at = page.experiment.documents.indexOf(shown.document);
-  const next = page.experiment.documents[at + by];
+  const at = page.dataset.documents.indexOf(shown.document);
+  const next = page.dataset.documents[at + by];
   if (next) openDocument(next);
 }
 
@@ -356,10 +356,10 @@ function control() {
     remember(true);
   });
   on("view-document", "click", () =>
-    openDocument(shown.document ?? page.experiment.documents[0], { token: shown.token }),
+    openDocument(shown.document ?? page.dataset.documents[0], { token: shown.token }),
   );
   on("document-choice", "change", (event) =>
-    openDocument(page.experiment.documents.find((one) => one.doc_id === Number(event.target.value))),
+    openDocument(page.dataset.documents.find((one) => one.doc_id === Number(event.target.value))),
   );
   on("color", "change", (event) => {
     shown.color = event.target.value;
@@ -401,7 +401,7 @@ function setTheme(theme) {
 }
 
 function repaint() {
-  if (!page.experiment) return;
+  if (!page.dataset) return;
   if (shown.view === "overview" && overview.found) overview.draw(overview.found);
   if (shown.document) paint(true);
   drawPanel();
@@ -410,14 +410,14 @@ function repaint() {
 async function start() {
   const theme = localStorage.getItem("theme");
   if (["light", "dark"].includes(theme)) setTheme(theme);
-  page.experiment = await ask("experiment", () => getJson("/api/experiment"));
-  if (!page.experiment) return;
-  byId("dataset").textContent = page.experiment.name;
+  page.dataset = await ask("dataset", () => getJson("/api/dataset"));
+  if (!page.dataset) return;
+  byId("dataset").textContent = page.dataset.name;
   byId("dataset").title =
-    `${page.experiment.uri} · track ${page.experiment.track} · identity ${page.experiment.identity_hash}`;
-  byId("step").max = page.experiment.steps.length - 1;
+    `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
+  byId("step").max = page.dataset.steps.length - 1;
   byId("documents").replaceChildren(
-    ...page.experiment.documents.map((one) =>
+    ...page.dataset.documents.map((one) =>
       element(
         "button",
         {
@@ -432,9 +432,9 @@ async function start() {
     ),
   );
   byId("document-choice").replaceChildren(
-    ...page.experiment.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
+    ...page.dataset.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
   );
-  overview = new Overview(page.experiment, (opened, token, step) =>
+  overview = new Overview(page.dataset, (opened, token, step) =>
     openDocument(opened, { token, index: step === null ? null : nearestStep(step) }),
   );
   startPanel({ keepSeed, unpin });

@@ -1,4 +1,4 @@
-// all documents -> heat map of losses over training, spectrum of learning times, the most step-like tokens.
+// all documents -> heat map of losses over training, spectrum of learning times, the sharpest drops.
 
 import { drawBars } from "./bars.js";
 import { scaleOf } from "./colors.js";
@@ -11,8 +11,8 @@ const HEAT_PX = 900;
 
 export class Overview {
   // onOpen(document, token or null, step or null)
-  constructor(experiment, onOpen) {
-    Object.assign(this, { experiment, onOpen });
+  constructor(dataset, onOpen) {
+    Object.assign(this, { dataset, onOpen });
     byId("table-csv").addEventListener("click", () => this.saveTable());
   }
 
@@ -25,7 +25,7 @@ export class Overview {
 
   // Columns are equal parts of log(step + 1), each shows the last checkpoint before it.
   drawHeat({ heat, num_mean_seeds }) {
-    const { documents, steps } = this.experiment;
+    const { documents, steps } = this.dataset;
     const first = num_mean_seeds < page.state.committed.length ? "the first " : "";
     byId("heat-hint").textContent =
       `Mean loss of ${first}${count(num_mean_seeds)} seed${num_mean_seeds === 1 ? "" : "s"}; a click opens the document at that step.`;
@@ -79,26 +79,26 @@ export class Overview {
     readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic; color: 0 to ${number(scale.high)} nats`;
   }
 
-  drawSpectrum({ edges, by_steps, measured, num_fitted, num_seeds, analyzed }) {
+  drawSpectrum({ edges, by_drops, measured, num_fitted, num_seeds, analyzed }) {
     const all = num_seeds >= page.state.committed.length;
     const sample = `the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
     const source = analyzed || all ? `${count(num_seeds)} seeds` : sample;
     byId("spectrum-hint").textContent = num_fitted
-      ? `Bars: nats an octave that the mean loss loses in steps. Line: all that it loses. ${num_fitted} of ${this.experiment.documents.length} documents, ${source}.`
+      ? `Bars: nats per octave that the mean loss loses in drops. Line: all that it loses. ${num_fitted} of ${this.dataset.documents.length} documents, ${source}.`
       : "";
     if (!num_fitted) return byId("spectrum").replaceChildren();
     const middle = (bin) => (edges[bin] + edges[bin + 1]) / 2;
     const step = (octave) => count(Math.round(2 ** octave - 1));
-    const most = Math.max(...by_steps, ...measured);
+    const most = Math.max(...by_drops, ...measured);
     drawBars(byId("spectrum"), {
       edges: Array.from(edges),
-      counts: Array.from(by_steps),
+      counts: Array.from(by_drops),
       most,
       ticks: Array.from(edges)
         .filter((edge) => Number.isInteger(edge))
         .map((at) => ({ at, label: step(at) })),
       title: (bin) =>
-        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(by_steps[bin])} of ${number(measured[bin])} nats an octave`,
+        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(by_drops[bin])} of ${number(measured[bin])} nats per octave`,
       axis: "step (logarithmic)",
       line: Array.from(measured, (value, bin) => ({ at: middle(bin), value })),
     });
@@ -106,10 +106,10 @@ export class Overview {
 
   drawTable({ tokens, num_fitted }) {
     byId("table-hint").textContent = num_fitted
-      ? "By nats an octave of the step, times the share of seeds with a step."
+      ? "By nats per octave of the drop, times the share of seeds with a drop."
       : "";
     const heads = ["token", "document", "step", "octaves wide", "nats", "seeds", "octaves between seeds"];
-    const names = new Map(this.experiment.documents.map((document) => [document.doc_id, document]));
+    const names = new Map(this.dataset.documents.map((document) => [document.doc_id, document]));
     const rows = tokens.map((entry) => {
       const document = names.get(entry.doc_id);
       const open = () => this.onOpen(document, entry.token, null);
@@ -133,7 +133,7 @@ export class Overview {
         element("td", {}, number(entry.time)),
         element("td", {}, number(entry.width, 2)),
         element("td", {}, number(entry.fall, 2)),
-        element("td", {}, `${Math.round(100 * entry.step_share)} %`),
+        element("td", {}, `${Math.round(100 * entry.drop_share)} %`),
         element("td", {}, number(entry.time_spread ?? NaN, 2)),
       );
     });
@@ -144,10 +144,10 @@ export class Overview {
   }
 
   saveTable() {
-    const columns = ["doc_id", "token", "step_share", "time", "width", "fall", "time_spread", "likeness"];
+    const columns = ["doc_id", "token", "drop_share", "time", "width", "fall", "time_spread", "steepness"];
     const lines = [columns, ...(this.found?.tokens ?? []).map((entry) => columns.map((name) => entry[name] ?? ""))];
     download(
-      "step_like_tokens.csv",
+      "sharpest_drops.csv",
       new Blob([lines.map((line) => line.join(",")).join("\n") + "\n"], { type: "text/csv" }),
     );
   }

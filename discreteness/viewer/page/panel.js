@@ -98,7 +98,7 @@ async function loadFits() {
   if (loaded && entries === panel) drawPanel();
 }
 
-const nameOf = ({ doc_id }) => page.experiment.documents.find((one) => one.doc_id === doc_id).name;
+const nameOf = ({ doc_id }) => page.dataset.documents.find((one) => one.doc_id === doc_id).name;
 
 export function drawPanel() {
   if (!panel.length) return;
@@ -117,7 +117,7 @@ export function drawPanel() {
     byId(name).setAttribute("aria-pressed", pressed);
   drawChips();
   chart.show(
-    page.experiment.steps,
+    page.dataset.steps,
     panel.map((entry) => ({ ...entry, fits: shown.fits ? entry.fits : null })),
     { log: shown.log, range: shown.range, seed: shown.seed },
   );
@@ -148,7 +148,7 @@ function drawChips() {
 }
 
 function finals({ curves: { losses, num_committed } }) {
-  const steps = page.experiment.steps.length;
+  const steps = page.dataset.steps.length;
   return Array.from({ length: num_committed }, (_, row) => losses[(row + 1) * steps - 1]);
 }
 
@@ -186,13 +186,13 @@ function drawNumbers(entry) {
     rows.push(["final probability", `median ${number(median(percents))} %`]);
   }
   if (shown.fits && entry.fits) {
-    const { time, width, is_step, delta_bic } = entry.fits;
-    const stepping = (list) => list.filter((_, row) => is_step[row]);
-    rows.push(["learned in a step", `by ${count(stepping(time).length)} of ${count(time.length)} seeds`]);
-    if (stepping(time).length)
+    const { time, width, is_drop, delta_bic } = entry.fits;
+    const ofDrops = (list) => list.filter((_, row) => is_drop[row]);
+    rows.push(["learned in a drop", `by ${count(ofDrops(time).length)} of ${count(time.length)} seeds`]);
+    if (ofDrops(time).length)
       rows.push([
         "those: median",
-        `step ${number(median(stepping(time)))}, ${number(median(stepping(width)))} octaves wide, ΔBIC ${number(median(stepping(delta_bic)))}`,
+        `step ${number(median(ofDrops(time)))}, ${number(median(ofDrops(width)))} octaves wide, ΔBIC ${number(median(ofDrops(delta_bic)))}`,
       ]);
   }
   byId("numbers").replaceChildren(
@@ -203,7 +203,7 @@ function drawNumbers(entry) {
 function readOut(at) {
   const parts = [];
   if (at && panel.length) {
-    parts.push(`step ${count(page.experiment.steps[at.index])}`);
+    parts.push(`step ${count(page.dataset.steps[at.index])}`);
     for (const {
       curves: { mean, low, high },
     } of panel) {
@@ -213,21 +213,21 @@ function readOut(at) {
     }
     if (at.seed !== undefined) {
       const { losses } = panel[at.token].curves;
-      parts.push(`seed ${at.seed}: ${number(losses[at.row * page.experiment.steps.length + at.index])}`);
+      parts.push(`seed ${at.seed}: ${number(losses[at.row * page.dataset.steps.length + at.index])}`);
     }
   } else if (shown.seed !== null) parts.push(`seed ${shown.seed} is brought forward`);
   byId("readout").textContent = parts.join(" · ");
 }
 
-const fileName = () => `${page.experiment.name}-${panel[0] ? `${nameOf(panel[0])}-${panel[0].token}` : ""}`;
+const fileName = () => `${page.dataset.name}-${panel[0] ? `${nameOf(panel[0])}-${panel[0].token}` : ""}`;
 
 function saveCsv() {
   const seeds = [...new Set(panel.flatMap(({ curves }) => [...curves.seeds]))].sort((a, b) => a - b);
   const lines = [["doc_id", "token", "step", ...seeds.map((seed) => `seed_${seed}`)].join(",")];
-  const steps = page.experiment.steps.length;
+  const steps = page.dataset.steps.length;
   for (const { doc_id, token, curves } of panel) {
     const rows = seeds.map((seed) => curves.seeds.indexOf(seed));
-    page.experiment.steps.forEach((step, index) => {
+    page.dataset.steps.forEach((step, index) => {
       const losses = rows.map((row) =>
         row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : curves.losses[row * steps + index],
       );

@@ -4,9 +4,9 @@ import { CURVE_COLORS, KINDS } from "./colors.js";
 
 export const MAX_COMPARED = CURVE_COLORS.length - 1;
 
-// What the server said: the experiment, its seeds (`state`), the tokens of the document that is shown, BOS first.
+// What the server said: the dataset, its seeds (`state`), the tokens of the document that is shown, BOS first.
 export const page = {
-  experiment: null,
+  dataset: null,
   state: { version: 0, committed: [], running: [], invalid: [], reading: {}, to_fit: 0, fitted: 0, fit_error: null },
   tokens: [],
 };
@@ -30,8 +30,8 @@ function addressOf() {
   if (shown.view === "document" && shown.document) {
     query.set("document", shown.document.name);
     if (shown.token) query.set("token", shown.token);
-    if (shown.index !== null && shown.index !== page.experiment.steps.length - 1)
-      query.set("step", page.experiment.steps[shown.index]);
+    if (shown.index !== null && shown.index !== page.dataset.steps.length - 1)
+      query.set("step", page.dataset.steps[shown.index]);
     if (shown.color !== "loss") query.set("color", shown.color);
     if (shown.seed !== null) query.set("seed", shown.seed);
     if (!shown.log) query.set("steps", "linear");
@@ -63,7 +63,7 @@ export function readAddress() {
   const integer = (value) => (/^\d{1,9}$/.test(value ?? "") ? Number(value) : undefined);
   const document = known(
     "document",
-    page.experiment.documents.find(({ name }) => name === query.get("document")),
+    page.dataset.documents.find(({ name }) => name === query.get("document")),
   );
   const exists = (doc, token) => doc && token >= 1 && token <= doc.num_losses;
   const seeds = [...page.state.committed, ...page.state.running.map(({ seed }) => seed)];
@@ -87,7 +87,7 @@ export function readAddress() {
     .slice(0, MAX_COMPARED)
     .flatMap((entry) => {
       const [, doc_id, at] = /^(\d{1,9})\.(\d{1,9})$/.exec(entry) ?? [];
-      const found = page.experiment.documents.find((one) => one.doc_id === Number(doc_id));
+      const found = page.dataset.documents.find((one) => one.doc_id === Number(doc_id));
       if (exists(found, Number(at))) return [{ doc_id: found.doc_id, token: Number(at) }];
       unknown.push(`compare ${entry}`);
       return [];
@@ -97,8 +97,8 @@ export function readAddress() {
 
 export function nearestStep(step) {
   let nearest = 0;
-  page.experiment.steps.forEach((one, index) => {
-    if (Math.abs(one - step) <= Math.abs(page.experiment.steps[nearest] - step)) nearest = index;
+  page.dataset.steps.forEach((one, index) => {
+    if (Math.abs(one - step) <= Math.abs(page.dataset.steps[nearest] - step)) nearest = index;
   });
   return nearest;
 }
