@@ -59,12 +59,13 @@ class RunConfig:
     output: str = "runs/experiment"
     """Dataset directory, or a URI such as s3://bucket/run."""
     trainers: int | None = None
-    """Trainers. Default: as many as fit now, at least one."""
+    """Trainers at work at the same time: each is the processes that train one seed. Default: as many as fit now, at
+    least one."""
     gpu_type: str | None = None
     """Accelerator type that trainers need, by Ray's name, such as H100. Default: any."""
     evaluators: int | None = None
-    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one a trainer; with GPUs of
-    their own one a machine."""
+    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one per trainer; with GPUs of
+    their own one per machine."""
     evaluator_gpus: float = 0.1
     """Share of a GPU that an evaluator reserves, which trainers leave free. 1: evaluators have GPUs of their own, any
     that are free, and trainers whole ones."""
@@ -86,7 +87,7 @@ class RunConfig:
     take_over: bool = False
     """Continue although another driver seems to hold the dataset."""
     log_format: Literal["text", "json"] = "text"
-    """json: one object a line on stdout, with time, level, event, message, and seed, attempt, trainer, step where they
+    """json: one object per line on stdout, with time, level, event, message, and seed, attempt, trainer, step where they
     apply."""
     dry_run: bool = False
     """Print the plan and stop."""

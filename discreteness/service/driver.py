@@ -1,4 +1,4 @@
-"""configuration -> a finished experiment: starts dispatcher and trainers, shows progress, returns a code."""
+"""configuration -> a finished experiment, and a code: starts dispatcher and trainers, and shows what they do."""
 
 import os
 import signal

@@ -1,4 +1,9 @@
-"""checkpoint references -> losses, by evaluator actors that are kept alive and busy."""
+"""The pool of evaluators: actors that turn checkpoint references into losses, kept alive and busy.
+
+- A checkpoint is scored on the node of its trainer, in order of arrival, while an evaluator is alive there.
+- An evaluator that dies or hangs is replaced, and its checkpoints are scored again, without a word to who asked.
+- Blame goes to the checkpoint only if several evaluators die under it, each time alone.
+"""
 
 import asyncio
 import heapq

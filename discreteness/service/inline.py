@@ -1,4 +1,4 @@
-"""configuration -> a finished experiment in one process a rank, scored in the training loop; no Ray.
+"""configuration -> a finished experiment in one process per rank, scored in the training loop, without Ray.
 
 The truth that streaming is compared with, the baseline of benchmarks, and what a torchrun user gets:
 `discreteness run --inline`, or `torchrun --standalone --nproc_per_node=2 -m discreteness run --inline ...`.

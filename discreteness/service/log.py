@@ -1,4 +1,4 @@
-"""what happens in a run -> a line for a person, or one JSON object a line for a program."""
+"""The log of a run, on stdout: lines for a person, or one JSON object per line for a program."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""What the processes of a job tell each other -> plain values, declared here alone."""
+"""What the processes of a job tell each other: plain values, all of them declared here."""
 
 import json
 import time

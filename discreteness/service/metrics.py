@@ -1,7 +1,7 @@
-"""what the dispatcher counts -> Ray's metrics, and so Prometheus and Grafana.
+"""The metrics of a job: what the dispatcher counts, for Prometheus and Grafana through Ray.
 
-The driver sets them at each of its looks at the dispatcher, so they cost the control path nothing. Ray puts `ray_`
-before every name and `_total` behind those of counters; docs/metrics.md is the list.
+- The driver sets them each time it asks for progress, so they cost the control path nothing.
+- Ray puts `ray_` before every name, and `_total` behind those of counters. docs/metrics.md is the list.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""what the dispatcher counts -> its events, and how far the run is: live on a terminal, else a line now and then."""
+"""The reporter of a job: events as they come, and how far the run is, live on a terminal or in a line now and then."""
 
 import time
 

@@ -1,11 +1,11 @@
-"""checkpoints of one attempt -> references at the dispatcher, within this rank's credits.
+"""The publisher: what one rank sends of an attempt, checkpoint by checkpoint, while training goes on.
 
-Rank (n mod W) publishes the n-th planned checkpoint whole: after the all-gather every rank holds everything, so this
-moves the same bytes a rank as shares would, with one reference, one owner and nothing to join.
-
-The training thread only starts a copy (staging.py); the bytes go into the object store, and the reference to the
-dispatcher, in the background. It waits where the credits are used up, or where no staging buffer is free because the
-object store takes bytes more slowly than training makes them; the two are metered apart.
+- Rank (n mod W) publishes the n-th planned checkpoint whole: after the all-gather every rank holds everything, so this
+  moves as many bytes per rank as shares would, with one reference, one owner and nothing to join.
+- The training thread only starts a copy (staging.py). The bytes go into the object store, and the reference to the
+  dispatcher, in the background.
+- Training waits where this rank's credits are used up, or where no staging buffer is free because the object store
+  takes bytes more slowly than training makes them. The two are metered apart.
 """
 
 import time

@@ -1,7 +1,8 @@
-"""what may hang -> how long it is waited for, each bound inside the next.
+"""The bounds of every wait, each inside the next.
 
-The part that hangs is named, rather than one that waits for it: a wait ends only when those inside it have had
-their time. docs/faults.md lists every wait and what follows its end.
+- A wait ends only when those inside it have had their time, so that the part that hangs is named, rather than one that
+  waits for it.
+- docs/faults.md lists every wait, and what follows its end.
 """
 
 CALL_TIMEOUT_S = 30

@@ -1,6 +1,6 @@
-"""a trainer -> seeds trained one after another in warm processes, streamed as they train.
+"""lease after lease -> seeds trained in warm processes, whose checkpoints are published as they train.
 
-`train_seeds` runs on every worker of a Ray Train trainer.
+`train_seeds` runs on every worker of a trainer, inside Ray Train.
 """
 
 from functools import partial
