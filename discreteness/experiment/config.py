@@ -87,8 +87,8 @@ class RunConfig:
     take_over: bool = False
     """Continue although another driver seems to hold the dataset."""
     log_format: Literal["text", "json"] = "text"
-    """json: one object per line on stdout, with time, level, event, message, and seed, attempt, trainer, step where they
-    apply."""
+    """json: one object per line on stdout, with time, level, event, message, and seed, attempt, trainer, step where
+    they apply."""
     dry_run: bool = False
     """Print the plan and stop."""
 
