@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from discreteness.analysis.fits import Fits, fit, octaves
-from discreteness.experiment.plan import parse_plan
+from discreteness.experiment.checkpoint_steps import parse_checkpoints
 
 LAST_STEP = 1840
 PLANS = {"1,841 checkpoints": "every:1", "300": "log:300", "48": "log:48"}
@@ -25,7 +25,7 @@ Draw = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
 
 def steps_of(plan: str) -> np.ndarray:
-    return np.array(parse_plan(plan, LAST_STEP))
+    return np.array(parse_checkpoints(plan, LAST_STEP))
 
 
 def column(values: np.ndarray) -> np.ndarray:

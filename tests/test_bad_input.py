@@ -27,10 +27,11 @@ from discreteness.dataset.seed_file import FOOTER_KEY, footer_bytes
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.storage import open_storage
 from discreteness.dataset.verify import verify
+from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from discreteness.experiment.config import ExperimentConfig, RunConfig
 from discreteness.experiment.documents import MAX_FILE_BYTES, DocumentError, load
-from discreteness.experiment.plan import parse_plan, parse_seeds
 from discreteness.experiment.prepare import prepare
+from discreteness.experiment.seeds import parse_seeds
 from discreteness.shards.report import data_identity
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
 from tests.support.faulty_filesystem import object_storage
@@ -494,7 +495,7 @@ plans = st.one_of(
 @given(plans, st.integers(2, 3000))
 def test_checkpoint_expressions(text, last):
     with named_errors():
-        plan = parse_plan(text, last)
+        plan = parse_checkpoints(text, last)
         assert plan[0] == 0 and plan[-1] == last and list(plan) == sorted(set(plan))
 
 

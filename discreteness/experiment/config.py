@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from discreteness.experiment.plan import parse_seeds
+from discreteness.experiment.seeds import parse_seeds
 
 Packing = Literal["isolated", "reference"]
 

@@ -17,9 +17,10 @@ from speedrun.tracks import Track, track
 
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment import documents as documents_module
+from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from discreteness.experiment.config import ExperimentConfig, Packing, RunConfig
 from discreteness.experiment.documents import Document, texts_hash
-from discreteness.experiment.plan import parse_plan, parse_seeds
+from discreteness.experiment.seeds import parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.shards.report import data_identity
 
@@ -74,7 +75,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
 
     # What is recorded.
     documents = tuple(documents_module.load(config.documents) if config.documents else documents_module.built_in())
-    plan = parse_plan(config.checkpoints, recipe.schedule.last_step)
+    plan = parse_checkpoints(config.checkpoints, recipe.schedule.last_step)
     val_tokens = recipe.data.val_tokens if run.val_tokens is None else run.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
         raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")

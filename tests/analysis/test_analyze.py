@@ -20,10 +20,10 @@ from discreteness.analysis.spectrum import rebuilt_share, spectrum
 from discreteness.analysis.summary import rebuilt_shares, summary
 from discreteness.analysis.tables import ALL_DOCUMENTS, COLUMNS, load
 from discreteness.dataset.reader import open as open_dataset
-from discreteness.experiment.plan import parse_plan
+from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from tests.support import dataset_case as case
 
-STEPS = np.array(parse_plan("log:40", 500))
+STEPS = np.array(parse_checkpoints("log:40", 500))
 X = octaves(STEPS)
 
 
@@ -117,7 +117,7 @@ def test_too_few_checkpoints_and_no_seeds_are_refused(tmp_path):
 def test_the_spectrum_of_drops_rebuilds_the_smooth_mean_that_they_add_up_to():
     """Two hundred sharp drops at times spread evenly over log step: their mean is a straight line."""
     random = np.random.default_rng(0)
-    steps = np.array(parse_plan("log:200", 1840))
+    steps = np.array(parse_checkpoints("log:200", 1840))
     x, centers = octaves(steps), random.uniform(3, 9.5, 200)
     losses = 1 + 6 * sigmoid(x, centers, np.full(200, 0.5)) + noise(random, steps, 200, 0.1)
     found = spectrum(losses, steps, fit(losses, steps))

@@ -11,8 +11,8 @@ from discreteness.cluster import machines as cluster_module
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.experiment import documents
+from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from discreteness.experiment.config import RunConfig
-from discreteness.experiment.plan import parse_plan
 from discreteness.experiment.prepare import Experiment
 
 HEAD = Node(cpus=0, gpus=0, gpu_type=None, object_store_bytes=10_000_000_000)
@@ -68,7 +68,7 @@ def test_a_seed_of_medium_takes_its_own_time():
 
 def test_four_seeds_of_tiny_at_48_checkpoints_take_what_a_real_run_of_them_took():
     """`make run` of 2026-11-23: 5,184 rows; all files together 2,568,027 bytes."""
-    plan = parse_plan("log:48", tiny.schedule.last_step)
+    plan = parse_checkpoints("log:48", tiny.schedule.last_step)
     chosen = choose(experiment(tiny, 2, seeds=4, plan=plan), RunConfig(), Cluster((LAPTOP,), local=True))
     assert chosen.rows == 5_184
     assert chosen.dataset_bytes == pytest.approx(2_568_027, rel=0.02)

@@ -26,7 +26,8 @@ def step(x, *, scale=2):
 LEFT_OUT = {
     "__init__": "the version and `open`",
     "experiment/config": "what it holds is in the identity where it decides a loss",
-    "experiment/plan": "its steps are in the identity",
+    "experiment/checkpoint_steps": "its steps are in the identity",
+    "experiment/seeds": "a seed is trained from its own number, whichever others are asked for",
     "experiment/prepare": "makes the identity out of what it reads",
     "experiment/sources": "makes this hash",
     "shards/report": "names shards: the identity has what it found",

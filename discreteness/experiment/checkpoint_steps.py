@@ -1,33 +1,11 @@
-"""seed and checkpoint expressions -> sorted integers."""
+"""--checkpoints -> the steps whose losses are recorded."""
 
 import re
 
 import numpy as np
 
-MAX_SEEDS = 1_000_000
 
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """'0-299', '0,5,7', '0-9,20-29' -> ascending seeds, each once. ValueError names the part that is wrong."""
-    seeds: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,10})\s*(?:-\s*(\d{1,10})\s*)?", part, re.ASCII)
-        if not match:
-            raise ValueError(
-                f"--seeds {text!r}: {part!r} is neither a seed nor a range; write 0-299 or 0,5,7 or 0-9,20-29"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"--seeds {text!r}: the range {part!r} runs backwards; write {last}-{first}")
-        if last >= 2**31:
-            raise ValueError(f"--seeds {text!r}: {last} does not fit an int32")
-        if len(seeds) + last - first >= MAX_SEEDS:
-            raise ValueError(f"--seeds {text!r}: more than {MAX_SEEDS} seeds up to {part!r}; give fewer at once")
-        seeds.update(range(first, last + 1))
-    return tuple(sorted(seeds))
-
-
-def parse_plan(text: str, total_steps: int) -> tuple[int, ...]:
+def parse_checkpoints(text: str, total_steps: int) -> tuple[int, ...]:
     """'every:10', 'log:300', 'log:100,min-gap:5', '0,50,100' -> ascending steps with 0 and `total_steps` always in.
 
     `log:count` has `count` steps in all where the run is long enough, evenly spaced in log(step), starting with

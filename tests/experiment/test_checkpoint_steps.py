@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discreteness.experiment.plan import parse_plan, parse_seeds
+from discreteness.experiment.checkpoint_steps import parse_checkpoints
+from discreteness.experiment.seeds import parse_seeds
 
 
 def test_seed_expressions():
@@ -44,35 +45,40 @@ def test_any_text_gives_ascending_seeds_or_a_named_error(text):
 
 
 def test_plans_have_the_first_and_the_last_step():
-    assert parse_plan("1", 360) == (0, 1, 360)
-    assert parse_plan("360", 360) == parse_plan("every:360", 360) == parse_plan("every:1000", 360) == (0, 360)
+    assert parse_checkpoints("1", 360) == (0, 1, 360)
+    assert (
+        parse_checkpoints("360", 360)
+        == parse_checkpoints("every:360", 360)
+        == parse_checkpoints("every:1000", 360)
+        == (0, 360)
+    )
     with pytest.raises(ValueError, match="step 361 is past the last step 360"):
-        parse_plan("5,361", 360)
-    assert parse_plan("every:100", 360) == (0, 100, 200, 300, 360)
-    assert parse_plan("5,50", 360) == (0, 5, 50, 360)
-    assert parse_plan("log:2", 360) == (0, 360)
-    assert parse_plan("log:5", 16) == (0, 1, 3, 6, 16)  # 1, 2.52, 6.35, 16 rounded
+        parse_checkpoints("5,361", 360)
+    assert parse_checkpoints("every:100", 360) == (0, 100, 200, 300, 360)
+    assert parse_checkpoints("5,50", 360) == (0, 5, 50, 360)
+    assert parse_checkpoints("log:2", 360) == (0, 360)
+    assert parse_checkpoints("log:5", 16) == (0, 1, 3, 6, 16)  # 1, 2.52, 6.35, 16 rounded
 
 
 def test_log_300_of_the_small_track_begins_with_81_consecutive_steps():
-    plan = parse_plan("log:300", 1840)
+    plan = parse_checkpoints("log:300", 1840)
     assert len(plan) == 300
     assert plan[:82] == (*range(81), 82)
     assert plan[-1] == 1840
 
 
 def test_min_gap_thins_the_dense_start_only():
-    assert parse_plan("log:100,min-gap:3", 12) == (0, 3, 6, 9, 12)
-    assert parse_plan("log:100,min-gap:5", 12) == (0, 5, 10, 12), "the last stays, however near"
-    plan = parse_plan("log:100,min-gap:5", 1840)
+    assert parse_checkpoints("log:100,min-gap:3", 12) == (0, 3, 6, 9, 12)
+    assert parse_checkpoints("log:100,min-gap:5", 12) == (0, 5, 10, 12), "the last stays, however near"
+    plan = parse_checkpoints("log:100,min-gap:5", 1840)
     gaps = [later - earlier for earlier, later in itertools.pairwise(plan)]
     assert min(gaps[:-1]) >= 5
-    assert set(plan) <= set(parse_plan("log:100", 1840))
+    assert set(plan) <= set(parse_checkpoints("log:100", 1840))
 
 
 @given(st.integers(2, 3000), st.integers(1, 2000))
 def test_log_plans_have_exactly_the_count_where_there_are_steps(count, last):
-    plan = parse_plan(f"log:{count}", last)
+    plan = parse_checkpoints(f"log:{count}", last)
     assert len(plan) == min(count, last + 1)
     assert plan[0] == 0
     assert plan[-1] == last
@@ -84,6 +90,6 @@ def test_log_plans_have_exactly_the_count_where_there_are_steps(count, last):
 )
 def test_bad_plans_name_the_text(text):
     with pytest.raises(ValueError) as error:
-        parse_plan(text, 360)
+        parse_checkpoints(text, 360)
     assert "--checkpoints" in str(error.value)
     assert repr(text) in str(error.value)
