@@ -42,7 +42,7 @@ class WeightsFormat:
     def read(self, content: bytes) -> tuple[np.ndarray, CheckpointHeader]:
         """A file's content -> uint8 checkpoint bytes and their header, as `file` got them.
 
-        ValueError: not such a file, or of a model of another shape.
+        Raises ValueError if it is not such a file, or of a model of another shape.
         """
         metadata = metadata_of(content)
         try:
@@ -74,7 +74,8 @@ class WeightsFormat:
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
-    """What a file's content says of itself, as text: track, seed, attempt, step, state. ValueError: no such file."""
+    """What a file's content says of itself, as text: track, seed, attempt, step, state. Raises ValueError if it is not
+    such a file."""
     try:
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         if missing := {"track", "seed", "attempt", "step", "state"} - metadata.keys():

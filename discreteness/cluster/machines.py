@@ -16,9 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from discreteness.cluster.hardware import accelerator_type, is_hopper
 
 OBJECT_STORE_SHARE = 0.3
-"""Of this machine's memory, for a Ray started by us."""
+"""Share of this machine's memory that a Ray started by us takes for its object store."""
 AGENT_TIMEOUT_S = 300
-"""How long a node waits for its agent. Longer than the 30 s in which Ray itself wants the node."""
+"""How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Cluster:
         return any(node.gpus for node in self.nodes)
 
     def track(self, asked: str) -> str:
-        """The track's name: what was asked, or for "auto" what this hardware is for. ValueError where unclear."""
+        """The track's name: what was asked, or for "auto" what this hardware is for. Raises ValueError if that is
+        unclear."""
         if asked != "auto":
             return asked
         if not self.has_gpus:
@@ -73,7 +74,7 @@ def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
         return Cluster(tuple(map(_node, _alive())), local=False)
-    import torch  # here alone: who joins a cluster is told of its GPUs by Ray
+    import torch  # only here: in a cluster Ray says what GPUs there are
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
@@ -87,8 +88,8 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
     On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
-    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. OSError: Ray
-    did not come up in the time that it gives itself.
+    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. Raises OSError if
+    Ray does not come up in the time that it gives itself.
     """
     os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
     try:
@@ -113,7 +114,8 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
 
 
 def keep_token_private() -> None:
-    """Who reads the token of a Ray can run code as its user: of the file that Ray makes, only the user may."""
+    """Makes the file of Ray's token readable for its user only: anyone who can read the token can run code as this
+    user."""
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)

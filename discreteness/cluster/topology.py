@@ -32,9 +32,9 @@ class Topology:
     """CPUs that a Ray started by us declares: what is asked, even where the machine has fewer cores."""
     checkpoint_bytes: int
     rows: int
-    """Of all seeds: a document at a step each."""
+    """Rows of all seeds, one per document and step."""
     dataset_bytes: int
-    """About what all files of the dataset take, before it is compacted."""
+    """Estimate for all files of the dataset before it is compacted."""
     report: tuple[str, ...]
 
     @property
@@ -43,8 +43,8 @@ class Topology:
 
 
 def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topology:
-    """ValueError names what is asked and what exists: a GPU type for CPUs, a group that no machine holds, a bound that
-    one object store cannot.
+    """Raises ValueError, which names what is asked and what exists, if a GPU type is asked for on CPUs, if no machine
+    holds a group, or if an object store cannot hold the checkpoints in flight.
     """
     # How many groups each machine could hold. A group lies on one machine.
     workers = experiment.world_size
@@ -128,8 +128,8 @@ def _groups_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | No
 
 
 def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:
-    """Groups whose GPUs are left where each evaluator takes one. ValueError: a machine too small, GPUs of many types,
-    of which an evaluator might get another one than trainers and score to other bits."""
+    """Groups for which GPUs are left after each evaluator has taken one. Raises ValueError if the machine is too small,
+    or if its GPUs are of several types: an evaluator might get another one than its trainer and score other bits."""
     types = {node.gpu_type for node in cluster.nodes if node.gpus}
     if len(types) > 1:
         raise ValueError(

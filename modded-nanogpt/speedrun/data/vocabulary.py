@@ -20,7 +20,7 @@ class Vocabulary:
     num_rows: int
     """Rows in use; the tables may be padded beyond them."""
     shared_row: int | None
-    """Row of every id that has none of its own; None when all have."""
+    """Row of every id without its own; None if every id has one."""
 
     @classmethod
     def identity(cls) -> Vocabulary:
@@ -29,7 +29,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path | None) -> Vocabulary:
-        """Vocabulary of a file of ascending ids, one a line: BOS gets row 0, row 1 is shared, the ids follow.
+        """Vocabulary of a file of ascending ids, one per line: BOS gets row 0, row 1 is shared, the ids follow.
 
         A relative path starts at this package; None is the identity.
         """
