@@ -51,7 +51,7 @@ class WeightsFormat:
             state = ForwardState(**values | {"frequencies": tuple(values["frequencies"])})
             seed, attempt, step = int(metadata["seed"]), metadata["attempt"], int(metadata["step"])
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
+            raise ValueError(f"these are not weights that --keep-weights has kept: {error}") from None
         data = np.zeros(self.layout.num_bytes(state.tied), np.uint8)
         for name, target in self.layout.named(self.slots, data, state.tied).items():
             tensor = tensors.get(name)
@@ -81,5 +81,5 @@ def metadata_of(content: bytes) -> dict[str, str]:
         if missing := {"track", "seed", "attempt", "step", "state"} - metadata.keys():
             raise KeyError(min(missing))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
+        raise ValueError(f"these are not weights that --keep-weights has kept: {error}") from None
     return metadata

@@ -184,7 +184,9 @@ def of_authentication(cluster: Cluster, environment: "os._Environ[str] | dict[st
     elif environment.get("RAY_AUTH_MODE") == "token":
         yield Finding("ok", "ray token", "on")
     else:
-        yield Finding("warning", "ray token", "RAY_AUTH_MODE is not token: who reaches Ray's ports runs code there")
+        yield Finding(
+            "warning", "ray token", "RAY_AUTH_MODE is not token: anyone who can reach Ray's ports can run code there"
+        )
 
 
 def of_output(output: str) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def what_is_recorded(experiment: Experiment) -> tuple[str, str]:
     updates = experiment.track.schedule.last_step
     return (
         f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
-        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
+        f"record: {len(experiment.plan)} checkpoints per seed, {len(experiment.documents)} documents, "
         f"{experiment.num_losses} losses each time",
     )
 
@@ -63,7 +63,7 @@ def what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
     kind = "GPU" if experiment.track.needs_gpu else "core"
     hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
     return (
-        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
+        f"time: about {seed_s:.0f} s per seed (nominal), {rounds} rounds, "
         f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours:,.2f} {kind}-hours"
     )
 

@@ -76,13 +76,13 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     # Nodes that are still to come are taken for nodes that can hold what is asked; the head may hold nothing.
     store = min(node.object_store_bytes for node in hosts or cluster.nodes)
     if hosts and (use_gpu or not cluster.local):  # those that do not fit now wait: no node holds more than fit
-        groups_a_node = min(-(-trainers // len(hosts)), max(room.values()))
+        groups_per_node = min(-(-trainers // len(hosts)), max(room.values()))
     else:  # a laptop declares as many CPUs as are asked for
-        groups_a_node = trainers
-    if (hosts or cluster.local) and in_flight * groups_a_node > STORE_SHARE * store:
+        groups_per_node = trainers
+    if (hosts or cluster.local) and in_flight * groups_per_node > STORE_SHARE * store:
         raise ValueError(
-            f"--max-in-flight {config.max_in_flight}: {groups_a_node} groups a node may hold "
-            f"{in_flight * groups_a_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
+            f"--max-in-flight {config.max_in_flight}: {groups_per_node} groups on a node may hold "
+            f"{in_flight * groups_per_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
     # The report: what `--dry-run` prints and a job logs.
@@ -91,7 +91,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
     rounds = -(-len(experiment.seeds) // trainers)
     place = f"{config.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
-        place = "a GPU of its own each"
+        place = "each on its own GPU"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     report = (
         *what_is_recorded(experiment),
@@ -99,7 +99,7 @@ def choose(experiment: Experiment, config: RunConfig, cluster: Cluster) -> Topol
         f"trainers: {trainers} groups of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each group on one "
         f"node ({fits} would fit now)",
         f"evaluators: {evaluators}, {place}",
-        f"stream: {checkpoint_bytes / 1e6:.1f} MB a checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
+        f"stream: {checkpoint_bytes / 1e6:.1f} MB per checkpoint; a group moves {mean_mb_s:.1f} MB/s on average, "
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(config.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
         what_is_stored(experiment, config, dataset_bytes),

@@ -49,7 +49,7 @@ class Storage:
     def path(self, name: str) -> str:
         """The file's path within `filesystem`. Raises ValueError if the name would leave the folder."""
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise ValueError(f"{name!r} is no name of a file below {self.uri}")
+            raise ValueError(f"{name!r} is not the name of a file below {self.uri}")
         return f"{self.root}/{name}"
 
     def open(self, name: str) -> pa.NativeFile:

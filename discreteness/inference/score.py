@@ -48,7 +48,7 @@ def documents_of(source: str) -> list[Document]:
     if os.path.exists(source):  # noqa: PTH110
         return [documents_module.read(0, Path(source))]
     if len(source.split()) == 1 and (os.sep in source or source.endswith(".txt")):
-        raise FileNotFoundError(f"{source} is no file or folder; to score such a text itself, put it into a file")
+        raise FileNotFoundError(f"{source} is not a file or folder; to score such a text itself, put it into a file")
     return [documents_module.of_text(0, Path("text"), source)]
 
 

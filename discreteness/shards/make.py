@@ -221,8 +221,8 @@ def _lines(piece: Piece, text: str) -> Iterator[str]:
             document = None
         if not isinstance(document, str):
             raise ValueError(
-                f'{piece.path}, behind byte {piece.start}: {line[:80]!r} is no JSON object with a "text": mend that '
-                "line, or choose other files by --glob"
+                f'{piece.path}, behind byte {piece.start}: {line[:80]!r} is not a JSON object with a "text": repair '
+                "that line, or choose other files by --glob"
             )
         if document:
             yield document

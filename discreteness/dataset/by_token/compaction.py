@@ -68,7 +68,7 @@ def compact(uri: str | os.PathLike[str] | Storage, progress_bar: Callable[[list]
     if parts != before:
         with suppress(ValueError):
             if read_parts(storage, manifest) not in (before, parts):
-                raise OSError(f"another compaction of {storage.uri} was done meanwhile; run it again")
+                raise OSError(f"another compaction of {storage.uri} finished in the meantime; run it again")
         write_parts(storage, parts)
     _sweep(storage, {part.name for part in parts}, {part.name for part in before})
     return parts

@@ -114,7 +114,7 @@ class TrainingBatches:
         if most + 1 > length:
             raise ShardError(
                 f"shard {self.paths[self.shard_index]} packs {most} documents into {num_tokens} tokens, but "
-                f"the offsets hold {length - 1}: use shards with longer documents, or more tokens a step"
+                f"the offsets hold {length - 1}: use shards with longer documents, or more tokens per step"
             )
         starts, lengths = documents.spans(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
         ends = starts + lengths

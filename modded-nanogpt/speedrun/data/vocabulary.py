@@ -39,9 +39,9 @@ class Vocabulary:
         try:
             ids = np.array(path.read_text().split(), dtype=np.int64)
         except ValueError as error:
-            raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id a line") from None
+            raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id per line") from None
         if ids.size == 0 or (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= NUM_IDS:
-            raise ValueError(f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one a line")
+            raise ValueError(f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one per line")
         ids = ids[ids != BOS]
         row_of_id = np.full(NUM_IDS, 1, dtype=np.int32)
         row_of_id[BOS] = 0
