@@ -7,7 +7,7 @@ from speedrun.schedules import ForwardState
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointHeader:
-    """What travels beside the bytes; plain data. Produced by the publishing rank, read by dispatcher and evaluator."""
+    """Plain data. Produced by the publishing rank, read by dispatcher and evaluator."""
 
     seed: int
     attempt: str

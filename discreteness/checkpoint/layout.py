@@ -22,7 +22,7 @@ from discreteness.checkpoint.header import CheckpointHeader
 
 
 class FlatModel(Protocol):
-    """A model whose parameters are views of one buffer a dtype (speedrun.model.gpt.GPT)."""
+    """A model whose parameters are views of one buffer per dtype (speedrun.model.gpt.GPT)."""
 
     layout: tuple[Slot, ...]
     buffers_by_dtype: dict[str, Tensor]
@@ -95,7 +95,7 @@ class CheckpointLayout:
             model.tie()
 
     def check(self, data: np.ndarray, header: CheckpointHeader) -> None:
-        """ValueError where these are not the bytes of a checkpoint of this layout."""
+        """Raises ValueError if these are not the bytes of a checkpoint of this layout."""
         expected = self.num_bytes(header.state.tied)
         if header.layout != self.fingerprint or data.dtype != np.uint8 or data.shape != (expected,):
             raise ValueError(

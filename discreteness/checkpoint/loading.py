@@ -38,7 +38,7 @@ class Loader:
         self._tied = False
 
     def fetch(self, data: np.ndarray, header: CheckpointHeader) -> None:
-        """Reads uint8 checkpoint bytes (read-only is fine). ValueError where they are not of this model's layout.
+        """Reads uint8 checkpoint bytes (read-only is fine). Raises ValueError if they are not of this model's layout.
 
         On a GPU `data` is no longer needed on return; on a CPU until `copy_into_model`.
         """

@@ -42,7 +42,7 @@ class WeightsFormat:
     def read(self, content: bytes) -> tuple[np.ndarray, CheckpointHeader]:
         """A file's content -> uint8 checkpoint bytes and their header, as `file` got them.
 
-        ValueError: not such a file, or of a model of another shape.
+        Raises ValueError if it is not such a file, or of a model of another shape.
         """
         metadata = metadata_of(content)
         try:
@@ -51,7 +51,7 @@ class WeightsFormat:
             state = ForwardState(**values | {"frequencies": tuple(values["frequencies"])})
             seed, attempt, step = int(metadata["seed"]), metadata["attempt"], int(metadata["step"])
         except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
+            raise ValueError(f"these are not weights that --keep-weights has kept: {error}") from None
         data = np.zeros(self.layout.num_bytes(state.tied), np.uint8)
         for name, target in self.layout.named(self.slots, data, state.tied).items():
             tensor = tensors.get(name)
@@ -74,11 +74,12 @@ class WeightsFormat:
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
-    """What a file's content says of itself, as text: track, seed, attempt, step, state. ValueError: no such file."""
+    """What a file's content says of itself, as text: track, seed, attempt, step, state. Raises ValueError if it is not
+    such a file."""
     try:
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         if missing := {"track", "seed", "attempt", "step", "state"} - metadata.keys():
             raise KeyError(min(missing))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"these are no weights that --keep-weights has kept: {error}") from None
+        raise ValueError(f"these are not weights that --keep-weights has kept: {error}") from None
     return metadata

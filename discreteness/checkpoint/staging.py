@@ -37,7 +37,7 @@ class _Buffer:
 
 
 class Staging:
-    """Two buffers for the checkpoints of one model, made once a trainer: pinning takes the system half a second.
+    """Two buffers for the checkpoints of one model, made once per trainer: pinning takes the system half a second.
 
     Memory, of the small track: 2 x 0.54 GB on the device, 2 x 1.07 GB on the host (torch pins in powers of 2).
     """

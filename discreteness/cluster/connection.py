@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from discreteness.cluster.machines import Cluster, Node, this_machine
 
 AGENT_TIMEOUT_S = 300
-"""How long a node waits for its agent. Longer than the 30 s in which Ray itself wants the node."""
+"""How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
 
 def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
@@ -32,8 +32,8 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
     On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
-    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. OSError: Ray
-    did not come up in the time that it gives itself.
+    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. Raises OSError if
+    Ray does not come up in the time that it gives itself.
     """
     os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
     try:
@@ -58,7 +58,8 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
 
 
 def keep_token_private() -> None:
-    """Who reads the token of a Ray can run code as its user: of the file that Ray makes, only the user may."""
+    """Makes the file of Ray's token readable for its user only: anyone who can read the token can run code as this
+    user."""
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)

@@ -23,9 +23,9 @@ from discreteness.dataset.storage import Storage, open_storage
 from discreteness.experiment.config import RunConfig
 
 NODE_TIMEOUT_S = 120
-"""For a node's answer, its imports included."""
+"""Time that a node has for its answer, its imports included."""
 TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-4}
-"""Of attention and its gradients, as a share of the largest value."""
+"""Largest error of attention and its gradients, as a share of the largest value."""
 GB = 1e9
 
 
@@ -173,13 +173,15 @@ def of_data(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
 
 
 def of_authentication(cluster: Cluster, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Finding]:
-    """Whether who reaches a Ray port needs the token."""
+    """Whether a client of Ray's ports needs the token."""
     if cluster.local:
         yield Finding("ok", "ray token", "on: Ray makes one for the cluster that a run starts on this machine")
     elif environment.get("RAY_AUTH_MODE") == "token":
         yield Finding("ok", "ray token", "on")
     else:
-        yield Finding("warning", "ray token", "RAY_AUTH_MODE is not token: who reaches Ray's ports runs code there")
+        yield Finding(
+            "warning", "ray token", "RAY_AUTH_MODE is not token: anyone who can reach Ray's ports can run code there"
+        )
 
 
 def of_output(output: str) -> Iterator[Finding]:

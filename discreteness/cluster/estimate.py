@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SETUP_S = 40
 """From the command to the first step of a warm machine, measured on 2 cores."""
 LOSS_BYTES = 3.05
-"""Of a loss in its file, which is 4 in memory: 3.02 on four seeds of tiny at 48 checkpoints, 3.05 to 3.09 on short runs
-of it at 3 and 11, 3.0 on curves of small."""
+"""Bytes of a loss in its file; it has 4 in memory. Measured: 3.02 on four seeds of tiny at 48 checkpoints, 3.05 to 3.09
+on short runs of it at 3 and 11, 3.0 on curves of small."""
 SEED_BYTES, UPDATE_BYTES = 6_000, 25
 """A seed's two files with nothing in them, and what each of its updates adds to the one in runs/."""
 EXPERIMENT_BYTES, TOKEN_BYTES = 10_000, 6
@@ -36,7 +36,7 @@ def inline_report(experiment: Experiment, run: RunConfig) -> tuple[str, ...]:
 
 
 def layout_of(recipe: Track) -> "CheckpointLayout":
-    import torch  # by who plans: the actor that only follows the plan does without
+    import torch  # only where plans are made: the actor that follows a plan does without
     from speedrun.model.gpt import GPT
 
     from discreteness.checkpoint.layout import CheckpointLayout
@@ -48,7 +48,7 @@ def what_is_recorded(experiment: Experiment) -> tuple[str, str]:
     updates = experiment.track.schedule.last_step
     return (
         f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
-        f"record: {len(experiment.plan)} checkpoints a seed, {len(experiment.documents)} documents, "
+        f"record: {len(experiment.plan)} checkpoints per seed, {len(experiment.documents)} documents, "
         f"{experiment.num_losses} losses each time",
     )
 
@@ -63,7 +63,7 @@ def what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
     kind = "GPU" if experiment.track.needs_gpu else "core"
     hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
     return (
-        f"time: about {seed_s:.0f} s a seed (nominal), {rounds} rounds, "
+        f"time: about {seed_s:.0f} s per seed (nominal), {rounds} rounds, "
         f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours:,.2f} {kind}-hours"
     )
 
@@ -73,7 +73,7 @@ def num_rows(experiment: Experiment) -> int:
 
 
 def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> int:
-    """Kept weights take most where there are any: 7 MB a step of tiny, half a gigabyte of small."""
+    """Kept weights, if any, take most of it: 7 MB per step of tiny, half a gigabyte per step of small."""
     kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
     losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses
     seed = SEED_BYTES + UPDATE_BYTES * experiment.track.schedule.last_step + losses + kept
@@ -83,7 +83,7 @@ def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> i
 
 def seed_times(experiment: Experiment, run: RunConfig, workers: int) -> tuple[float, float, float]:
     """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
-    the in-flight bound (the mean says nothing of a plan that begins with every step)."""
+    the in-flight bound (the mean says nothing about a plan that begins with every step)."""
     track: Track = experiment.track
     worker_s = worker_cost(track).s_per_token
     times_s = [0.0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from discreteness.cluster.hardware import accelerator_type, is_hopper
 
 OBJECT_STORE_SHARE = 0.3
-"""Of this machine's memory, for a Ray started by us."""
+"""Share of this machine's memory that a Ray started by us takes for its object store."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Cluster:
         return any(node.gpus for node in self.nodes)
 
     def track(self, asked: str) -> str:
-        """The track's name: what was asked, or for "auto" what this hardware is for. ValueError where unclear."""
+        """The track's name: what was asked, or for "auto" what this hardware is for. Raises ValueError if that is
+        unclear."""
         if asked != "auto":
             return asked
         if not self.has_gpus:
@@ -56,7 +57,7 @@ class Cluster:
 
 def this_machine() -> Cluster:
     """This machine alone, looked at but not started."""
-    import torch  # here alone: who joins a cluster is told of its GPUs by Ray
+    import torch  # only here: in a cluster Ray says what GPUs there are
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()

@@ -34,9 +34,9 @@ class Topology:
     """Ray's names of the GPUs that trainers may get; empty on CPUs."""
     checkpoint_bytes: int
     rows: int
-    """Of all seeds: a document at a step each."""
+    """Rows of all seeds, one per document and step."""
     dataset_bytes: int
-    """About what all files of the dataset take, before it is compacted."""
+    """Estimate for all files of the dataset before it is compacted."""
     report: tuple[str, ...]
 
     @property
@@ -45,8 +45,8 @@ class Topology:
 
 
 def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology:
-    """ValueError names what is asked and what exists: a GPU type for CPUs, a trainer that no machine holds, a bound
-    that one object store cannot.
+    """Raises ValueError, which names what is asked and what exists, if a GPU type is asked for on CPUs, if no machine
+    holds a trainer, or if an object store cannot hold the checkpoints in flight.
     """
     # How many trainers each machine could hold. A trainer is on one machine.
     workers = experiment.world_size
@@ -83,7 +83,7 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
         trainers_per_node = trainers
     if (hosts or cluster.local) and in_flight * trainers_per_node > STORE_SHARE * store:
         raise ValueError(
-            f"--max-in-flight {run.max_in_flight}: {trainers_per_node} trainers per node may hold "
+            f"--max-in-flight {run.max_in_flight}: {trainers_per_node} trainers on a node may hold "
             f"{in_flight * trainers_per_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
@@ -93,7 +93,7 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
     rounds = -(-len(experiment.seeds) // trainers)
     place = f"{run.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
-        place = "a GPU of its own each"
+        place = "each on its own GPU"
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     report = (
         *what_is_recorded(experiment),
@@ -132,8 +132,8 @@ def _trainers_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | 
 
 
 def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:
-    """Trainers whose GPUs are left where each evaluator takes one. ValueError: a machine too small, GPUs of many types,
-    of which an evaluator might get another one than trainers and score to other bits."""
+    """Trainers for which GPUs are left after each evaluator has taken one. Raises ValueError if the machine is too small,
+    or if its GPUs are of several types: an evaluator might get another one than its trainer and score other bits."""
     types = {node.gpu_type for node in cluster.nodes if node.gpus}
     if len(types) > 1:
         raise ValueError(

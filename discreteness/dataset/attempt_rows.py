@@ -15,7 +15,7 @@ from discreteness.dataset.writer import DatasetWriter
 
 
 class AttemptRows:
-    """Losses and records by step; `trained_with` and `scored_with` are set by who learns of them."""
+    """Losses and records by step; `trained_with` and `scored_with` are set from outside."""
 
     def __init__(self) -> None:
         self.losses: dict[int, np.ndarray] = {}
@@ -51,12 +51,12 @@ class AttemptRows:
         return steps, np.array([self.losses[step] for step in steps.tolist()], np.float32)
 
     def show(self, dataset: DatasetWriter, seed: int, attempt: str) -> None:
-        """Leaves the rows so far for a viewer. In a thread: rows may come meanwhile, none ever goes."""
+        """Leaves the rows so far for a viewer. May run in a thread while more rows come: none is ever removed."""
         dataset.write_running(seed, attempt, *self.arrays())
 
     def commit(self, dataset: DatasetWriter, seed: int, attempt: str) -> int:
         """Hands everything to the dataset, which refuses what is incomplete; returns the bytes of the seed's files.
-        Errors as DatasetWriter.commit."""
+        Raises what `DatasetWriter.commit` raises."""
         steps, losses = self.arrays()
         rows = [self.records[step] for step in sorted(self.records)]
         records = pa.Table.from_pylist(rows, schema=RUNS)

@@ -50,7 +50,7 @@ ABSENT = _Absent()
 def as_plain(value: Any) -> Any:
     """`value` as it is after a trip through JSON: dataclasses become dicts, tuples become lists.
 
-    TypeError or ValueError: a value that JSON cannot express, NaN included.
+    Raises TypeError or ValueError if a value cannot be expressed in JSON, NaN included.
     """
     return json.loads(_canonical(value))
 

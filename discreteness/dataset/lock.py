@@ -64,14 +64,14 @@ class LockLost(OtherDriver):
 class DatasetLock:
     """`with DatasetLock(uri):` holds the dataset for this process; `check` says when another driver has taken it over.
 
-    LockHeld: someone else holds it. PermissionError: the place cannot be written.
+    Entering raises LockHeld if another process holds it, and PermissionError if the place cannot be written.
     """
 
     def __init__(self, uri: str | os.PathLike[str] | Storage, *, job: str = "", take_over: bool = False):
         self.storage = open_storage(uri)
         self.take_over = take_over
         self._new_holder: dict[str, Any] = {}
-        """Who has taken the dataset over from this process; empty while nobody has."""
+        """The process that has taken the dataset over from this one; empty while none has."""
         self._taken_from: set[str] = set()
         """Tokens of holders whose place this process took: one of them may have had a beat on its way."""
         self._released = threading.Event()
@@ -109,12 +109,12 @@ class DatasetLock:
                 self.storage.delete(LOCK_FILE)
 
     def check(self) -> None:
-        """Raises LockLost once another driver has taken the dataset over, HEARTBEAT_S later at most."""
+        """Raises LockLost if another driver has taken the dataset over; it is noticed within HEARTBEAT_S."""
         if self._new_holder:
             raise LockLost(self.storage.uri, self._new_holder)
 
     def _alone(self) -> AbstractContextManager:
-        """Where folders can be locked, nobody takes the lock over between a look at it and what follows."""
+        """Where folders can be locked, no other process takes the lock over between a look at it and what follows."""
         return _one_at_a_time(Path(self.storage.root)) if self.storage.renames else nullcontext()
 
     def _acquire_file(self) -> None:
@@ -177,7 +177,7 @@ class DatasetLock:
                 logger.warning("the lock of %s could not be refreshed: %s", self.storage.uri, error)
 
     def _other_holder(self) -> dict[str, Any]:
-        """Who holds the dataset instead of this process; empty where it does itself, or nobody.
+        """The process that holds the dataset instead of this one; empty if this one does, or none.
 
         An old holder looks before it beats, but its beat may arrive after the take-over. That does not make it the
         holder again: this process's next beat tells it.
@@ -199,8 +199,8 @@ def read_holder(storage: Storage) -> dict[str, Any]:
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Of several that find a dead holder only one looks and replaces at a time. Some network file systems cannot lock
-    a folder; there the exclusive creation alone decides.
+    """Of several processes that find a dead holder, only one looks and replaces it at a time. Some network file systems
+    cannot lock a folder; there the exclusive creation alone decides.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -95,7 +95,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> "Manifest":
-        """ValueError: not a description of an experiment, edited, or of another schema version."""
+        """Raises ValueError if this does not describe an experiment, was edited, or has another schema version."""
         try:
             values = json.loads(content)
             version, stated_hash = values.pop("schema_version"), values.pop("identity_hash")
@@ -118,7 +118,8 @@ class Manifest:
         return manifest
 
     def check(self) -> None:
-        """ValueError or TypeError where the values, which came from a file, are not of this class's types and order."""
+        """Raises ValueError or TypeError if the values, which came from a file, are not of this class's types and
+        order."""
         for document in self.documents:
             texts, numbers = (document.name, document.category), (document.doc_id, document.num_losses)
             if not all(type(text) is str for text in texts) or not all(type(number) is int for number in numbers):
@@ -138,7 +139,7 @@ class Manifest:
 def new_manifest(
     identity: dict[str, Any], documents: Sequence[DocumentLike], table: pa.Table, steps: Sequence[int]
 ) -> Manifest:
-    """ValueError: documents without losses, with a name or id twice or not ascending; steps not ascending."""
+    """Raises ValueError if a document has no loss, if names or ids occur twice, or if ids or steps do not ascend."""
     if not documents:
         raise ValueError("no documents were given; an experiment needs at least one")
     for document in documents:
@@ -177,7 +178,7 @@ def documents_table(
     token_bytes: Callable[[int], bytes],
     in_vocabulary: Callable[[int], bool] | None,
 ) -> pa.Table:
-    """One row a token, BOS included. `token_text` shows bytes that are no whole character as U+FFFD."""
+    """One row per token, BOS included. `token_text` shows bytes that are not a whole character as U+FFFD."""
     rows: dict[str, list[Any]] = {name: [] for name in DOCUMENTS.names}
     for document in documents:
         for index, token_id in enumerate(document.token_ids):
@@ -196,7 +197,7 @@ def documents_hash(table: pa.Table) -> str:
 
 
 def read_manifest(storage: Storage) -> Manifest:
-    """Content of experiment.json. FileNotFoundError: no dataset there."""
+    """Content of experiment.json. Raises FileNotFoundError if there is no dataset."""
     where = storage.path(EXPERIMENT_FILE)
     if not storage.exists(EXPERIMENT_FILE):
         raise FileNotFoundError(f"{storage.uri} is not a dataset: it has no {EXPERIMENT_FILE}; check the path")
@@ -204,7 +205,8 @@ def read_manifest(storage: Storage) -> Manifest:
 
 
 def read_documents(storage: Storage, manifest: Manifest) -> pa.Table:
-    """documents.parquet, checked against experiment.json. ValueError: damaged, or not these documents."""
+    """documents.parquet, checked against experiment.json. Raises ValueError if it is damaged or holds other
+    documents."""
     where = storage.path(DOCUMENTS_FILE)
     content = storage.read(DOCUMENTS_FILE)
     try:

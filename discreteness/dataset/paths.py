@@ -10,7 +10,8 @@ PARTS_FILE = "tokens/parts.json"
 LOSSES_FOLDER, RUNS_FOLDER, LOG_FOLDER = "losses", "runs", "log"
 TOKENS_FOLDER, WEIGHTS_FOLDER = "tokens", "weights"
 STAGING, RUNNING, REJECTED = "_staging", "_running", "_rejected"
-"""Folders of files that are no part of the dataset: on their way, of seeds in training, and damaged ones kept aside."""
+"""Folders of files that do not belong to the dataset: on their way, of seeds in training, and damaged ones kept
+aside."""
 
 SEED_FILE = re.compile(r"seed=(\d{5,})\.parquet")
 ATTEMPT = re.compile(r"[A-Za-z0-9_-]{1,80}")

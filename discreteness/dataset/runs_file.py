@@ -26,16 +26,16 @@ RUNS = pa.schema(
         ("val_loss", pa.float64()),
     ]
 )
-"""One row a step; null is "not measured". train_loss: the objective of the update to `step`, in nats a token, which
+"""One row per step; null is "not measured". train_loss: the objective of the update to `step`, in nats per token, which
 includes the further targets of multi-token prediction. step_ms: the mean since the last checkpoint."""
 LIBRARIES = b"libraries"
-"""Key of the records' metadata under which the programs of others that computed a seed are kept, as JSON."""
+"""Key in the records' metadata for the third-party programs that computed a seed, as JSON."""
 Library = dict[str, str] | None
 """A FlashAttention-3, as `flash_attention.loaded_library` tells it."""
 
 
 def with_libraries(records: pa.Table, trainer: Library, evaluators: list[Library]) -> pa.Table:
-    """Records of a seed with the FlashAttention-3 of those who trained and scored it; as they are if there was none."""
+    """Records of a seed with the FlashAttention-3 that trained and scored it; unchanged if there was none."""
     if not trainer and not evaluators:
         return records
     text = json.dumps({"flash_attention_3": {"trainer": trainer, "evaluators": evaluators}})
@@ -70,7 +70,8 @@ def runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
 
 
 def train_s(storage: Storage, seeds: Sequence[CommittedSeed]) -> list[float]:
-    """Seconds of updates of each seed, from the footers of its runs files; those of which none tells are left out."""
+    """Seconds of updates of each seed, from the footers of its runs files; seeds whose footer does not say are left
+    out."""
 
     def read(seed: CommittedSeed) -> float | None:
         try:

@@ -88,7 +88,8 @@ def losses_file(
 def read_committed(tail: bytes, seed: int, manifest: Manifest) -> CommittedSeed:
     """What the footer of `losses/seed=....parquet` says, from the file's last bytes.
 
-    InvalidFile: truncated, not Parquet, not ours, another experiment's, another seed's, or short of rows.
+    Raises InvalidFile if the file is truncated, not Parquet, not ours, another experiment's or seed's, or short of
+    rows.
     """
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail))
@@ -126,7 +127,8 @@ def footer_bytes(tail: bytes) -> int:
 
 
 def read_seed(storage: Storage, manifest: Manifest, seed: int) -> CommittedSeed:
-    """The committed seed as its footer describes it. InvalidFile: see there. OSError: not readable now."""
+    """The committed seed as its footer describes it. Raises InvalidFile as `read_committed`, and OSError if it cannot
+    be read now."""
     path = seed_path(seed)
     tail = storage.read_tail(path, FOOTER_GUESS_BYTES)
     if len(tail) == FOOTER_GUESS_BYTES < footer_bytes(tail):
@@ -166,7 +168,7 @@ def read_losses(
 ) -> np.ndarray:
     """float32 (steps, losses of these consecutive documents, one after another) of one seed.
 
-    ValueError: its rows are not those of the plan. OSError: damaged, or not readable now.
+    Raises ValueError if its rows are not those of the plan, and OSError if it is damaged or cannot be read now.
     """
     first, last = documents[0].doc_id, documents[-1].doc_id
     with storage.open(committed.path) as source:

@@ -55,7 +55,7 @@ class Status:
 
 
 def status(uri: str | os.PathLike[str] | Storage) -> Status:
-    """Reads footers, the log and sizes, no losses. Errors as `reader.open`."""
+    """Reads footers, the log and sizes, no losses. Raises what `reader.open` raises."""
     storage = open_storage(uri)
     manifest = read_manifest(storage)
     committed, invalid = scan(storage, manifest)
@@ -137,7 +137,7 @@ class JobStatus:
 
 
 def job_status(uri: str | os.PathLike[str] | Storage, now_s: float | None = None) -> JobStatus:
-    """`now_s`: seconds since 1970, now by default. Errors as status.status."""
+    """`now_s`: seconds since 1970, now by default. Raises what `status` raises."""
     storage = open_storage(uri)
     state = status(storage)
     holder = read_holder(storage)
@@ -211,7 +211,7 @@ def as_json(seen: JobStatus) -> str:
 
 
 def _job(event: dict[str, Any]) -> tuple[float, tuple[int, ...], int] | None:
-    """Start (s since 1970), seeds and attempts a seed of a logged job; None where it does not say them."""
+    """Start (seconds since 1970), seeds and attempts per seed of a logged job; None if it does not say them."""
     seeds, max_attempts, began_s = event.get("seeds"), event.get("max_attempts"), _time_s(event)
     if not isinstance(seeds, list) or type(max_attempts) is not int or began_s is None:
         return None

@@ -47,18 +47,18 @@ class Storage:
         self.uri = uri
 
     def path(self, name: str) -> str:
-        """The file's path within `filesystem`. ValueError: the name would leave the folder."""
+        """The file's path within `filesystem`. Raises ValueError if the name would leave the folder."""
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise ValueError(f"{name!r} is no name of a file below {self.uri}")
+            raise ValueError(f"{name!r} is not the name of a file below {self.uri}")
         return f"{self.root}/{name}"
 
     def open(self, name: str) -> pa.NativeFile:
-        """For reading any part of it, in a `with`. FileNotFoundError: no such file."""
+        """For reading any part of it, in a `with`. Raises FileNotFoundError if there is no such file."""
         self._expect_file(name)
         return self.filesystem.open_input_file(self.path(name))
 
     def read(self, name: str) -> bytes:
-        """The file's bytes. FileNotFoundError: no such file."""
+        """The file's bytes. Raises FileNotFoundError if there is no such file."""
         with self.open(name) as file:
             return file.read()
 
@@ -73,7 +73,8 @@ class Storage:
         """Pieces of a file, each an offset and a length, ascending and apart. They are asked for at once, near ones as
         one: a disk and an object store answer many in hardly more time than one.
 
-        FileNotFoundError: no such file. Beyond the file's end: a local piece is cut short, else OSError.
+        Raises FileNotFoundError if there is no such file. Beyond the file's end a local piece is cut short; elsewhere
+        it raises OSError.
         """
         gap, most = NEAR_BYTES["local" if self.renames else "object"]
         pieces: list[list[int]] = []
@@ -129,8 +130,8 @@ class Storage:
     def write(self, name: str, content: bytes | pa.Buffer, durable: bool = True) -> None:
         """Makes a file appear whole, in place of an older one of that name.
 
-        `durable=False` skips the fsyncs, for what may be lost when the machine dies. OSError: nothing was
-        changed, or (the folder's flush failed, an object store's answer was lost) all of it was.
+        `durable=False` skips the fsyncs, for what may be lost when the machine dies. After an OSError nothing was
+        changed, or all of it was (if the folder's flush failed, or an object store's answer was lost).
         """
         if not self.renames:
             self._put(self.path(name), content)
@@ -194,7 +195,8 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
     """Storage at a local path (relative ones made absolute) or a URI such as s3://bucket/folder or
     gs://bucket/folder.
 
-    A `Storage` is returned as it is. ValueError: no file system is known for the URI, or it carries credentials.
+    A `Storage` is returned as it is. Raises ValueError if no file system is known for the URI, or if it carries
+    credentials.
     """
     if isinstance(uri, Storage):
         return uri
@@ -217,7 +219,7 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
 
 
 def refuse_credentials(uri: str) -> None:
-    """ValueError, which does not repeat them, for s3://KEY:SECRET@bucket and for secrets in the query."""
+    """Raises ValueError, which does not repeat them, for s3://KEY:SECRET@bucket and for secrets in the query."""
     if re.match(r"\w+://[^/@]*:[^@]*@", uri) or re.search(r"[?&][^=&]*(secret|token|key|password)[^=&]*=", uri, re.I):
         raise ValueError(
             "the URI carries credentials, which lists of processes and jobs and the log would show; take them out and "

@@ -22,7 +22,8 @@ BLOCK_BYTES = 2**28
 
 
 def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
-    """Reads every row of every seed; returns the problems, none if the dataset is whole. Errors as `reader.open`."""
+    """Reads every row of every seed; returns the problems, none if the dataset is whole. Raises what `reader.open`
+    raises."""
     storage = open_storage(uri)
     manifest = read_manifest(storage)
     committed, invalid = scan(storage, manifest)

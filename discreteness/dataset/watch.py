@@ -26,7 +26,7 @@ LOOK_SHARE = 0.2
 def watch(uri: str | os.PathLike[str] | Storage, console: Console | None = None) -> int:
     """Shows the dataset until every planned seed is committed (0) or failed (1), or SIGINT comes (130).
 
-    Errors of the first look as status.status; of a later one they are shown, and it is looked again.
+    The first look raises what `status` raises; errors of later looks are shown, and it looks again.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without one
     seen = job_status(uri)

@@ -74,8 +74,8 @@ class DatasetWriter:
     ) -> "DatasetWriter":
         """A new dataset, or the one that is there if it has this identity; a half-created one is completed.
 
-        `steps`: the planned steps, ascending. `in_vocabulary`: None where every GPT-2 id has its own row.
-        IdentityMismatch: another experiment lives there. FileExistsError: other files do. ValueError:
+        `steps`: the planned steps, ascending. `in_vocabulary`: None if every GPT-2 id has its own row. Raises
+        IdentityMismatch if another experiment lives there, FileExistsError if other files do, and ValueError if
         documents, steps or files there are wrong.
         """
         storage = open_storage(uri)
@@ -111,10 +111,10 @@ class DatasetWriter:
     ) -> CommittedSeed:
         """Makes a seed's file appear; on return it is on disk or in the object store.
 
-        `steps`: integers (S,), every planned step once, in any order. `losses`: float32 (S, losses of all
-        documents, one document after another). `records`: the run's per-step values, with a column `step`,
-        each step once. Doing it again with the same attempt changes nothing. ValueError: incomplete or
-        non-finite losses, another attempt is committed already. OSError: not written; it may be tried again.
+        `steps`: integers (S,), every planned step once, in any order. `losses`: float32 (S, losses of all documents,
+        one document after another). `records`: the run's per-step values, with a column `step`, each step once. Doing
+        it again with the same attempt changes nothing. Raises ValueError if losses are incomplete or not finite, or if
+        another attempt is committed already. After an OSError the seed is not written, and it may be tried again.
         """
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed {seed} does not fit the dataset; give one of 0 to {2**31 - 1}")
@@ -158,7 +158,7 @@ class DatasetWriter:
         write_event(self.storage, event)
 
     def log_job(self, seeds: Sequence[int], max_attempts: int) -> None:
-        """Best effort: what this job is to train, for who looks at the dataset alone."""
+        """Best effort: what this job is to train, for readers that have only the dataset."""
         self.log({"event": JOB_BEGAN, "seeds": list(seeds), "max_attempts": max_attempts})
 
     def write_running(self, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray) -> None:
@@ -180,7 +180,7 @@ class DatasetWriter:
                 self.storage.delete(running_path(seed))
 
     def _complete(self, seed: int, steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
-        """Order that sorts the steps; ValueError unless losses are whole, finite and float32."""
+        """Order that sorts the steps. Raises ValueError unless losses are whole, finite and float32."""
         total = sum(document.num_losses for document in self.manifest.documents)
         expected = (len(steps), total)
         if losses.dtype != np.float32 or losses.shape != expected or not np.issubdtype(steps.dtype, np.integer):
@@ -209,7 +209,7 @@ class DatasetWriter:
 
 
 def _reconcile(storage: Storage, there: Manifest, here: Manifest, allow_code_change: bool) -> Manifest:
-    """The manifest to go on with; IdentityMismatch if it cannot be the same experiment."""
+    """The manifest to go on with. Raises IdentityMismatch if it cannot be the same experiment."""
     differing = differing_fields(there.identity, here.identity)
     sources = here.identity.get("sources")
     if only_sources(differing) and (allow_code_change or sources in there.accepted_sources):

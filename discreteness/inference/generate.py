@@ -24,8 +24,8 @@ from discreteness.scoring.scorer import Scorer
 def generate(trained: Trained, prompt: str, max_tokens: int, sampling: Sampling, seed: int) -> Iterator[int]:
     """GPT-2 ids that continue the prompt, at most `max_tokens`; it ends before BOS, which ends a document.
 
-    The same seed draws the same tokens from the same logits. ValueError: prompt and tokens are longer than what the
-    track trains on, or a value of `sampling` that cannot be.
+    The same seed draws the same tokens from the same logits. Raises ValueError if prompt and tokens are longer than
+    what the track trains on, or if a value of `sampling` is impossible.
     """
     sampling.check()
     text = encode(prompt)
@@ -51,7 +51,7 @@ def generate(trained: Trained, prompt: str, max_tokens: int, sampling: Sampling,
 
 @torch.no_grad()
 def next_logits(trained: Trained, ids: list[int]) -> Tensor:
-    """Ids (n,) -> logits of what follows, float32 (50257,) on the CPU; -inf where an id has no row of its own.
+    """Ids (n,) -> logits of what follows, float32 (50257,) on the CPU; -inf for ids without their own row.
 
     Padding rows of the head, ids from 50257 on, are not among them: nothing decodes them.
     """

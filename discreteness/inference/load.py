@@ -51,13 +51,14 @@ def load_trained(
     """The model of a checkpoint file.
 
     path: weights that --keep-weights has kept (.safetensors), which say their track, step and state; or a state dict
-    with the names of SPEEDRUN section 1.2, with or without the compiler's prefix, bare or under "model", beside which a
-    "step" may stand; nothing else is unpickled. track_name, step: where the file does not say them; a state dict is of
-    `small` by default. device: cpu, cuda, or auto: a GPU where there is one and the track trains on GPUs.
+    with the names of SPEEDRUN section 1.2, with or without the compiler's prefix, bare or under "model", next to which
+    there may be a "step"; nothing else is unpickled. track_name, step: where the file does not say them; a state dict
+    is of `small` by default. device: cpu, cuda, or auto: a GPU where there is one and the track trains on GPUs.
 
     On a CPU bfloat16 weights become float32, exactly; losses then differ from a GPU's by its rounding.
 
-    ValueError: not such a file, of another shape than the track's, or without a step. OSError: it cannot be read.
+    Raises ValueError if it is not such a file, has another shape than the track's, or does not say its step, and
+    OSError if it cannot be read.
     """
     path = Path(path)
     if not path.is_file():

@@ -17,7 +17,7 @@ class Sampling:
     """Only the likeliest tokens that together have at least this probability."""
 
     def check(self) -> None:
-        """ValueError names the flag whose value cannot be."""
+        """Raises ValueError, which names the flag, if a value is impossible."""
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"--repetition-penalty {self.repetition_penalty}: it must be above 0; 1 switches it off")
         if not 0 <= self.temperature < float("inf"):

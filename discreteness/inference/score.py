@@ -19,7 +19,7 @@ from discreteness.inference.load import Trained
 from discreteness.scoring.scorer import Scorer
 
 SLICE_TOKENS = 512
-"""Of which all logits are held at a time."""
+"""Tokens whose logits are all held at a time."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class Scored:
 
 
 def documents_of(source: str) -> list[Document]:
-    """A folder's .txt files, a file, or a text itself; answers may be marked. DocumentError as `documents.load`."""
+    """A folder's .txt files, a file, or a text itself; answers may be marked. Raises DocumentError as `documents.load`
+    does."""
     # A text may be no possible path, of which pathlib's questions raise.
     if os.path.isdir(source):  # noqa: PTH112
         return documents_module.load(source)
     if os.path.exists(source):  # noqa: PTH110
         return [documents_module.read(0, Path(source))]
     if len(source.split()) == 1 and (os.sep in source or source.endswith(".txt")):
-        raise FileNotFoundError(f"{source} is no file or folder; to score such a text itself, put it into a file")
+        raise FileNotFoundError(f"{source} is not a file or folder; to score such a text itself, put it into a file")
     return [documents_module.of_text(0, Path("text"), source)]
 
 
@@ -64,7 +65,7 @@ def score(trained: Trained, documents: Sequence[Document]) -> list[Scored]:
 
 @torch.no_grad()
 def _ranks(trained: Trained, scorer: Scorer) -> np.ndarray:
-    """(sum of the documents' losses,) int64. Padding rows of the head are no tokens and take no rank."""
+    """(sum of the documents' losses,) int64. Padding rows of the head are not tokens and take no rank."""
     words = trained.model.lm_head.weight[: trained.vocabulary.num_rows]
     stage = trained.model.stage(trained.state, scorer.num_positions)
     found = []

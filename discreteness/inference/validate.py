@@ -52,9 +52,10 @@ def validate(
 ) -> Validation:
     """Scores the first `val_tokens` tokens of the shards (default: all), in chunks, in evaluation mode.
 
-    Of a shard so many whole chunks are taken as it has; all shards have at least one. With the track's own shard,
-    number of tokens and chunks (the default) the loss is the one that its training reports at that step. `progress` is
-    told chunks done and in all. ValueError: a shard that cannot be used, too few tokens, or numbers that do not divide.
+    All whole chunks of a shard are taken, and every shard must have at least one. With the track's own shard, number of
+    tokens and chunks (the default) the loss is the one that its training reports at that step. `progress` is told
+    chunks done and in all. Raises ValueError if a shard cannot be used, if there are too few tokens, or if numbers do
+    not divide.
     """
     size = trained.track.data.val_chunk_tokens if chunk_tokens is None else chunk_tokens
     if size < 1:

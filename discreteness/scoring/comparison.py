@@ -11,8 +11,8 @@ from discreteness.experiment.documents import Document
 
 
 def first_difference(ours: np.ndarray, theirs: np.ndarray, documents: Sequence[Document]) -> str | None:
-    """None where two loss vectors are bitwise equal; else the document, token and both values of the first
-    difference, in words. NaN equals NaN of the same bits."""
+    """None if two loss vectors are bitwise equal; else the document, token and both values of the first difference, in
+    words. NaN equals NaN of the same bits."""
     different = np.flatnonzero(ours.view(np.uint32) != theirs.view(np.uint32))
     if not len(different):
         return None

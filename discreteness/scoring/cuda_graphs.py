@@ -16,13 +16,14 @@ MAX_CUDA_GRAPHS = 8
 class _CapturedGraph:
     graph: torch.cuda.CUDAGraph
     stage: Stage
-    """Read at each replay; its windows and scale, which lie on the CPU, only when recorded: so one graph a state."""
+    """Read at each replay. Its windows and scale, which lie on the CPU, are read only when recorded, hence one graph
+    per state."""
     losses: torch.Tensor
     """Written at each replay."""
 
 
 class CudaGraphs:
-    """schedule state -> its launches as one CUDA graph. All graphs share one pool of memory, as they run in turn."""
+    """Launches of each schedule state as one CUDA graph. All graphs share one pool of memory, as they run in turn."""
 
     def __init__(self, launch: Callable[[Stage], torch.Tensor]):
         self.launch = launch

@@ -31,11 +31,12 @@ from discreteness.scoring.evaluator import Evaluator
 
 
 def rescore(origin_uri: str, documents: str, output: str, track_name: str | None = None) -> int:
-    """Scores every committed seed of a dataset that has its weights at all kept steps. 0: all of them are scored.
+    """Scores every committed seed of a dataset that has its weights at all kept steps. Returns 0 if all seeds are
+    scored.
 
-    `track_name`: where the origin's track is one of your own (module:name). ValueError: the origin holds no weights,
-    or was made with another track than the one of that name; OSError as `DatasetLock` and
-    `DatasetWriter.create_or_open`.
+    `track_name`: needed if the origin's track is one of your own (module:name). Raises ValueError if the origin holds
+    no weights, or was made with another track than the one of that name, and OSError as `DatasetLock` and
+    `DatasetWriter.create_or_open` do.
     """
     origin = open_reader(origin_uri)
     recipe = _track_of(origin, track_name)

@@ -80,8 +80,8 @@ class Scorer:
     """Scores one document set with whatever weights `model` holds at the call.
 
     recorded: from a schedule state's second time on its hundreds of kernels are launched as one CUDA graph. They are
-    the same kernels in the same order, so the same bits, but few documents take longer to launch than to compute. For
-    a GPU that scores often and with few states; elsewhere it changes nothing.
+    the same kernels in the same order and so give the same bits, but a few documents take longer to launch than to
+    compute. Meant for a GPU that scores often and with few states; elsewhere it changes nothing.
     """
 
     def __init__(

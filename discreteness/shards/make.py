@@ -54,7 +54,7 @@ class Made:
     val_tokens: int
     train_shards: int
     not_utf8: tuple[Path, ...]
-    """Files in which bytes that are no UTF-8 became U+FFFD."""
+    """Files in which bytes that are not UTF-8 became U+FFFD."""
 
 
 def make_shards(
@@ -75,8 +75,8 @@ def make_shards(
     first documents, `val_tokens` + 1 tokens and the rest of the last of them, are the validation shard. The folder of
     shards appears whole or not at all. `progress` is told bytes done and bytes in all.
 
-    ValueError: no such text, too little of it, or a line that is no JSON. OSError: it cannot be read or written, or the
-    shards are there already.
+    Raises ValueError if there is no such text, too little of it, or a line that is not JSON, and OSError if it cannot
+    be read or written, or if the shards are there already.
     """
     train_name, val_name = recipe.data.train_glob, recipe.data.val_glob
     folder = Path(data_root, train_name).parent
@@ -123,7 +123,7 @@ def make_shards(
 def text_files(texts: str | Path, glob: str) -> list[Path]:
     """Files of a folder that `glob` chooses, hidden ones left out, in the order of a hash of their names.
 
-    ValueError: no such folder, or no such file in it.
+    Raises ValueError if there is no such folder, or no such file in it.
     """
     root = Path(texts)
     if not root.is_dir():
@@ -136,7 +136,7 @@ def text_files(texts: str | Path, glob: str) -> list[Path]:
 
 
 def batches(paths: Iterable[Path], piece_bytes: int = PIECE_BYTES) -> Iterator[list[Piece]]:
-    """Pieces of the files in their order, so many together that a batch has about `piece_bytes` bytes."""
+    """Pieces of the files in their order, grouped so that a batch has about `piece_bytes` bytes."""
     batch: list[Piece] = []
     room = piece_bytes
     for path in paths:
@@ -173,7 +173,7 @@ def pieces(path: Path, piece_bytes: int) -> Iterator[Piece]:
 
 
 def encode_all(work: Iterable[list[Piece]], processes: int) -> Iterator[Encoded]:
-    """`encode_pieces` of each batch, in their order, by so many processes; few batches are held at a time."""
+    """`encode_pieces` of each batch, in their order, by that many processes; few batches are held at a time."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         waiting: deque[Future[Encoded]] = deque()
         try:
@@ -221,8 +221,8 @@ def _lines(piece: Piece, text: str) -> Iterator[str]:
             document = None
         if not isinstance(document, str):
             raise ValueError(
-                f'{piece.path}, behind byte {piece.start}: {line[:80]!r} is no JSON object with a "text": mend that '
-                "line, or choose other files by --glob"
+                f'{piece.path}, behind byte {piece.start}: {line[:80]!r} is not a JSON object with a "text": repair '
+                "that line, or choose other files by --glob"
             )
         if document:
             yield document

@@ -24,7 +24,8 @@ class ShardReport:
 
 
 def report_shards(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
-    """A report of each shard: files, and all `*.bin` below folders. ValueError: a path is neither, or there is none."""
+    """A report of each shard: files, and all `*.bin` below folders. Raises ValueError if a path is neither, or if there
+    is no shard."""
     for path in _shard_paths(paths):
         try:
             tokens = open_shard(path)
@@ -55,8 +56,8 @@ def _shard_paths(paths: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Name, bytes, tokens (from the shard's header) and hash of the first MiB of each shard, in the order
-    given. ShardError: one of them is none.
+    """Name, bytes, tokens (from the shard's header) and hash of the first MiB of each shard, in the order given. Raises
+    ShardError if one of them is not a shard.
     """
     shards = []
     for path in map(Path, paths):

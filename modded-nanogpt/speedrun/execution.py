@@ -34,10 +34,10 @@ class Execution:
     symmetric_kernels: bool = True
     """Own Triton kernels for the symmetric products of Polar Express."""
     micro_batch_tokens: int = 65536
-    """Slots of a step are joined into forward passes of at most so many tokens; a longer slot goes alone."""
+    """Slots of a step are joined into forward passes of at most this many tokens; a longer slot goes alone."""
 
     def on(self, device: str | torch.device, dtype: torch.dtype) -> Execution:
-        """What of this is done on that device: nothing is compiled or in 8 bits on a CPU or in single precision.
+        """What is done on that device: on a CPU, or in single precision, nothing is compiled or in 8 bits.
 
         Decided without asking the machine, so that a head node without GPU resolves as its workers do.
         """
@@ -57,13 +57,13 @@ class Execution:
         )
 
     def resolved(self, track: Track, device: str | torch.device) -> Execution:
-        """What of this is done when that track is trained on that device."""
+        """What is done when that track is trained on that device."""
         import torch
 
         return replace(self, fp8_head=self.fp8_head and track.fp8_head).on(device, getattr(torch, track.dtype))
 
     def check(self, device: str | torch.device) -> None:
-        """ValueError where this machine's GPU cannot do it; loads the attention library."""
+        """Loads the attention library. Raises ValueError if this machine's GPU cannot do what is asked."""
         import torch
 
         from speedrun.kernels.backends import check_backend

@@ -50,7 +50,7 @@ class Meter:
         self._under_way: list[_Batch] = []
 
     def begin(self) -> None:
-        """An update starts; a mark is needed only where the last one's end is none."""
+        """An update starts; it needs its own mark only if the last update's end is not its beginning."""
         if self._begun is None:
             self._begun = self._mark()
 

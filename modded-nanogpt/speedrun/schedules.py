@@ -36,22 +36,22 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class ForwardState:
-    """The schedule state of a checkpoint: what the forward pass needs beside the weights. Plain data."""
+    """The schedule state of a checkpoint: what the forward pass needs besides the weights. Plain data."""
 
     short_window: int
     long_window: int
     """Tokens w before the query: w + 1 keys."""
     attention_scale: float
     frequencies: tuple[float, ...]
-    """Radians a position of the rotating quarter of the head's dimension pairs, fastest first."""
+    """Radians per position of the rotating quarter of the head's dimension pairs, fastest first."""
     tied: bool
     """Tokens are looked up in the head; afterwards in `embed`."""
 
 
 def step_settings(schedule: ScheduleConfig, step: int) -> StepSettings:
-    """Settings of the update of `step`; those of the last step, which trains no more, can be asked as well.
+    """Settings of the update of `step`; those of the last step, which trains no more, can be asked for as well.
 
-    ValueError: no such step.
+    Raises ValueError if there is no such step.
     """
     _check(schedule, step)
     return StepSettings(
@@ -101,7 +101,8 @@ def mtp_weights(schedule: ScheduleConfig, step: int) -> tuple[float, ...]:
 
 
 def forward_state(track: Track, step: int) -> ForwardState:
-    """State of the forward pass after `step` updates and before update `step`. ValueError: no such step."""
+    """State of the forward pass after `step` updates and before update `step`. Raises ValueError if there is no such
+    step."""
     schedule, model = track.schedule, track.model
     _check(schedule, step)
     stages = schedule.long_window_blocks

@@ -23,7 +23,7 @@ class ModelConfig:
     gate_dim: int = 12
     """Leading dimensions of the stream that the gates read."""
     gate_banks: bool = True
-    """Attention and value gates of all layers in two banks; False: each with its layer, a matrix of its own."""
+    """Attention and value gates of all layers in two banks; False: each layer has its own matrix."""
     attention_free_layers: tuple[int, ...] = ()
     long_window_layers: tuple[int, ...]
     """Layers with the long attention window and the partial key offset; all others use the short window."""
@@ -35,7 +35,7 @@ class ModelConfig:
     backout_layer: int
     """The block whose output is partly subtracted before the head."""
     second_embedding: bool = False
-    """A second token table, without smear, is mixed into the input of every layer beside the first."""
+    """A second token table, without smear, is mixed into the input of every layer in addition to the first."""
     float32_matrices: bool = False
     """Attention and MLP matrices in at least float32 whatever the model's dtype, to which each pass casts them."""
     residual_init: float = 1.1
@@ -80,7 +80,8 @@ class ModelConfig:
 
     @property
     def num_scalars(self) -> int:
-        """Residual multipliers, (QKV, O) multiplier pairs, smear, backout, one a skip: 36 in `small`, 53 in medium."""
+        """Residual multipliers, (QKV, O) multiplier pairs, smear, backout, one per skip: 36 in `small`, 53 in
+        `medium`."""
         return 3 * self.num_layers + 2 + len(self.skips)
 
 
@@ -105,7 +106,7 @@ class AdamGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Base rates at schedule multiplier 1, and one group a label; every label is in exactly one group."""
+    """Base rates at schedule multiplier 1, and one group per label; every label is in exactly one group."""
 
     state: Literal["float32", "parameter"] = "float32"
     """Precision of moments and momentum. float32: at least that, and bfloat16 matrices have a float32 master;
@@ -145,9 +146,9 @@ class ScheduleConfig:
     extension_steps: int
     """Steps after the schedule, with the widest training window, the last batch size and the lowest rate."""
     batch_tokens: tuple[int, ...]
-    """Global tokens a step, one value an equal share of the scheduled steps."""
+    """Tokens per step over all ranks, one value for each equal share of the scheduled steps."""
     long_window_blocks: tuple[int, ...]
-    """Long attention window, one value an equal share of the scheduled steps; the short one is half of it."""
+    """Long attention window, one value for each equal share of the scheduled steps; the short one is half of it."""
     yarn_until_blocks: int = 13
     """Rotary tables and attention scale follow the long window up to this one."""
     extension_window_blocks: int
@@ -204,7 +205,7 @@ class DataConfig:
     made_on_first_use: bool = False
     """The shards are the tiny corpus, which code makes where they are missing (tiny_corpus.py)."""
     vocabulary: str | None = None
-    """File beside the tokenizer that maps GPT-2 ids to table rows; None: the id is the row."""
+    """File in the tokenizer's folder that maps GPT-2 ids to table rows; None: the id is the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +387,8 @@ medium = Track(
 
 
 def track(name: str) -> Track:
-    """The track of that name, or a track of your own: "package.module:name". ValueError: no such track."""
+    """The track of that name, or a track of your own: "package.module:name". Raises ValueError if there is no such
+    track."""
     known = {value.name: value for value in (tiny, small, medium)}
     if name in known:
         return known[name]

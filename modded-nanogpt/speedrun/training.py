@@ -55,8 +55,8 @@ class Checkpoint:
 class Trainer:
     """Trains seeds of one track on this rank of `process_group` (None: the only rank).
 
-    Raises ValueError where the world size does not divide the track's slots, ShardError where the shards are missing
-    or bad: both before any training. On a GPU it compiles here, so that no later step has to.
+    Raises ValueError if the world size does not divide the track's slots, and ShardError if the shards are missing or
+    bad, both before any training. On a GPU it compiles here, so that no later step has to.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class Trainer:
             self._warm_up()
 
     def prepare(self, seed: int) -> None:
-        """Begin to draw the weights of the seed that is probably trained next; another one costs only the time."""
+        """Begin to draw the weights of the seed that is probably trained next. If another one comes, only the time is
+        lost."""
         if self._drawn is None or self._drawn[0] != seed:
             pin = self.device.type == "cuda"
             future = self._drawing.submit(draw_weights, self.track.model, self.model.dtype, seed, pin)
@@ -116,8 +117,8 @@ class Trainer:
     def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Generator[Checkpoint]:
         """Yields a Checkpoint at each step of `plan` (0 = before the first update, `last_step` = after the last).
 
-        Raises SeedFailed on every rank together where the loss is not finite, on a GPU one checkpoint late, and
-        ShardError, on every rank, where the documents run out. What follows the last step of `plan` is neither recorded
+        Raises SeedFailed on every rank together if the loss is not finite, on a GPU one checkpoint late, and
+        ShardError, on every rank, if the documents run out. What follows the last step of `plan` is neither recorded
         nor checked: let it be `last_step`. Closing the generator on every rank at the same checkpoint leaves the
         trainer ready for the next seed.
         """

@@ -35,8 +35,8 @@ def pack_chunk(
 class Validator:
     """Scores `val_tokens` of a track's validation stream in chunks, with whatever weights `model` holds.
 
-    The chunks are the same for every world size, so ranks or evaluators can share them. Raises ShardError where the
-    shards are missing or too short.
+    The chunks are the same for every world size, so ranks or evaluators can share them. Raises ShardError if the shards
+    are missing or too short.
     """
 
     def __init__(self, model: GPT, track: Track, data_root: str | Path, val_tokens: int | None = None):

@@ -85,9 +85,9 @@ def test_a_safetensors_file_of_somebody_else_is_refused(missing):
     content = WeightsFormat(tiny).file(data, header)[1]
     metadata = {name: value for name, value in metadata_of(content).items() if name != missing}
     for foreign in (save(load(content), metadata), save(load(content)), content[:100], b"", b"PK\x03\x04" * 9):
-        with pytest.raises(ValueError, match="no weights that --keep-weights has kept"):
+        with pytest.raises(ValueError, match="not weights that --keep-weights has kept"):
             WeightsFormat(tiny).read(foreign)
-    with pytest.raises(ValueError, match=f"no weights that --keep-weights has kept: '{missing}'"):
+    with pytest.raises(ValueError, match=f"not weights that --keep-weights has kept: '{missing}'"):
         metadata_of(save(load(content), metadata))
 
 

@@ -60,7 +60,7 @@ def test_a_head_without_gpus_holds_no_trainer_and_its_small_store_no_checkpoint(
 def test_a_seed_of_medium_takes_its_own_time():
     """2,176,974,848 tokens at 250 ms for 524,288 on eight GPUs; the record took 1041 s (SPEEDRUN 13.2)."""
     chosen = choose(experiment(medium, 8), RunConfig(), Cluster((P5,), local=False))
-    assert any("about 1038 s a seed" in line for line in chosen.report)
+    assert any("about 1038 s per seed" in line for line in chosen.report)
     (hours,) = re.findall(r"([\d.]+) GPU-hours$", "\n".join(chosen.report), re.M)
     assert float(hours) == pytest.approx(300 * 1038 * 8 / 3600, rel=0.01)
     assert chosen.checkpoint_bytes == pytest.approx(2 * 613_420_437, rel=1e-4)  # matrices in bfloat16, as they are read
@@ -92,17 +92,17 @@ def test_what_the_object_store_cannot_hold_is_refused():
 
 
 def test_the_bound_of_a_store_is_that_of_the_smallest_node_and_of_the_fullest():
-    """537 MB a checkpoint of small, 60 % of a store."""
+    """537 MB per checkpoint of small, 60 % of a store."""
 
     def node(gigabytes):
         return Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=int(gigabytes * 1e9))
 
-    with pytest.raises(ValueError, match=r"--max-in-flight 1: 1 trainers per node may hold 4\.3 GB"):
+    with pytest.raises(ValueError, match=r"--max-in-flight 1: 1 trainers on a node may hold 4\.3 GB"):
         choose(experiment(small, 8), RunConfig(max_in_flight=1), Cluster((node(5),), local=False))  # one a worker
     with pytest.raises(ValueError, match=r"object store of 5\.0 GB"):
         choose(experiment(small, 8), RunConfig(), Cluster((P5, node(5)), local=False))
     half = RunConfig(trainers=3, max_in_flight=4)  # 2.1 GB per trainer: one of the two nodes has two
-    with pytest.raises(ValueError, match=r"2 trainers per node may hold 4\.3 GB"):
+    with pytest.raises(ValueError, match=r"2 trainers on a node may hold 4\.3 GB"):
         choose(experiment(small, 4), half, Cluster((node(6), node(6)), local=False))
 
 
@@ -180,10 +180,10 @@ def test_trainers_that_wait_for_a_node_fill_no_store_of_those_there_are():
     node = Node(cpus=192, gpus=8, gpu_type="H100", object_store_bytes=8_000_000_000)
     cluster = Cluster((node, node), local=False)
     assert choose(experiment(small, 8), RunConfig(trainers=5), cluster).trainers == 5
-    with pytest.raises(ValueError, match="2 trainers per node"):
+    with pytest.raises(ValueError, match="2 trainers on a node"):
         choose(experiment(small, 4), RunConfig(trainers=5), cluster)
     small_laptop = Node(cpus=2, gpus=0, gpu_type=None, object_store_bytes=120_000_000)
-    with pytest.raises(ValueError, match="4 trainers per node"):
+    with pytest.raises(ValueError, match="4 trainers on a node"):
         choose(experiment(tiny, 2), RunConfig(trainers=4), Cluster((small_laptop,), local=True))
 
 
@@ -194,7 +194,7 @@ def test_evaluators_with_gpus_of_their_own_leave_whole_ones_to_trainers():
     one = choose(experiment(small, 1), own, Cluster((P5,), local=True))
     assert (one.trainers, one.evaluators, one.gpus_per_worker, one.gpus_per_evaluator) == (7, 1, 1.0, 1)
     assert scaling(one, None).resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
-    assert any("evaluators: 1, a GPU of its own each" in line for line in one.report)
+    assert any("evaluators: 1, each on its own GPU" in line for line in one.report)
     two = choose(experiment(small, 4), own, Cluster((HEAD, P5, P5), local=False))
     assert (two.trainers, two.evaluators) == (3, 2)
     many = choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3), Cluster((P5,), local=True))

@@ -396,7 +396,7 @@ def test_another_compaction_meanwhile_is_noticed(tmp_path):
         compact(tmp_path)
         return files
 
-    with pytest.raises(OSError, match=r"another compaction of .* was done meanwhile; run it again"):
+    with pytest.raises(OSError, match=r"another compaction of .* finished in the meantime; run it again"):
         compact(tmp_path, meanwhile)
     assert [len(part.seeds) for part in compact(tmp_path)] == [2] and verify(tmp_path) == []
 

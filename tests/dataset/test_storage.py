@@ -37,7 +37,7 @@ def test_no_name_leads_out_of_the_folder(storage, name):
         lambda name: storage.write(name, b"x"),
         lambda name: list(storage.read_ranges(name, [(0, 1)])),
     ):
-        with pytest.raises(ValueError, match="is no name of a file below"):
+        with pytest.raises(ValueError, match="is not the name of a file below"):
             use(name)
 
 

@@ -93,7 +93,7 @@ def test_a_source_is_a_folder_a_file_or_a_text(tmp_path):
     assert (text.name, text.text, sorted(text.answers)) == ("text", "is it a/b.txt here", [2])
     assert documents_of("word " * 1500)[0].name == "text"
     for missing in "nowhere.txt", str(tmp_path / "none"):
-        with pytest.raises(FileNotFoundError, match=f"{missing} is no file or folder"):
+        with pytest.raises(FileNotFoundError, match=f"{missing} is not a file or folder"):
             documents_of(missing)
     with pytest.raises(DocumentError, match="text has no text"):
         documents_of("")

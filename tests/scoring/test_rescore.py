@@ -76,7 +76,7 @@ def test_what_cannot_be_scored_is_refused(origin, tmp_path):
     content = damaged.read_bytes()
     try:
         damaged.write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match="no weights that --keep-weights has kept"):
+        with pytest.raises(ValueError, match="not weights that --keep-weights has kept"):
             Rescore(str(path), documents, str(tmp_path / "new"), TRACK)()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         assert header["__metadata__"]["step"] == "20"

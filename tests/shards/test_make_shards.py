@@ -148,7 +148,7 @@ def test_every_line_of_jsonl_is_a_document(tmp_path):
     assert whole == [token for line in lines for token in (BOS, *encode(line))]
     for bad in ('{"text": 1}', "[]", "{", '{"words": "a"}'):
         write(tmp_path / "bad", {"all.jsonl": bad})
-        with pytest.raises(ValueError, match=r'all\.jsonl, behind byte 0: .* is no JSON object with a "text"'):
+        with pytest.raises(ValueError, match=r'all\.jsonl, behind byte 0: .* is not a JSON object with a "text"'):
             make_shards(tmp_path / "bad", tmp_path / "other", own, glob="*.jsonl", val_tokens=1, processes=1)
     assert list((tmp_path / "other" / "data").iterdir()) == [], "nothing half made is left"
 

@@ -34,15 +34,16 @@ MOST_PARTS = 8
 FILE_LOSSES = 2**27
 """Losses of a file, unless one token has more: 512 MiB in memory. About twice that is needed in all."""
 SEEDS_AT_ONCE = 16
-"""Seeds read side by side: as many losses then lie together in the transpose as fill a cache line."""
+"""Seeds read side by side: their losses lie together in the transpose and fill a cache line."""
 
 
 def compact(uri: str | os.PathLike[str] | Storage, progress_bar: Callable[[list], Iterable] = iter) -> tuple[Part, ...]:
     """Brings tokens/ up to what is committed; returns the parts, 8 at most. `progress_bar`: wraps the files to be
     written, for a progress bar.
 
-    FileNotFoundError: no dataset there. ValueError: a seed's rows are not those of the plan. OSError: not read
-    or not written; or another compaction was done first. In each case what was in force still is.
+    Raises FileNotFoundError if there is no dataset, ValueError if a seed's rows are not those of the plan, and OSError
+    if a file cannot be read or written or another compaction was done first. In each case the parts that were in force
+    still are.
     """
     storage = open_storage(uri)
     manifest = read_manifest(storage)
@@ -67,7 +68,7 @@ def compact(uri: str | os.PathLike[str] | Storage, progress_bar: Callable[[list]
     if parts != before:
         with suppress(ValueError):
             if read_parts(storage, manifest) not in (before, parts):
-                raise OSError(f"another compaction of {storage.uri} was done meanwhile; run it again")
+                raise OSError(f"another compaction of {storage.uri} finished in the meantime; run it again")
         write_parts(storage, parts)
     _sweep(storage, {part.name for part in parts}, {part.name for part in before})
     return parts
@@ -89,7 +90,7 @@ def merge(there: tuple[Part, ...], committed: dict[int, CommittedSeed]) -> tuple
 
 
 def new_part(manifest: Manifest, seeds: list[CommittedSeed]) -> Part:
-    """A file for each row group of the seeds' files, or several where many seeds make it large."""
+    """One file per row group of the seeds' files, or several if many seeds make it large."""
     most = max(1, FILE_LOSSES // (len(manifest.steps) * len(seeds)))
     starts: list[int] = []
     for group in row_groups(manifest.documents, len(manifest.steps)):
@@ -156,7 +157,7 @@ def _names(documents: tuple[DocumentInfo, ...]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _sweep(storage: Storage, in_force: set[str], replaced: set[str]) -> None:
-    """Deletes files of parts that this compaction replaced, and of others that nobody has worked on for long."""
+    """Deletes files of parts that this compaction replaced, and of others that no compaction has worked on for long."""
     folders: dict[str, list] = {}
     for info in storage.list(TOKENS_FOLDER, recursive=True):
         name, slash, _ = info.path.removeprefix(storage.path(f"{TOKENS_FOLDER}/")).partition("/")

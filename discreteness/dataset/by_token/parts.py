@@ -87,7 +87,8 @@ def begins(manifest: Manifest, start: int, stop: int) -> range:
 
 
 def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
-    """The parts in force, none before the first compaction. ValueError: parts.json is damaged or of another version."""
+    """The parts in force, none before the first compaction. Raises ValueError if parts.json is damaged or of another
+    version."""
     try:
         content = storage.read(PARTS_FILE)
     except FileNotFoundError:
@@ -137,7 +138,7 @@ class PartReader:
     def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """float32 (tokens, steps, all seeds of the part), tokens counted through all documents, steps by place.
 
-        Errors as TokenFile.
+        Raises what `TokenFile` raises.
         """
         which = np.searchsorted(self.part.starts, tokens, side="right") - 1
         if (which == which[0]).all():

@@ -34,7 +34,8 @@ KEYS = TOKENS.names[:-1]
 ROW_GROUP_LOSSES = 2**20
 """Tokens share a row group up to this many losses: what a reader without our index reads for one token."""
 PAGE_LOSSES = 2**12
-"""Of a page at most, unless one step has more: one step of a token costs a page, all its steps cost all its pages."""
+"""Most losses of a page, unless one step has more. To read one step of a token costs a page, all its steps all its
+pages."""
 PAGES_AT_ONCE = 7
 """Pages decompressed together. Buffers below 128 KiB stay in the cache and are used again; for larger ones the C
 library may ask the system for fresh memory each time.
@@ -46,13 +47,13 @@ PAGE = np.dtype([("offset", "<i8"), ("num_bytes", "<i4"), ("crc32", "<u4")])
 
 
 def steps_of_a_page(num_steps: int, num_seeds: int) -> int:
-    """So many that a token's pages are of about one size."""
+    """Steps per page such that a token's pages have about the same size."""
     num_pages = -(-num_steps // max(1, PAGE_LOSSES // num_seeds))
     return -(-num_steps // num_pages)
 
 
 def index_rows(num_steps: int, page_steps: int) -> np.dtype:
-    """A row of the index: the pages of one token, and CRC-32 of what it says of them, begun with the token's number."""
+    """A row of the index: the pages of one token, and their CRC-32, which starts from the token's number."""
     return np.dtype([("pages", PAGE, (-(-num_steps // page_steps),)), ("crc32", "<u4")])
 
 
@@ -111,7 +112,7 @@ def token_file(
 class TokenFile:
     """Random access to a file's losses, `shape` (tokens, steps, seeds). Keeps what it read of the index in memory.
 
-    Reading: FileNotFoundError: it is gone. OSError: it is damaged.
+    Reading raises FileNotFoundError if the file is gone, and OSError if it is damaged.
     """
 
     def __init__(self, storage: Storage, name: str, shape: tuple[int, int, int], page_steps: int):

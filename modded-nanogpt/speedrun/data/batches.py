@@ -21,8 +21,8 @@ from speedrun.schedules import NUM_TARGETS, ScheduleConfig, step_settings
 class BatchStream:
     """The micro-batches of a rank, step after step, while the GPU computes.
 
-    A thread reads, packs and copies up to `depth` steps ahead: on a GPU from pinned memory and on a stream of its own,
-    which the consumer's stream waits for. One `start` a seed; `step` is then asked for every step in turn.
+    A thread reads, packs and copies up to `depth` steps ahead: on a GPU from pinned memory and on its own stream, which
+    the consumer's stream waits for. After one `start` per seed, `step` is asked for every step in turn.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class BatchStream:
         self._thread.start()
 
     def step(self, step: int) -> list[PackedTokens]:
-        """The micro-batches of `step`, in order. ShardError, on every rank at the same step: no more documents."""
+        """The micro-batches of `step`, in order. Raises ShardError, on every rank at the same step, if documents run
+        out."""
         assert self._thread is not None, "the stream is not running: start() it"
         assert step == self._next_step < self._last_step, f"step {step} asked for, {self._next_step} is next"
         made = self._made.get()

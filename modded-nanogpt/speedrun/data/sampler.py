@@ -32,7 +32,8 @@ class _Documents:
         self.kept = np.concatenate(([0], np.cumsum(np.minimum(lengths, max_document_tokens))))
 
     def assign(self, first: int, num_ranks: int, budget: int) -> list[int] | None:
-        """First document of each rank, then of the next call, `budget` tokens a rank; None if too few."""
+        """First document of each rank, then of the next call, with `budget` tokens per rank; None if there are too
+        few."""
         bounds = [first]
         for _ in range(num_ranks):
             end = int(np.searchsorted(self.kept, self.kept[bounds[-1]] + budget))
@@ -56,7 +57,7 @@ class TrainingBatches:
     """
 
     def __init__(self, paths: list[Path], rank: int, world_size: int, num_slots: int, max_document_tokens: int):
-        """A step has `num_slots` micro-batches over all ranks; ValueError unless world_size divides them."""
+        """A step has `num_slots` micro-batches over all ranks. Raises ValueError unless world_size divides them."""
         if world_size < 1 or num_slots % world_size:
             raise ValueError(f"world size {world_size} does not divide the {num_slots} slots of a step: use a divisor")
         if not 0 <= rank < world_size:
@@ -77,9 +78,9 @@ class TrainingBatches:
     def next(self, batch_tokens: int) -> Batch:
         """This rank's next micro-batch of n = batch_tokens / num_slots tokens.
 
-        Returns inputs (n,) int32, targets (n,) int64, cumulative document offsets (offsets_length(n),) int32
-        with unused entries = n. ShardError, on every rank, when shards run out or the documents are too many
-        for the offsets.
+        Returns inputs (n,) int32, targets (n,) int64, cumulative document offsets (offsets_length(n),) int32 with
+        unused entries = n. Raises ShardError, on every rank, if shards run out or if the documents are too many for the
+        offsets.
         """
         num_tokens, rest = divmod(batch_tokens, self.num_slots)
         if rest or num_tokens < 1:
@@ -104,7 +105,7 @@ class TrainingBatches:
                 self._documents[near] = self._reader.submit(_Documents, self.paths[near], self.max_document_tokens)
         documents = self._documents[index]
         if documents.exception():
-            del self._documents[index]  # the file may be mended before the next seed
+            del self._documents[index]  # the file may be repaired before the next seed
         return documents.result()
 
     def _pack(self, documents: _Documents, bounds: list[int], num_tokens: int) -> Batch:
@@ -113,7 +114,7 @@ class TrainingBatches:
         if most + 1 > length:
             raise ShardError(
                 f"shard {self.paths[self.shard_index]} packs {most} documents into {num_tokens} tokens, but "
-                f"the offsets hold {length - 1}: use shards with longer documents, or more tokens a step"
+                f"the offsets hold {length - 1}: use shards with longer documents, or more tokens per step"
             )
         starts, lengths = documents.spans(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
         ends = starts + lengths
@@ -133,7 +134,7 @@ class ValidationChunks:
     """
 
     def __init__(self, paths: list[Path], val_tokens: int, chunk_tokens: int):
-        """ShardError unless the first shard holds every chunk and its offsets can be written."""
+        """Raises ShardError unless the first shard holds every chunk and its offsets can be written."""
         if val_tokens < 1 or val_tokens % chunk_tokens:
             raise ValueError(
                 f"{val_tokens} validation tokens do not split into chunks of {chunk_tokens}: use a multiple"

@@ -25,7 +25,7 @@ class ShardError(ValueError):
 
 
 def find_shards(data_root: str | Path, glob: str) -> list[Path]:
-    """Sorted paths of the shards `glob` under `data_root`; ShardError when there is none."""
+    """Sorted paths of the shards `glob` under `data_root`. Raises ShardError if there is none."""
     paths = sorted(Path(data_root).glob(glob))
     if not paths:
         raise ShardError(
@@ -36,7 +36,7 @@ def find_shards(data_root: str | Path, glob: str) -> list[Path]:
 
 
 def token_count(path: str | Path) -> int:
-    """Tokens of a shard, as its header says; ShardError where there is no such header."""
+    """Tokens of a shard, as its header says. Raises ShardError if there is no such header."""
     path = Path(path)
     if not path.is_file():  # a pipe would be waited for
         raise ShardError(f"{path} is not a file: expected a shard of tokens; fetch or write it again")
@@ -54,7 +54,7 @@ def token_count(path: str | Path) -> int:
 
 
 def open_shard(path: str | Path) -> np.ndarray:
-    """Tokens of a shard, (count,) uint16, mapped read-only; ShardError if header or file length is wrong."""
+    """Tokens of a shard, (count,) uint16, mapped read-only. Raises ShardError if header or file length is wrong."""
     path, count = Path(path), token_count(path)
     num_bytes = path.stat().st_size
     if num_bytes != HEADER_BYTES + 2 * count:

@@ -37,7 +37,7 @@ TRAIN_TOKENS = 1_600_000
 VAL_TOKENS = 64_000
 NUM_TRAIN_SHARDS = 2
 PROSE_SHARE = 2
-"""Beside the shares of SKILLS, which add up to 22: 2 / (22 + 2) = 8 % of the tokens."""
+"""In addition to the shares of SKILLS, which add up to 22: 2 / (22 + 2) = 8 % of the tokens."""
 
 MIN_SENTENCES = 1000
 """Python 3.11 gives about 1,650 that the vocabulary covers."""
@@ -79,9 +79,9 @@ def default_data_root() -> Path:
 def ensure_tiny_corpus(data_root: str | Path) -> Path:
     """Return the folder DATA_ROOT/data/tiny with the shards of the tiny track; make it if it is not there.
 
-    It holds tiny_train_000001.bin, tiny_train_000002.bin, tiny_val_000000.bin, and tiny_corpus.json, which
-    says how they were made, and appears whole, by one rename. ValueError: it cannot be written, was made by
-    another recipe, or lacks a file.
+    It holds tiny_train_000001.bin, tiny_train_000002.bin, tiny_val_000000.bin, and tiny_corpus.json, which says how
+    they were made, and appears whole, by one rename. Raises ValueError if it cannot be written, was made by another
+    recipe, or lacks a file.
     """
     folder = Path(data_root) / "data" / "tiny"
     try:
@@ -223,14 +223,14 @@ def _ids_of_sentence(sentence: str) -> list[int]:
 
 
 def read_vocabulary() -> set[int]:
-    """Return the ids that the tiny track has rows of their own for, BOS left out."""
+    """Return the ids that have their own rows in the tiny track, without BOS."""
     return {int(line) for line in VOCABULARY_PATH.read_text().split()}
 
 
 def make_vocabulary(texts: Iterable[str]) -> list[int]:
     """Return at most 4,094 ids, ascending: of `texts`, of the skills (the rarest left out), of docstrings.
 
-    ValueError: the texts alone have more.
+    Raises ValueError if the texts alone have more.
     """
     ids = {token for text in texts for token in encode(text)}
     if len(ids) > MAX_VOCABULARY_IDS:
@@ -271,7 +271,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.vocabulary:
-            # the answer marks of validation documents are no text
+            # the answer marks of validation documents are not text
             marks = str.maketrans("", "", "\u27e6\u27e7")
             ids = make_vocabulary(path.read_text("utf-8").translate(marks) for path in arguments.vocabulary)
             VOCABULARY_PATH.write_text("".join(f"{token}\n" for token in ids))

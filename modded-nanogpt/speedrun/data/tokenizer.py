@@ -38,7 +38,7 @@ def encode_array(text: str) -> np.ndarray:
 def decode_bytes(token_id: int) -> bytes:
     """Return the bytes of one id; `b"<|endoftext|>"` for BOS. One character may span several tokens.
 
-    ValueError: not an id of 0..50256.
+    Raises ValueError if it is not an id of 0..50256.
     """
     if not 0 <= token_id < NUM_IDS:
         raise ValueError(f"token id {token_id} is not a GPT-2 id; give one of 0 to {NUM_IDS - 1}")
@@ -46,7 +46,8 @@ def decode_bytes(token_id: int) -> bytes:
 
 
 def read_vocabulary(path: Path) -> dict[bytes, int]:
-    """Read lines `base64 rank` into {token bytes: id}. ValueError: not the expected file, byte for byte."""
+    """Read lines `base64 rank` into {token bytes: id}. Raises ValueError if it is not the expected file, byte for
+    byte."""
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != VOCABULARY_SHA256:

@@ -20,7 +20,7 @@ class Vocabulary:
     num_rows: int
     """Rows in use; the tables may be padded beyond them."""
     shared_row: int | None
-    """Row of every id that has none of its own; None when all have."""
+    """Row of every id without its own; None if every id has one."""
 
     @classmethod
     def identity(cls) -> Vocabulary:
@@ -29,7 +29,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path | None) -> Vocabulary:
-        """Vocabulary of a file of ascending ids, one a line: BOS gets row 0, row 1 is shared, the ids follow.
+        """Vocabulary of a file of ascending ids, one per line: BOS gets row 0, row 1 is shared, the ids follow.
 
         A relative path starts at this package; None is the identity.
         """
@@ -39,9 +39,9 @@ class Vocabulary:
         try:
             ids = np.array(path.read_text().split(), dtype=np.int64)
         except ValueError as error:
-            raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id a line") from None
+            raise ValueError(f"vocabulary {path}: {error}; expected one GPT-2 id per line") from None
         if ids.size == 0 or (np.diff(ids) <= 0).any() or ids[0] < 0 or ids[-1] >= NUM_IDS:
-            raise ValueError(f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one a line")
+            raise ValueError(f"vocabulary {path}: expected ascending GPT-2 ids of 0..{NUM_IDS - 1}, one per line")
         ids = ids[ids != BOS]
         row_of_id = np.full(NUM_IDS, 1, dtype=np.int32)
         row_of_id[BOS] = 0

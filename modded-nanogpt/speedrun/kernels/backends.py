@@ -29,7 +29,8 @@ def resolve_backend(asked: str, device: str | torch.device, dtype: torch.dtype) 
 
 
 def check_backend(backend: str, device: str | torch.device) -> None:
-    """ValueError where this machine cannot run it, with the ways on; loads FlashAttention-3 where that is meant."""
+    """Loads FlashAttention-3 if that is asked for. Raises ValueError, which says what to do, if this machine cannot run
+    it."""
     if backend == "reference":
         return
     if not torch.cuda.is_available():

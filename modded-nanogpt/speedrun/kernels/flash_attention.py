@@ -214,7 +214,7 @@ def loaded_library() -> dict[str, str] | None:
 
 @functools.cache
 def library() -> Library:
-    """FlashAttention-3, loaded once a process. Raises ValueError if it cannot be, with the ways on."""
+    """FlashAttention-3, loaded once per process. Raises ValueError, which says what to do, if it cannot be loaded."""
     folder = os.environ.get(FOLDER_VARIABLE)
     try:
         source, files = load_from_folder(Path(folder)) if folder else load_from_hub()
@@ -265,7 +265,8 @@ def load_from_hub() -> tuple[str, list[Path]]:
 
 
 def hub_revision() -> str:
-    """The revision that the environment names. Raises ValueError if there is none, or it may move without leave."""
+    """The revision that the environment names. Raises ValueError if there is none, or if it may move and that is not
+    allowed."""
     revision = os.environ.get(REVISION_VARIABLE, "")
     if not revision:
         raise ValueError(f"{REVISION_VARIABLE} does not name a commit")

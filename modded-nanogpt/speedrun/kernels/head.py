@@ -103,7 +103,7 @@ def _softcap_rows(
     WITH_GRAD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program a row: it sums the exponentials, then reads the row again, which the second-level cache still has.
+    """One program per row: it sums the exponentials, then reads the row again, which the second-level cache still has.
 
     No maximum is subtracted: logits lie in (0, SOFTCAP). The target classes are written a second time at the end,
     which spares every other class the comparison.

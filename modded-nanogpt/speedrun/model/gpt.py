@@ -167,15 +167,15 @@ class Weight(nn.Module):
 
 
 class GPT(nn.Module):
-    """The network, its parameters laid out in one contiguous buffer a dtype.
+    """The network, its parameters laid out in one contiguous buffer per dtype.
 
     dtype: of the weights and activations; `scalars`, `x0_lambdas` and, where the configuration asks for it, the
-    matrices are float32 beside bfloat16 weights. `layout` and `buffers_by_dtype` are in canonical order: the scalar
-    parameters first, `embed.weight` last, so that a checkpoint of a tied model is a prefix. Weights are zero until
-    `set_weights`.
+    matrices are float32 even if the weights are bfloat16. `layout` and `buffers_by_dtype` are in canonical order: the
+    scalar parameters first, `embed.weight` last, so that a checkpoint of a tied model is a prefix. Weights are zero
+    until `set_weights`.
 
-    Tokens are always looked up in `embed`. While it is tied to the head it holds a copy (`tie`), which costs
-    a copy an update and saves a second graph: training graphs know no schedule.
+    Tokens are always looked up in `embed`. While it is tied to the head it holds a copy (`tie`), which costs one copy
+    per update and saves a second graph: training graphs know no schedule.
     """
 
     def __init__(

@@ -76,9 +76,9 @@ class Reductions:
 class DistributedAdam:
     """Adam over the ranks of `process_group` (None: this process alone).
 
-    params: with the attribute `label`, of which `config.adam_groups` has the multipliers. Gradients are
-    averaged over ranks in their own dtype. A parameter without gradient is left alone: no decay, no count.
-    ValueError where the rows of a table cannot be shared equally.
+    params: with the attribute `label`, of which `config.adam_groups` has the multipliers. Gradients are averaged over
+    ranks in their own dtype. A parameter without gradient is left alone: no decay, no count. Raises ValueError if the
+    rows of a table cannot be shared equally.
 
     A step is `reduce`, `update` and to wait for the gathers, between which the caller may do other work.
     """

@@ -22,9 +22,9 @@ Result = TypeVar("Result")
 class Collective(Generic[Result]):
     """One operation that all ranks start in the same order, and whose result `wait` gives.
 
-    Between the two nobody may touch its tensors: gloo works on them in a thread, nccl on a stream of its own. That
-    stream waits for what was launched before `start`, and what is launched after `wait` waits for that stream; the
-    process itself is never held up by nccl. The object holds the tensors, so that their memory is not reused.
+    Between the two its tensors must not be touched: gloo works on them in a thread, nccl on its own stream. That stream
+    waits for what was launched before `start`, and what is launched after `wait` waits for that stream; the process
+    itself is never held up by nccl. The object holds the tensors, so that their memory is not reused.
     """
 
     def __init__(self, launch: Callable[[], list[dist.Work]], finish: Callable[[], Result]):
@@ -69,7 +69,7 @@ class Ranks:
         )
 
     def mean(self, tensors: list[Tensor]) -> Collective[list[Tensor]]:
-        """Means of small tensors over ranks, new ones when there are several; one message a dtype."""
+        """Means of small tensors over ranks, new ones if there are several ranks; one message per dtype."""
         if self.size == 1:
             return Collective(list, lambda: tensors)
         dtypes = sorted({tensor.dtype for tensor in tensors}, key=str)

@@ -106,8 +106,8 @@ def _is_squares(p: Parameter) -> bool:
 def stack_together(params: list[Parameter], world_size: int) -> list[list[Parameter]]:
     """Lists of matrices of one shape, each to be updated as one stack.
 
-    One list a kind (attention or not, shape). With those 8 ranks would idle: where it comes out even they
-    share lists of 16 over both kinds, two matrices a rank, and no rank has two kinds in one list.
+    One list per kind (attention or not, shape). With those, some of 8 ranks would idle. Where it comes out even they
+    share lists of 16 over both kinds instead, two matrices per rank, and no rank has two kinds in one list.
     """
     kinds: dict[tuple, list[Parameter]] = {}
     for p in params:

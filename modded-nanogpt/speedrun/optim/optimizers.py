@@ -14,11 +14,11 @@ from speedrun.tracks import OptimizerConfig
 class SpeedrunOptimizer:
     """Both optimizers of a model over the ranks of `process_group` (None: this process alone).
 
-    Every parameter has an attribute `label` that is in exactly one group of `config`; ValueError otherwise.
+    Every parameter has an attribute `label` that is in exactly one group of `config`; otherwise this raises ValueError.
     Parameters are changed in place only, and all ranks end a step with equal ones.
 
-    The token lookup always reads `embed`. While a step is tied, `embed` is no parameter of its own: its gradient is
-    part of the head's, and after each update it equals the head, as it has to before the first.
+    The token lookup always reads `embed`. While a step is tied, `embed` is not a parameter in its own right: its
+    gradient is part of the head's, and after each update it equals the head, as it has to before the first.
 
     execution: whether elementwise parts are compiled, once for all steps, and the symmetric products of Polar Express
     done by halves (symmetric.py). Both equal the plain way but for rounding.
