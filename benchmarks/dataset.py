@@ -1,4 +1,4 @@
-"""synthetic curves of N seeds -> sizes, writing and query times of the dataset beside HDF5 and one .pt a seed.
+"""synthetic curves of N seeds -> sizes, writing and query times of the dataset, HDF5, and one .pt per seed.
 
 python benchmarks/dataset.py --seeds 30 [--folder DIR] [--steps 1841]
 
@@ -39,7 +39,7 @@ from discreteness.experiment.documents import built_in
 
 COLD_TIMES, WARM_TIMES = 3, 15
 DISK_BYTES, TIME_NS = 12, 500
-"""Of a loss: disk for all forms together, and time by a run of 300 seeds on a quiet machine; said before the start."""
+"""Per loss: disk for all forms together, and time by a run of 300 seeds on a quiet machine; said before the start."""
 SAMPLE_TOKENS = 60
 """Tokens of which the float32 HDF5 is written; its size is scaled from them."""
 

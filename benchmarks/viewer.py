@@ -4,7 +4,7 @@ python -m benchmarks.viewer [--seeds 300] [--steps 1841] [--clicks 30]
 
 The time runs from the click event's time stamp to after a pixel of the chart is read back, which waits for everything
 that was drawn. Baselines of the same run: the same chart of one seed, and what drawing every point costs where minimum
-and maximum of a column of pixels are drawn otherwise.
+and maximum per column of pixels are drawn otherwise.
 """
 
 import argparse
@@ -43,7 +43,7 @@ EVERY_POINT = """import("/page/curves.js").then(({ CurvesChart }) => {
 
 
 def clicks(page: Page, tokens: range) -> list[float]:
-    """Milliseconds of a click on each token."""
+    """Milliseconds per click, for a click on each token."""
     page.evaluate("window.drawn = []")
     for count, token in enumerate(tokens, 1):
         page.click(f'[data-token="{token}"]')

@@ -1,4 +1,9 @@
-"""fits and spectra of documents -> the tables of an analysis, and back from their files."""
+"""The tables of an analysis: made from fits and spectra, written to files, read back from them.
+
+- They are files of the dataset's folder `analysis`, or of a folder of their own.
+- Each table carries the seeds that were analysed and the documents it is of; tables of other documents are refused.
+- COLUMNS is their layout: tables that another version wrote with other columns are refused, too.
+"""
 
 import json
 import os

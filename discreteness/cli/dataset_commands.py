@@ -1,4 +1,8 @@
-"""command line + a dataset -> one call: what is there, what it says, what is wrong with it."""
+"""The subcommands that take a dataset: what is there, what it says, what is wrong with it.
+
+- Each is a dataclass: its fields are the arguments, its docstrings the help, a call runs it and returns the exit code.
+- What a command needs is imported by its call, so that --help is instant and reading needs neither torch nor Ray.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +97,7 @@ class Compact:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a dataset as a table of one loss a row, for TensorBoard, or in a format of the shell-loop workflow."""
+    """Write a dataset as a table of one loss per row, for TensorBoard, or in a format of the shell-loop workflow."""
 
     path: Annotated[str, tyro.conf.Positional]
     format: Literal["parquet", "csv", "pt", "hdf5", "tensorboard"]

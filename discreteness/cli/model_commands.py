@@ -1,4 +1,8 @@
-"""command line of score, generate and validate -> what a trained model makes of texts and shards."""
+"""The subcommands score, generate and validate: what a trained model makes of texts and shards.
+
+- Each is a dataclass: its fields are the arguments, its docstrings the help, a call runs it and returns the exit code.
+- What a command needs is imported by its call, so that --help is instant.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

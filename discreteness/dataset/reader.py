@@ -1,4 +1,4 @@
-"""dataset -> losses as arrays.
+"""A dataset as it is read: losses as arrays, words, records of training.
 
 dataset = discreteness.open("runs/tiny")
 dataset.losses("elements.txt", token=7)  # float32 [seeds, steps]
@@ -62,8 +62,8 @@ class Dataset:
 
         `doc`: name or id. `token`: token_index of documents.parquet, 1 to N, one or several; all if None: token
         0 is BOS and has no loss, so index i of the last axis is token i + 1. `answers`: the document's answers
-        instead. The axes may lie in memory in any order. ValueError: what is asked for does not exist; nothing
-        is filled in.
+        instead. The axes may lie in memory in any order. Raises ValueError if what is asked for does not exist:
+        nothing is filled in.
         """
         document = self.document(doc)
         tokens = self._tokens(document, token, answers)
@@ -123,7 +123,7 @@ class Dataset:
 
     def to_xarray(self, doc: str | int, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Any:
         """xarray.DataArray of one document with dimensions seed, step, token and their coordinates, also the text of
-        each token. ValueError: xarray is not installed.
+        each token. Raises ValueError if xarray is not installed.
         """
         try:
             import xarray
@@ -172,7 +172,7 @@ class Dataset:
         return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
 
     def tokens(self, doc: str | int) -> pa.Table:
-        """Rows of documents.parquet of one document, one a token, BOS first."""
+        """Rows of documents.parquet of one document, one per token, BOS first."""
         rows = self._documents_table
         return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
 
@@ -287,7 +287,7 @@ def long_form(
 
 
 def open(uri: str | os.PathLike[str] | Storage) -> Dataset:
-    """Opens a dataset for reading. FileNotFoundError: there is none; ValueError: damaged or of another
-    version.
+    """Opens a dataset for reading. Raises FileNotFoundError if there is none, and ValueError if it is damaged or of
+    another version.
     """
     return Dataset(open_storage(uri))

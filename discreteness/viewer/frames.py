@@ -16,7 +16,7 @@ DTYPES = {"float32": "<f4", "int32": "<i4"}
 
 
 def frame(meta: dict[str, Any], **arrays: np.ndarray) -> bytes:
-    """ValueError: an array that is neither float32 nor int32 and would have to be converted."""
+    """Raises ValueError if an array is neither float32 nor int32 and would have to be converted."""
     described, offset = {}, 0
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES:

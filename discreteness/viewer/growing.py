@@ -1,6 +1,9 @@
-"""dataset, as it grows -> losses of committed and running seeds, by document and by token, kept while they fit.
+"""A dataset while it grows: losses of committed and running seeds, by document and by token.
 
-What is kept is keyed by size and time of the file it came from, so a file that is replaced is read anew.
+- A request works on one snapshot, so that seeds, steps and files that it uses belong together.
+- Losses are kept while they fit into KEPT_BYTES; those that were used longest ago go first.
+- What is kept is keyed by size and time of the file it came from, so a file that is replaced is read anew.
+- Means and curves of a document are read for one request at a time; the others wait and find its losses kept.
 """
 
 import threading
@@ -56,8 +59,8 @@ class Curves:
 class Growing:
     """A dataset that is looked at again and again. Safe to use from several threads.
 
-    `reading`: doc_id -> (seeds read, seeds to read) of documents being read now. Methods raise KeyError for a seed
-    or document that is not there, ValueError or OSError for damaged or vanished files.
+    `reading`: doc_id -> (seeds read, seeds to read) of documents being read now. Methods raise KeyError if a seed or
+    document is not there, and ValueError or OSError if files are damaged or have vanished.
     """
 
     def __init__(self, storage: Storage):
@@ -74,7 +77,7 @@ class Growing:
         self.snapshot = self._look(1)
 
     def refresh(self) -> Snapshot:
-        """Looks for files that came, went or changed. Errors as discreteness.open."""
+        """Looks for files that came, went or changed. Raises what discreteness.open raises."""
         with self._look_lock:
             if self._listing() != self._listed:
                 self.snapshot = self._look(self.snapshot.version + 1)
@@ -116,6 +119,8 @@ class Growing:
             raise KeyError(
                 f"document {document.name!r} has losses of tokens 1 to {document.num_losses}, not of {token}"
             )
+
+        # A document that is too large to keep: committed seeds by a question to the dataset, about this token alone.
         committed, running = snapshot.dataset.seeds, list(snapshot.running)
         losses = np.full((len(committed) + len(running), len(snapshot.dataset.steps)), np.nan, np.float32)
         if not self._fits(document, snapshot):
@@ -123,9 +128,13 @@ class Growing:
             rest = running
         else:
             rest = committed + running
+
+        # The other seeds: the token's row of what is kept, or read now, of the whole document.
         with self._document_lock(document):
             for row, (_, of_seed) in enumerate(self._read(snapshot, document, rest), len(losses) - len(rest)):
                 losses[row] = of_seed[token - 1]
+
+        # Mean and band are over committed seeds; over running ones as long as none is committed.
         mean, low, high = over_seeds(losses[: len(committed)] if committed else losses)
         return Curves(
             seeds=committed + running, num_committed=len(committed), losses=losses, mean=mean, low=low, high=high
@@ -248,7 +257,9 @@ def over_seeds(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not len(losses):
         return (np.full(losses.shape[1], np.nan, np.float32),) * 3
     count = np.isfinite(losses).sum(axis=0)
-    # numpy.nanquantile's numbers, in a 30th of its time: it takes each step by itself.
+
+    # The band: numpy.nanquantile's numbers (linear interpolation, type 7 of Hyndman & Fan 1996), in a 30th of its time,
+    # since it takes each step by itself.
     ordered = np.sort(losses, axis=0)  # nan comes last
     columns = np.arange(losses.shape[1])
     bands = []
@@ -257,6 +268,8 @@ def over_seeds(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         below = place.astype(int)
         above = np.minimum(below + 1, np.maximum(count - 1, 0))
         bands.append(ordered[below, columns] + (place - below) * (ordered[above, columns] - ordered[below, columns]))
+
+    # The mean, summed in float64.
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(np.isfinite(losses), losses, 0).sum(axis=0, dtype=np.float64) / count
     return mean.astype(np.float32), bands[0].astype(np.float32), bands[1].astype(np.float32)

@@ -1,7 +1,9 @@
-"""dataset -> answers to one browser on this machine: files of the page, JSON for words, frames for numbers.
+"""The viewer's server for browsers on this machine: files of the page, words of a dataset as JSON, numbers as frames.
 
-Only reads, only GET, only on 127.0.0.1. A page of another site cannot use it: the Host header must name this machine
-(a foreign name that resolves to 127.0.0.1 does not), and no answer may be embedded or read elsewhere.
+- It only reads, only answers GET, and only listens on 127.0.0.1.
+- A page of another site cannot use it: the Host header must name this machine (a foreign name that resolves to
+  127.0.0.1 does not), and no answer may be embedded or read elsewhere.
+- Whatever takes time is done in a thread, so that one slow answer does not hold up the others.
 """
 
 import asyncio
@@ -48,7 +50,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
-    """Answers until interrupted. `port` 0: a free one. Errors as discreteness.open; OSError: the port is taken."""
+    """Answers until interrupted. `port` 0: a free one. Raises what discreteness.open raises, and OSError if the port is
+    taken.
+    """
     app = application(uri)
     listening = _listen(port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/"
@@ -58,7 +62,7 @@ def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
 
 
 def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
-    """The viewer of one dataset. Errors as discreteness.open."""
+    """The viewer of one dataset. Raises what discreteness.open raises."""
     growing = Growing(open_storage(uri))
     _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
@@ -265,7 +269,7 @@ def _plain(value: np.floating) -> float | None:
 
 
 def _texts(growing: Growing, doc_id: int) -> list[dict[str, Any]]:
-    """Tokens of a document, BOS first. A token that is no whole character has its bytes in hex."""
+    """Tokens of a document, BOS first. A token that is not a whole character has its bytes in hex."""
     return [
         {
             "text": row["token_text"],

@@ -51,25 +51,29 @@ from discreteness.dataset.verify import verify
 from discreteness.dataset.watch import picture
 from discreteness.viewer.server import application
 
-path, folder = sys.argv[1:]
-dataset = discreteness.open(path)
-before = dataset.losses("one.txt")
-assert before.shape == (3, 24, 7) and np.isfinite(before).all()
-assert dataset.runs(seed=0)["step"].to_pylist() == dataset.steps
-assert dataset.tokens("one.txt").num_rows == 8
-assert dataset.mean_curves().shape == (2, 3, 24) and dataset.arrow().count_rows() == 3 * 24 * 2
-compact(path)
-assert verify(path) == []
-assert np.array_equal(discreteness.open(path).losses("one.txt"), before)
-analyze.FEW_CURVES = 0  # other processes fit, too
-if __name__ == "__main__":
+
+def main(path, folder):
+    dataset = discreteness.open(path)
+    before = dataset.losses("one.txt")
+    assert before.shape == (3, 24, 7) and np.isfinite(before).all()
+    assert dataset.runs(seed=0)["step"].to_pylist() == dataset.steps
+    assert dataset.tokens("one.txt").num_rows == 8
+    assert dataset.mean_curves().shape == (2, 3, 24) and dataset.arrow().count_rows() == 3 * 24 * 2
+    compact(path)
+    assert verify(path) == []
+    assert np.array_equal(discreteness.open(path).losses("one.txt"), before)
+    analyze.FEW_CURVES = 0  # other processes fit, too
     found = analyze.analyze(path)
     assert found.fits.num_rows == 3 * 15 and found.fits["is_drop"].to_numpy().any()
     assert tables.load(path).tokens.num_rows == 15
     figures.draw(dataset, found, figures.Path(folder) / "figure.png")
-    application(path)
     picture(job_status(path))
+    application(path)
     print("fine")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
 """
 
 

@@ -1,8 +1,8 @@
-"""dataset -> one file for other tools: a table of one loss a row, or a result file of the original trainers.
+"""dataset -> one file for other tools: a table of one loss per row, or a result file of the original trainers.
 
 `parquet`, `csv`: columns doc_id, token_index, step, seed, loss, sorted by these; float32, or float16 where asked.
 `pt`, `hdf5`: the old formats field for field, always float16: a dict for torch.load(weights_only=True), and one
-dataset a token; data scored with isolated packing say so in one extra key or attribute, `packing`.
+dataset per token; data scored with isolated packing say so in one extra key or attribute, `packing`.
 """
 
 import math
@@ -34,7 +34,7 @@ BLOCK_BYTES = 2**28
 
 
 TABLE_OVERHEAD = 8
-"""Bytes a row of a table takes, its columns and what they are made from, for each byte of its loss."""
+"""Bytes per row of a table, its columns and what they are made from, for each byte of its loss."""
 
 
 def export(
@@ -45,8 +45,8 @@ def export(
 ) -> Path:
     """Writes all committed seeds to a local file, which appears whole; returns its path.
 
-    `format`: a key of PRECISIONS. ValueError: unknown format, or a precision that it does not have; no seed
-    committed; a loss beyond float16. FileExistsError: the destination exists.
+    `format`: a key of PRECISIONS. Raises ValueError if the format is unknown or does not have this precision, if no
+    seed is committed, or if a loss is beyond float16; FileExistsError if the destination exists.
     """
     if format not in PRECISIONS:
         raise ValueError(f"format {format!r} is unknown; use one of {', '.join(PRECISIONS)}")
@@ -108,7 +108,7 @@ def _write_pt(dataset: Dataset, names: list[str], path: Path) -> None:
         ]
         losses = np.concatenate(pieces, axis=1)
         means[index] = np.add.reduceat(losses.astype(np.float64), starts, axis=1) / lengths
-        # Views of one storage a seed: saved once, instead of a storage a step and document.
+        # Views of one storage per seed: saved once, instead of one storage per step and document.
         rows = torch.from_numpy(losses)
         results[seed] = {
             "results": {step: list(row.split(lengths)) for step, row in zip(dataset.steps, rows.unbind(), strict=True)},
@@ -175,7 +175,7 @@ def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def _float16(
     document: DocumentInfo, tokens: np.ndarray, steps: list[int], seeds: list[int], losses: np.ndarray
 ) -> np.ndarray:
-    """float16 of losses [seeds, steps, tokens]. ValueError: a loss would become infinite."""
+    """float16 of losses [seeds, steps, tokens]. Raises ValueError if a loss would become infinite."""
     with np.errstate(over="ignore"):
         halves = losses.astype(np.float16)
     for seed, step, token in np.argwhere(np.isinf(halves))[:1]:

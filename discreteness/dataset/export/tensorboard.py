@@ -1,4 +1,4 @@
-"""dataset -> a folder for TensorBoard: a run a seed, with the curves of training and of each document by step.
+"""dataset -> a folder for TensorBoard: one run per seed, with the curves of training and of each document by step.
 
 Scalars are float32, as TensorBoard keeps them. `loss/DOCUMENT` is the mean over its tokens in float64, rounded once.
 """
@@ -22,7 +22,7 @@ def export_tensorboard(uri: str | os.PathLike[str] | Storage, destination: str |
     """Writes the committed seeds that the folder does not have yet; returns how many.
 
     A seed's run is the folder `seed=00017-ATTEMPT`, which appears whole: after an interruption, or more seeds, the same
-    call goes on. ValueError: no seed is committed, or TensorBoard is not installed.
+    call goes on. Raises ValueError if no seed is committed, or if TensorBoard or torch is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

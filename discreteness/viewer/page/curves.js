@@ -1,4 +1,4 @@
-// curves of all seeds of some tokens -> a chart: thin lines, mean, band; zoom, pan, hover, one seed brought forward.
+// The chart of all seeds of some tokens: thin lines, mean, band; zoom, pan, hover, one seed brought forward.
 // uPlot does axes, scales, zoom, band and mean; the thin lines are drawn here, from the full data at every zoom,
 // two points (minimum and maximum) for each column of pixels.
 

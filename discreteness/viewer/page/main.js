@@ -1,4 +1,4 @@
-// server + reader -> the page: views, the text and its colors, keys; follows a dataset that grows.
+// The page: views, the text and its colors, keys; it follows a dataset that grows.
 
 import { getFrame, getJson, ServerError } from "./api.js";
 import { scaleOf } from "./colors.js";

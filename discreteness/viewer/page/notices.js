@@ -1,4 +1,4 @@
-// errors and other news -> one place on the page, each as long as it holds.
+// Errors and other news: one place on the page, each as long as it holds.
 
 import { ServerError } from "./api.js";
 import { byId } from "./dom.js";

@@ -1,4 +1,4 @@
-// all documents -> heat map of losses over training, spectrum of learning times, the sharpest drops.
+// The overview of all documents: heat map of losses over training, spectrum of learning times, the sharpest drops.
 
 import { drawBars } from "./bars.js";
 import { scaleOf } from "./colors.js";

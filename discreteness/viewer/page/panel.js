@@ -1,4 +1,4 @@
-// the chosen token and those it is compared with -> their chart, histogram, numbers, and files to keep.
+// The panel of the chosen token and those it is compared with: chart, histogram, numbers, and files to keep.
 
 import { getFrame, getJson } from "./api.js";
 import { drawBars, roundTicks } from "./bars.js";

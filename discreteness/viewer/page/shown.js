@@ -1,4 +1,4 @@
-// what is shown <-> the address, so that every view can be linked to.
+// What is shown: the one place that knows it. The address says the same, so that every view can be linked to.
 
 import { CURVE_COLORS, KINDS } from "./colors.js";
 

@@ -1,9 +1,9 @@
-// tokens of a document -> its text, every token a box that is colored, marked and chosen.
+// The text of a document: every token is a box that is colored, marked and chosen.
 
 import { element } from "./dom.js";
 
 // What a reader sees: spaces as dots, newlines as arrows before the break, and nothing that is invisible or that turns
-// the line around; a token that is no whole character as its bytes.
+// the line around; a token that is not a whole character as its bytes.
 export function visibleParts({ text, bytes }) {
   if (bytes) return [{ mark: true, text: `⟨${bytes.match(/../g).join(" ")}⟩` }];
   return Array.from(text, (character) => {
@@ -55,7 +55,7 @@ export class TextView {
     );
   }
 
-  // values: one a token from token 1 on, in a strided array; only boxes whose shade changes are touched.
+  // values: one per token from token 1 on, in a strided array; only boxes whose shade changes are touched.
   paint(scale, values, offset = 0, stride = 1) {
     for (let index = 0; index < this.boxes.length; index++) {
       const shade = scale && values ? scale.shade(values[offset + index * stride]) : null;
