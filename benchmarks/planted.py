@@ -4,7 +4,7 @@ python benchmarks/planted.py [--curves 1000]
 
 Every curve is drawn with a known answer: drops, smooth falls, and curves made to mislead. The
 thresholds of discreteness.analysis.fits were chosen while looking at curves of these generators, drawn from other
-seeds: the table is no independent test of them.
+seeds: the table is not an independent test of them.
 """
 
 import argparse
