@@ -133,7 +133,8 @@ def _trainers_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | 
 
 def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:
     """Trainers for which GPUs are left after each evaluator has taken one. Raises ValueError if the machine is too
-    small, or if its GPUs are of several types: an evaluator might get another one than its trainer and score other bits."""
+    small, or if its GPUs are of several types: an evaluator might get another one than its trainer and score other
+    bits."""
     types = {node.gpu_type for node in cluster.nodes if node.gpus}
     if len(types) > 1:
         raise ValueError(
