@@ -154,7 +154,7 @@ class Ledger:
                 return True
         if reason:
             self._trainer_failed(trainer, reason)
-            trainer.inside, trainer.error = False, ""  # counted here, not once more when it enters
+            trainer.inside = False  # counted here, not once more when it enters
         else:
             reason = self.why_stop(trainer)
         again = bool(reason) and entered and not self.done() and not self.why_stop(trainer)
@@ -190,7 +190,7 @@ class Ledger:
     def _moved(self, trainer: TrainerEntry) -> None:
         """It has left a machine that is taken away. What it had not committed there begins anew elsewhere."""
         self._lose_all(trainer, "its machine was taken away")
-        trainer.leaving, trainer.inside, trainer.error = False, False, ""
+        trainer.leaving = trainer.inside = False
 
     def _lose_all(self, trainer: TrainerEntry, reason: str) -> None:
         for attempt in [attempt for attempt in self.attempts.values() if attempt.trainer is trainer]:
