@@ -12,7 +12,7 @@ from speedrun.data.shards import find_shards
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.data.vocabulary import Vocabulary
 from speedrun.execution import Execution
-from speedrun.schedules import step_settings
+from speedrun.schedules import step_settings, validation_steps
 from speedrun.tracks import Track, track
 
 from discreteness.dataset.writer import DatasetWriter
@@ -79,7 +79,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
     val_tokens = recipe.data.val_tokens if run.val_tokens is None else run.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
         raise ValueError(f"--val-tokens {val_tokens}: use a multiple of {recipe.data.val_chunk_tokens}, or 0")
-    validation_steps = _validation_steps(recipe) if val_tokens else frozenset()
+    validated = validation_steps(recipe) if val_tokens else frozenset()
     kept_steps = _kept_steps(run.keep_weights, plan)
     seeds = parse_seeds(run.seeds)
 
@@ -120,7 +120,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         world_size=world_size,
         execution=execution,
         plan=plan,
-        validation_steps=validation_steps,
+        validation_steps=validated,
         val_tokens=val_tokens,
         kept_steps=kept_steps,
         seeds=seeds,
@@ -192,11 +192,6 @@ def _check_tokens(recipe: Track, data_root: str, there: int) -> None:
             f"the shards of --data {data_root} hold {there} training tokens; a seed of track {recipe.name} takes "
             f"{needed}: add shards"
         )
-
-
-def _validation_steps(recipe: Track) -> frozenset[int]:
-    last = recipe.schedule.last_step
-    return frozenset(range(0, last + 1, recipe.validate_every)) | {last}
 
 
 def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:

@@ -123,6 +123,12 @@ def forward_state(track: Track, step: int) -> ForwardState:
     )
 
 
+def validation_steps(track: Track) -> frozenset[int]:
+    """Steps at which weights are validated: every `validate_every`, and the last."""
+    last = track.schedule.last_step
+    return frozenset(range(0, last + 1, track.validate_every)) | {last}
+
+
 def validation_state(track: Track, step: int, state: ForwardState) -> ForwardState:
     """State in which weights of `step` updates are validated, whose own is `state`.
 

@@ -31,6 +31,7 @@ from speedrun.schedules import (
     forward_state,
     step_settings,
     validation_state,
+    validation_steps,
 )
 from speedrun.tracks import Track
 from speedrun.validation import Validator
@@ -134,10 +135,11 @@ class Trainer:
         self.optimizer.reset()
         self.batches.start()
         meter = Meter(self.device, self.process_group)
+        validated = validation_steps(self.track) if validate else ()
         for step in range(schedule.last_step + 1):
             last = step == schedule.last_step
             state = forward_state(self.track, step)
-            if validate and (step % self.track.validate_every == 0 or last):
+            if step in validated:
                 meter.pause()
                 loss = self.validation_loss(validation_state(self.track, step, state))
                 meter.note({"step": step, "val_loss": loss})
