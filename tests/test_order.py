@@ -18,7 +18,7 @@ from speedrun.data import tiny_corpus
 from speedrun.data.shards import find_shards
 
 from discreteness.analysis import across_seeds, analyze, figures, summary, tables
-from discreteness.cluster import machines
+from discreteness.cluster import connection
 from discreteness.dataset import reader
 from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token.compaction import compact
@@ -183,8 +183,8 @@ def test_nodes_are_named_in_the_order_of_their_names(monkeypatch):
         for host, node, alive, cpus in (("b", "1", True, 2.0), ("a", "2", True, 4.0), ("a", "0", False, 8.0))
     ]
     for some in entries, entries[::-1]:
-        monkeypatch.setattr(machines.ray, "nodes", partial(list, some))
-        nodes = tuple(map(machines._node, machines._alive()))
+        monkeypatch.setattr(connection.ray, "nodes", partial(list, some))
+        nodes = tuple(map(connection._node, connection._alive()))
         assert machines.Cluster(nodes, local=False).describe() == "4 CPU | 2 CPU"
 
 

@@ -7,7 +7,7 @@ import pytest
 from speedrun.execution import PLAIN
 from speedrun.tracks import medium, small, tiny
 
-from discreteness.cluster import machines as cluster_module
+from discreteness.cluster import connection
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.experiment import documents
@@ -219,11 +219,11 @@ def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeyp
     def init(**options):
         raise Exception(f"The current node {reason} during startup.")
 
-    monkeypatch.setattr(cluster_module.ray, "init", init)
+    monkeypatch.setattr(connection.ray, "init", init)
     here = Cluster((Node(2.0, 0.0, None, 10**9, "here"),), local=True)
     reason = "timed out"
     with pytest.raises(OSError, match="machine is busy; give the same command again"):
-        cluster_module.start_local(here, 2)
+        connection.start_local(here, 2)
     reason = "broke"
     with pytest.raises(Exception, match="broke during startup"):
-        cluster_module.start_local(here, 2)
+        connection.start_local(here, 2)
