@@ -19,6 +19,7 @@ from speedrun.data.shards import find_shards
 
 from discreteness.analysis import across_seeds, analyze, figures, summary, tables
 from discreteness.cluster import connection
+from discreteness.cluster.machines import Cluster
 from discreteness.dataset import reader
 from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token.compaction import compact
@@ -185,7 +186,7 @@ def test_nodes_are_named_in_the_order_of_their_names(monkeypatch):
     for some in entries, entries[::-1]:
         monkeypatch.setattr(connection.ray, "nodes", partial(list, some))
         nodes = tuple(map(connection._node, connection._alive()))
-        assert machines.Cluster(nodes, local=False).describe() == "4 CPU | 2 CPU"
+        assert Cluster(nodes, local=False).describe() == "4 CPU | 2 CPU"
 
 
 def test_of_equal_logits_the_first_are_kept():
