@@ -54,6 +54,11 @@ OTHERS = {
     "tensorboard",
     "ssh",
     "nft",
+    "srun",
+    "squeue",
+    "sleep",
+    "trap",
+    "wait",
 }
 """Programs of others: only the files of ours that they are given are looked up."""
 
@@ -68,12 +73,16 @@ def lines(page):
                 continue
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 del words[0]
+            if words[-1:] == ["&"]:
+                del words[-1]
             if words and (words[0].startswith("./") or words[0].startswith(".venv/bin/")):
                 words[0] = Path(words[0]).name
             if words:
                 yield words
             if "--" in words and words[:3] == ["ray", "job", "submit"]:
                 yield words[words.index("--") + 1 :]
+            if words[:1] == ["srun"]:
+                yield words[words.index("ray") :]
 
 
 def given_to(*programs):
@@ -101,8 +110,8 @@ def scripts():
 def test_every_line_that_looks_like_a_command_is_of_a_program_that_is_checked():
     known = {"discreteness", "python", "torchrun", "ray", "make", "run.sh"} | OTHERS
     first = {words[0] for page in DOCUMENTED for words in lines(page)}
-    # The rest are the floor plan, the flow and the outline of a dataset: names of files, arrows.
-    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == {"trainers", "v"}
+    # The rest is the outline of a dataset: names of files.
+    assert {word for word in first - known if re.fullmatch(r"[a-z]+", word)} == set()
     named = [words for _, words in given_to("discreteness") if words[1] in COMMANDS]
     assert len(named) > 30 and {words[1] for words in named} - RUN - ELSEWHERE.keys() == set()
     files = [word for _, words in given_to(*OTHERS) for word in words if word.startswith("deploy/")]
@@ -116,14 +125,18 @@ def test_every_command_of_ours_is_understood_by_its_own_parser():
         ours(["discreteness", "export", "runs/first", "--format", "arrow", "--output", "x"])
 
 
+DATASETS = "first", "more", "mine", "small"
+"""In runs/."""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """runs/first and runs/more, as a user has them, and texts/."""
+    """The datasets that pages name, as a user has them, and texts/."""
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.txt").write_text("The capital of France is⟦ Paris⟧.")
     monkeypatch.chdir(tmp_path)
     steps = log_plan(12, 300)
-    for name in "first", "more":
+    for name in DATASETS:
         dataset = create_planted(Path("runs", name).absolute(), DOCUMENTS, token_bytes, steps, range(3))
         dataset.log_job(range(3), 3)
     return tmp_path
@@ -143,6 +156,14 @@ def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
     for part in ("committed: 3 seeds 0 1 2", "complete and correct", "' Paris'", "3 seeds added to board"):
         assert part in told
     assert Path("losses.csv").is_file() and Path("first.png").is_file()
+
+
+def test_the_python_about_seeds_runs(folder, capsys):
+    blocks = FENCE.findall((ROOT / "docs/researchers.md").read_text())
+    (block,) = [block for language, block in blocks if language == "python"]
+    block = block.replace("one.txt", DOCUMENTS[0].name).replace("token=6", "token=1")
+    exec(compile(block, "docs/researchers.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("learned in ")
 
 
 def sparse_shards(folder):
@@ -178,7 +199,7 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
     assert told.count("time: about") == len(asked)
     assert "trainers: 64 of 1 workers, one GPU each" in told and "trainers: 8 of 8 workers" in told
     assert "track slow: 4 seeds" in told
-    assert sorted(path.name for path in (folder / "runs").iterdir()) == ["first", "more"]
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == sorted(DATASETS)
 
 
 class Parsed(Exception):

@@ -131,8 +131,8 @@ def test_no_list_or_table_says_a_thing_twice(page):
     assert list(said_twice(page)) == []
 
 
-OTHERS_VARIABLES = re.compile(r"(RAY|AWS|HF)_\w+|(TORCHINDUCTOR|TRITON)_CACHE_DIR")
-"""Read by Ray, by libraries of object stores and of the hub, by torch's compiler."""
+OTHERS_VARIABLES = re.compile(r"(RAY|AWS|HF)_\w+|SLURMD?_\w+|(TORCHINDUCTOR|TRITON)_CACHE_DIR")
+"""Read by Ray, by libraries of object stores and of the hub, by torch's compiler; or set by SLURM."""
 
 
 def unread_variables(page):
