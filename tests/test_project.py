@@ -178,8 +178,8 @@ def test_a_circle_of_wings_is_noticed_where_no_module_is_in_one():
     assert list(broken(texts)) == [f"circle of wings: {names}"]
 
 
-def test_the_readmes_floor_plan_names_every_wing():
-    plan = (ROOT / "README.md").read_text().partition("## The floor plan")[2].partition("\n## ")[0]
+def test_the_readmes_folders_name_every_wing():
+    plan = (ROOT / "README.md").read_text().partition("## Folders")[2].partition("\n## ")[0]
     folders = {path.parent.name for path in tracked() if path.name == "__init__.py"}
     assert {f"{name}/" for name in folders} <= set(re.findall(r"\w+/", plan))
 
