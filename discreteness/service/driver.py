@@ -19,7 +19,7 @@ from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import JobConfig
-from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
@@ -82,6 +82,8 @@ def _run(config: JobConfig, log: Log) -> int:
     run = config.run
     cluster = find_cluster(job_metadata(config))
     experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
+    if run.dry_run:
+        experiment = still_to_train(experiment, run)
     topology = choose(experiment, run, cluster)
     for line in topology.report:
         log.say(line, "plan")

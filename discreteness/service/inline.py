@@ -28,7 +28,7 @@ from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfig
-from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.log import Log
 
@@ -44,7 +44,7 @@ def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     experiment = prepare(config, run, this_machine().track(config.track))
     if run.dry_run:
         if os.environ.get("RANK", "0") == "0":
-            for line in inline_report(experiment, run):
+            for line in inline_report(still_to_train(experiment, run), run):
                 log.say(line, "plan")
         return 0
     use_cuda = experiment.track.needs_gpu

@@ -67,8 +67,8 @@ class Reporter:
         return (
             f"[{elapsed_s:.0f} s] seeds committed {self.num_done + progress.committed}/{self.num_seeds}, "
             f"{self._training(progress)}; checkpoints scored {progress.counts.checkpoints}, "
-            f"in flight {progress.in_flight} ({progress.in_flight_bytes / 1e6:.0f} MB, lag {progress.lag_steps} steps); "
-            f"evaluators {progress.evaluators_ready} of {self.num_evaluators}{eta}"
+            f"in flight {progress.in_flight} ({progress.in_flight_bytes / 1e6:.0f} MB, lag {progress.lag_steps} steps)"
+            f"; evaluators {progress.evaluators_ready} of {self.num_evaluators}{eta}"
         )
 
     def _training(self, progress: Progress) -> str:

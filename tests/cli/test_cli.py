@@ -18,6 +18,7 @@ from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import job_status
 from discreteness.service.driver import Signals
+from discreteness.service.driver import run as run_service
 from discreteness.service.inline import run_inline
 from tests.support import skips
 from tests.support.job_case import job_config, prepared
@@ -162,6 +163,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(program, tmp_path):
         assert word in run.output
     assert f"dataset: {10 * 3 * 27} rows" in run.output
     assert not (tmp_path / "set").exists()
+
+
+def test_a_dry_run_counts_what_is_left_and_refuses_what_a_run_would(dataset, capsys):
+    settings = {"track": QUICK[1], "checkpoints": QUICK[3], "output": str(dataset), "dry_run": True}
+    assert run_service(job_config(**settings, seeds="3-6")) == 0  # 3 and 4 are there
+    assert f"dataset: {2 * 3 * 27} rows" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds another experiment"):
+        run_service(job_config(**settings | {"checkpoints": "every:1"}, seeds="3-6"))
 
 
 @pytest.mark.parametrize("keep", ["last", "none"])
