@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.connection import find_cluster, start_local
+from discreteness.cluster.connection import find_cluster, start_local, token_file
 from discreteness.cluster.machines import Cluster
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
@@ -129,7 +129,9 @@ def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -
     declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
     address = start_local(cluster, declared, metadata)
     note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
-    log.say(f"Ray started on this machine{note}; dashboard http://{address}")
+    token = token_file()
+    asks = f" (it asks for the token in {token})" if token else ""
+    log.say(f"Ray started on this machine{note}; dashboard http://{address}{asks}")
 
 
 def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Signals) -> int:
