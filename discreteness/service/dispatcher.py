@@ -198,8 +198,11 @@ class Dispatcher:
     ) -> None:
         came_s = time.monotonic()
         losses = await self.pool.score(attempt.trainer.name, reference, header)
-        if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
-            raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
+        if expected is not None:
+            if difference := first_difference(losses, expected, self.experiment.documents):
+                text = f"verification failed at step {header.step}, evaluator != trainer: {difference}"
+                raise CheckpointRejected(text)
+            self.ledger.counts.verified += 1
         if header.step in self.experiment.kept_steps:
             data = await self.pool.fetch(reference)
             await self._write(f"weights of seed {attempt.seed}", self._keep, data, header)

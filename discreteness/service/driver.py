@@ -19,7 +19,7 @@ from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import JobConfig
-from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning, still_to_train
+from discreteness.experiment.prepare import open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
@@ -162,7 +162,7 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
         reporter.close()
         ray.kill(dispatcher)  # the one writer is gone before the lock is
         ray.kill(actor)
-    return _conclude(progress, job.experiment, dataset, log)
+    return _conclude(progress, job, dataset, log)
 
 
 def _watch(
@@ -202,13 +202,14 @@ def _running(trainers: list[ray.ObjectRef]) -> bool:
     return len(ray.wait(trainers, num_returns=len(trainers), timeout=0)[0]) < len(trainers)
 
 
-def _conclude(progress: Progress, experiment: Experiment, dataset: DatasetWriter, log: Log) -> int:
-    committed = dataset.committed()
+def _conclude(progress: Progress, job: Job, dataset: DatasetWriter, log: Log) -> int:
+    experiment, committed = job.experiment, dataset.committed()
     done = [seed for seed in experiment.seeds if seed in committed]
     rows = len(done) * len(experiment.plan) * len(experiment.documents)
+    verified = f" ({progress.counts.verified} verified)" if job.run.verify_every else ""
     log.say(
         f"seeds committed {len(done)}/{len(experiment.seeds)} ({rows} rows); "
-        f"checkpoints scored {progress.counts.checkpoints}; attempts lost {progress.counts.attempts_lost}; "
+        f"checkpoints scored {progress.counts.checkpoints}{verified}; attempts lost {progress.counts.attempts_lost}; "
         f"evaluators lost {progress.evaluators_lost}; training waited {progress.counts.stall_s:.1f} s for credits",
         "finished",
     )

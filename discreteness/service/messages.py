@@ -84,6 +84,8 @@ class Counts:
     """Planned checkpoints that have arrived."""
     checkpoints: int = 0
     """Those whose losses have come back."""
+    verified: int = 0
+    """Those of them whose losses the trainer has computed as well (`--verify-every`), with equal bits."""
     ages: list[int] = field(default_factory=lambda: [0] * (len(AGE_BOUNDS_S) + 1))
     """Scored checkpoints in each class of AGE_BOUNDS_S, by seconds from their arrival to their row."""
     attempts_lost: int = 0
