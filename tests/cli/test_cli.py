@@ -191,7 +191,7 @@ def test_the_plan_counts_rows_exactly_and_bytes_within_a_fifth(dataset, keep):
 def test_status_verify_and_documents_tell_what_is_there(program, dataset):
     state = program("-m", "discreteness", "status", dataset)
     assert state.wait() == 0, state.output
-    assert "committed: 2 seeds 3 4" in state.output
+    assert "committed: 2 seeds: 3-4" in state.output
     assert f"rows {2 * 3 * 27}" in state.output
     seconds = sum(np.nanmax(open_reader(str(dataset)).runs(seed)["train_s"].to_numpy()) for seed in (3, 4))
     assert f"trained: {seconds / 3600:,.2f} core-hours" in state.output
