@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.cluster.connection import find_cluster, start_local, token_file
-from discreteness.cluster.machines import Cluster
+from discreteness.cluster.machines import Cluster, assumed
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
@@ -80,7 +80,7 @@ def run(config: JobConfig) -> int:
 def _run(config: JobConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
     run = config.run
-    cluster = find_cluster(job_metadata(config))
+    cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config))
     experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
     if run.dry_run:
         experiment = still_to_train(experiment, run)
