@@ -246,6 +246,19 @@ for name, values in sent.items():
     assert imported_by("import discreteness.service.driver", "torch", "ray.train", "pandas") == []
 
 
+def test_a_typo_is_answered_before_torch_or_ray_is_imported():
+    ask = """
+import sys
+from discreteness.cli import main
+sys.argv = ["run_seeds.py", "--seeds", "9-3"]
+try:
+    main.run_seeds()
+except SystemExit as end:
+    assert end.code == 2
+"""
+    assert imported_by(ask, "torch", "ray") == []
+
+
 def test_training_and_scoring_on_a_cpu_load_no_compiler(tmp_path):
     """It takes a second or two, of each worker and each evaluator, where nothing is compiled."""
     train_and_score = f"""

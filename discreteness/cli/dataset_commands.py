@@ -20,7 +20,7 @@ class Status:
     """One JSON object instead of lines."""
 
     def __call__(self) -> int:
-        from discreteness.dataset.status import as_json, job_status
+        from discreteness.dataset.status import as_json, job_status, ranges
 
         seen = job_status(self.path)
         if self.json:
@@ -34,7 +34,7 @@ class Status:
         print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
-        print(f"committed: {len(seeds)} seeds {' '.join(map(str, seeds))}")
+        print(f"committed: {len(seeds)} seeds: {ranges(seeds)}")
         print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
         if seen.device_hours is not None:
             print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")
@@ -43,7 +43,11 @@ class Status:
         for seed, error in seen.failed.items():
             print(f"seed {seed} failed: {error}")
         if seen.waiting:
-            print(f"waiting: {len(seen.waiting)} seeds {' '.join(map(str, seen.waiting))}")
+            print(f"waiting: {len(seen.waiting)} seeds: {ranges(seen.waiting)}")
+        if seen.holder:
+            print(f"held by {seen.holder}")
+        if seen.ended:
+            print(f"{seen.ended} has gone: give its command again, and it goes on from the committed seeds")
         for event in state.failed_attempts:
             print(f"lost attempt {event['attempt']} of seed {event.get('seed')}: {event['error']}")
         for name, reason in state.invalid.items():

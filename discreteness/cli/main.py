@@ -25,11 +25,12 @@ class Run:
 
     config: Annotated[tyro.conf.OmitArgPrefixes[JobConfig], tyro.conf.arg(name="")]
     inline: bool = False
-    """Train and score in this process, without Ray (under torchrun: one process a rank)."""
+    """Train and score in this process, without Ray (under torchrun: one process per rank)."""
 
     def __call__(self) -> int:
         if not self.inline:
             return _service(self.config)
+        self.config.check()  # a typo is answered before anything heavy is imported
         from discreteness.service.inline import run_inline
 
         return run_inline(self.config)
@@ -111,6 +112,7 @@ def main() -> None:
 
 
 def _service(config: JobConfig) -> int:
+    config.check()  # a typo is answered before anything heavy is imported
     from discreteness.service.driver import leave, run
 
     leave(run(config))

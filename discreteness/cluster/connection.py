@@ -57,11 +57,16 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
     return context.dashboard_url
 
 
+def token_file() -> Path | None:
+    """The file with the token that a Ray started here asks for. None: it asks for none."""
+    token = Path.home() / ".ray" / "auth_token"
+    return token if token.is_file() and os.environ.get("RAY_AUTH_MODE") != "disabled" else None
+
+
 def keep_token_private() -> None:
     """Makes the file of Ray's token readable for its user only: anyone who can read the token can run code as this
     user."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
+    if token := token_file():
         token.chmod(0o600)
 
 

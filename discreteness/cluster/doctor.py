@@ -2,11 +2,8 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Literal
 
 from speedrun.kernels.capability import FLASH_ATTENTION, FP8_PRODUCTS, HOPPER_MAJOR
@@ -19,7 +16,7 @@ from discreteness.cluster.hardware import generation, worker_cost
 from discreteness.cluster.machines import Cluster
 from discreteness.cluster.node_report import NodeReport, report_node
 from discreteness.cluster.topology import STORE_SHARE
-from discreteness.dataset.storage import Storage, open_storage
+from discreteness.dataset.storage import open_storage
 from discreteness.experiment.config import RunConfig
 
 NODE_TIMEOUT_S = 120
@@ -185,36 +182,14 @@ def of_authentication(cluster: Cluster, environment: "os._Environ[str] | dict[st
 
 
 def of_output(output: str) -> Iterator[Finding]:
-    """Writes, reads and deletes a small file where the dataset would be, or above it where it does not exist yet."""
+    """Whether the dataset can be written there, and the free space of a disk."""
     try:
         storage = open_storage(output)
-        if storage.renames:
-            folder = _nearest_folder(Path(storage.root))
-            with TemporaryFile(dir=folder) as file:
-                file.write(b"discreteness")
-                file.flush()
-                os.fsync(file.fileno())
+        if folder := storage.check_writable():
             free = shutil.disk_usage(folder).free
             yield Finding("ok", "output", f"{folder} can be written, {free / GB:.1f} GB free")
         else:
-            _write_and_read(storage)
             yield Finding("ok", "output", f"{storage.uri} can be written, read and deleted from")
     except (ValueError, OSError) as error:
         text = " ".join(str(error).split())
         yield Finding("problem", "output", f"{text}; give an --output that this machine may write")
-
-
-def _write_and_read(storage: Storage) -> None:
-    name = f"_probe-{uuid.uuid4().hex}"
-    storage.write(name, b"discreteness")
-    if storage.read(name) != b"discreteness":
-        raise OSError(f"{storage.path(name)} does not hold what was written")
-    storage.delete(name)
-
-
-def _nearest_folder(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    if not path.is_dir():
-        raise NotADirectoryError(f"{path} is not a folder")
-    return path

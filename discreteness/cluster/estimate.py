@@ -63,9 +63,16 @@ def what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
     kind = "GPU" if experiment.track.needs_gpu else "core"
     hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
     return (
-        f"time: about {seed_s:.0f} s per seed (nominal), {rounds} rounds, "
-        f"{(SETUP_S + rounds * seed_s) / 60:.0f} minutes, {hours:,.2f} {kind}-hours"
+        f"time: about {seed_s:.0f} s per seed (nominal), {rounds} rounds, {_duration(SETUP_S + rounds * seed_s)}, "
+        f"{hours:,.2f} {kind}-hours"
     )
+
+
+def _duration(duration_s: float) -> str:
+    """'7 minutes', '5.2 hours', '3.1 days'."""
+    if duration_s < 2 * 3600:
+        return f"{duration_s / 60:.0f} minutes"
+    return f"{duration_s / 3600:.1f} hours" if duration_s < 48 * 3600 else f"{duration_s / 86400:.1f} days"
 
 
 def num_rows(experiment: Experiment) -> int:

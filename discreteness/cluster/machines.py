@@ -1,6 +1,7 @@
 """The machines of a run, and what they offer. Nothing here needs Ray."""
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from discreteness.cluster.hardware import accelerator_type, is_hopper
 
 OBJECT_STORE_SHARE = 0.3
 """Share of this machine's memory that a Ray started by us takes for its object store."""
+ASSUMED_CPUS, ASSUMED_STORE_BYTES = 8, 30 * 10**9
+"""Per GPU of a machine that is only assumed: what clouds rent with an A100 or an H100 at the least, and Ray takes of it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,23 @@ class Cluster:
             kind = f"{node.cpus:g} CPU{gpus}"
             kinds[kind] = kinds.get(kind, 0) + 1
         return " | ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())
+
+
+def assumed(text: str) -> Cluster:
+    """A cluster that is not here, to plan for: '8xH100' is one node with eight GPUs, '4x8xH100' are four of them."""
+    match = re.fullmatch(r"(?:([1-9]\d{0,3})x)?([1-9]\d{0,2})x([A-Za-z][\w-]*)", text, re.ASCII)
+    if not match:
+        raise ValueError(
+            f"--assume {text!r}: write GPUs per node and their type, such as 8xH100, or 4x8xH100 for four nodes"
+        )
+    gpus = int(match[2])
+    node = Node(
+        cpus=ASSUMED_CPUS * gpus,
+        gpus=gpus,
+        gpu_type=match[3],
+        object_store_bytes=ASSUMED_STORE_BYTES * gpus,
+    )
+    return Cluster(int(match[1] or 1) * (node,), local=False)
 
 
 def this_machine() -> Cluster:

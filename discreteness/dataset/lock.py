@@ -140,8 +140,7 @@ class DatasetLock:
             with suppress(FileNotFoundError):
                 return time.time() - path.stat().st_mtime > FRESH_S
             return True
-        here = all(holder.get(key) == self._content[key] for key in ("host", "pid_namespace"))
-        return here and process_start(holder["pid"]) != holder.get("process_start")
+        return has_ended(holder)
 
     def _acquire_heartbeat(self) -> None:
         holder = self._holder()
@@ -217,6 +216,12 @@ def describe(holder: dict[str, Any]) -> str:
         return "a process that has not said who it is"
     job = f" (job {holder['job']})" if holder["job"] else ""
     return f"pid {holder['pid']} on host {holder['host']}{job} since {holder['since']}"
+
+
+def has_ended(holder: dict[str, Any]) -> bool:
+    """Whether it was a process of this host that runs no more; False where that cannot be known from here."""
+    here = holder.get("host") == socket.gethostname() and holder.get("pid_namespace") == _pid_namespace()
+    return here and process_start(holder["pid"]) != holder.get("process_start")
 
 
 def process_start(pid: int) -> str | None:

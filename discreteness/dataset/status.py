@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discreteness.dataset.event_log import ATTEMPT_LOST, JOB_BEGAN, events
-from discreteness.dataset.lock import describe, read_holder
+from discreteness.dataset.lock import describe, has_ended, read_holder
 from discreteness.dataset.manifest import read_manifest
 from discreteness.dataset.paths import RUNNING, SEED_FILE
 from discreteness.dataset.runs_file import train_s
@@ -102,7 +102,8 @@ def running_seeds(storage: Storage, committed: set[int]) -> Iterator[RunningSeed
 class JobStatus:
     """One look. `planned`: seeds of the newest job, None where none is known; `failed`: those it has given up, with
     the last error; `waiting`: those of which nothing is written yet, which on an object store may be in training;
-    `holder`: who holds the dataset's lock, None if nobody does.
+    `holder`: who holds the dataset's lock, None if nobody does; `ended`: who held it and was a process of this host
+    that runs no more, None if there is none.
     """
 
     status: Status
@@ -113,6 +114,7 @@ class JobStatus:
     """Commits of the newest job, from its start to its last commit."""
     left_s: float | None
     holder: str | None
+    ended: str | None
 
     @property
     def settled(self) -> bool:
@@ -140,7 +142,10 @@ def job_status(uri: str | os.PathLike[str] | Storage, now_s: float | None = None
     """`now_s`: seconds since 1970, now by default. Raises what `status` raises."""
     storage = open_storage(uri)
     state = status(storage)
-    holder = read_holder(storage)
+    content = read_holder(storage)
+    gone = bool(content) and has_ended(content)
+    holder = describe(content) if content and not gone else None
+    ended = describe(content) if gone else None
     jobs = [job for event in state.jobs if (job := _job(event))]
     if not jobs:
         return JobStatus(
@@ -150,7 +155,8 @@ def job_status(uri: str | os.PathLike[str] | Storage, now_s: float | None = None
             waiting=(),
             seeds_per_hour=None,
             left_s=None,
-            holder=describe(holder) if holder else None,
+            holder=holder,
+            ended=ended,
         )
     began_s, planned, max_attempts = jobs[-1]
     times_s = state.commit_times_s
@@ -180,8 +186,20 @@ def job_status(uri: str | os.PathLike[str] | Storage, now_s: float | None = None
         waiting=waiting,
         seeds_per_hour=3600 * pace if pace else None,
         left_s=left_s,
-        holder=describe(holder) if holder else None,
+        holder=holder,
+        ended=ended,
     )
+
+
+def ranges(seeds: Iterable[int]) -> str:
+    """'0-3, 7, 9-11' of ascending seeds; 'none' if there is none."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], seed]
+        else:
+            runs.append([seed])
+    return ", ".join("-".join(map(str, run)) for run in runs) or "none"
 
 
 def as_json(seen: JobStatus) -> str:
@@ -206,6 +224,7 @@ def as_json(seen: JobStatus) -> str:
         "seeds_per_hour": seen.seeds_per_hour,
         "left_s": seen.left_s,
         "holder": seen.holder,
+        "ended": seen.ended,
     }
     return json.dumps(content, indent=1)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
@@ -152,6 +153,30 @@ class Storage:
             raise
         if durable:
             _fsync(str(Path(final).parent))
+
+    def check_writable(self) -> Path | None:
+        """Raises OSError if nothing can be written here. Leaves nothing behind.
+
+        Local and NFS storage: tries it in the folder, or in the nearest one above it that exists, which is returned.
+        Object stores: a small object is written, read and deleted.
+        """
+        if self.renames:
+            folder = Path(self.root)
+            while not folder.exists():
+                folder = folder.parent
+            if not folder.is_dir():
+                raise NotADirectoryError(f"{folder} is not a folder")
+            with TemporaryFile(dir=folder) as file:
+                file.write(b"discreteness")
+                file.flush()
+                os.fsync(file.fileno())
+            return folder
+        name = f"_probe-{uuid.uuid4().hex}"
+        self.write(name, b"discreteness")
+        if self.read(name) != b"discreteness":
+            raise OSError(f"{self.path(name)} does not hold what was written")
+        self.delete(name)
+        return None
 
     def delete(self, name: str) -> None:
         self.filesystem.delete_file(self.path(name))

@@ -71,23 +71,27 @@ class DatasetWriter:
         in_vocabulary: Callable[[int], bool] | None,
         steps: Sequence[int],
         allow_code_change: bool = False,
+        dry_run: bool = False,
     ) -> "DatasetWriter":
         """A new dataset, or the one that is there if it has this identity; a half-created one is completed.
 
-        `steps`: the planned steps, ascending. `in_vocabulary`: None if every GPT-2 id has its own row. Raises
-        IdentityMismatch if another experiment lives there, FileExistsError if other files do, and ValueError if
-        documents, steps or files there are wrong.
+        `steps`: the planned steps, ascending. `in_vocabulary`: None if every GPT-2 id has its own row. `dry_run`: all
+        is checked, also that files can be written, but none is. Raises IdentityMismatch if another experiment lives
+        there, FileExistsError if other files do, OSError if nothing can be written, and ValueError if documents, steps
+        or files there are wrong.
         """
         storage = open_storage(uri)
         table = documents_table(documents, token_bytes, in_vocabulary)
         manifest = new_manifest(identity, documents, table, steps)
-        if storage.exists(EXPERIMENT_FILE):
-            there = read_manifest(storage)
+        there = read_manifest(storage) if storage.exists(EXPERIMENT_FILE) else None
+        if there:
             manifest = _reconcile(storage, there, manifest, allow_code_change)
-            if manifest != there:
-                storage.write(EXPERIMENT_FILE, manifest.to_json())
         else:
             _refuse_foreign_files(storage)
+        if dry_run:
+            storage.check_writable()
+            return cls(storage, manifest)
+        if manifest != there:
             storage.write(EXPERIMENT_FILE, manifest.to_json())
         if storage.exists(DOCUMENTS_FILE):
             read_documents(storage, manifest)

@@ -90,7 +90,9 @@ class RunConfig:
     """json: one object per line on stdout, with time, level, event, message, and seed, attempt, trainer, step where
     they apply."""
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the plan, with what a run would refuse, and stop."""
+    assume: str | None = None
+    """With --dry-run: plan for these GPUs and not for those that are here; 8xH100, or 4x8xH100 for four nodes."""
 
     def check(self) -> None:
         """ValueError names the flag whose value cannot be. Apart from construction: a parser would box the line."""
@@ -100,6 +102,10 @@ class RunConfig:
         parse_seeds(self.seeds)
         counts = dict.fromkeys(("trainers", "evaluators", "max_in_flight", "max_attempts", "start_timeout_s"), 1)
         _check_bounds(self, **counts, val_tokens=0, verify_every=0)
+        if self.assume is not None and not self.dry_run:
+            raise ValueError(
+                f"--assume {self.assume}: only a plan can be made for machines that are not here; add --dry-run"
+            )
         if not 0 < self.evaluator_gpus <= 1:
             raise ValueError(
                 f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and at most 1, which is a GPU of "

@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -129,7 +129,8 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
 
 
 def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:
-    """The dataset of this experiment, made or continued. Refuses another experiment's directory by field."""
+    """The dataset of this experiment, made or continued, or with --dry-run only checked. Refuses another experiment's
+    directory by field."""
     vocabulary = Vocabulary.load(experiment.track.data.vocabulary)
     return DatasetWriter.create_or_open(
         run.output,
@@ -139,7 +140,14 @@ def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:
         in_vocabulary=vocabulary.contains,
         steps=experiment.plan,
         allow_code_change=run.allow_code_change,
+        dry_run=run.dry_run,
     )
+
+
+def still_to_train(experiment: Experiment, run: RunConfig) -> Experiment:
+    """The experiment with those of its seeds that are not committed. For --dry-run: errors as `open_dataset`."""
+    committed = open_dataset(experiment, run).committed()
+    return replace(experiment, seeds=tuple(seed for seed in experiment.seeds if seed not in committed))
 
 
 def shared_row_warning(experiment: Experiment) -> str | None:

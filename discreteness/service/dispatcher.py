@@ -65,6 +65,10 @@ class Dispatcher:
         self.pool.place_beside(name, node_id)
         return 0 if self.ledger.why_stop(trainer) else trainer.starts
 
+    async def prepare(self, name: str, start: int, what: str) -> None:
+        """What a trainer does before its first lease, as a phrase after "is"."""
+        self.ledger.prepare(name, start, what)
+
     async def trouble(self, name: str, start: int, error: str) -> None:
         """A trainer is about to die of this error, before it has a lease."""
         self.ledger.trouble(name, start, error)
@@ -173,6 +177,8 @@ class Dispatcher:
             failed=dict(ledger.failed),
             waiting=len(ledger.waiting),
             training=ledger.running(),
+            preparing=ledger.preparing(),
+            placed=sum(trainer.inside and trainer.ended is None for trainer in ledger.trainers.values()),
             counts=ledger.counted(),
             in_flight=len(in_flight),
             in_flight_bytes=sum(in_flight),
@@ -192,8 +198,11 @@ class Dispatcher:
     ) -> None:
         came_s = time.monotonic()
         losses = await self.pool.score(attempt.trainer.name, reference, header)
-        if expected is not None and (difference := first_difference(losses, expected, self.experiment.documents)):
-            raise CheckpointRejected(f"verification failed at step {header.step}, evaluator != trainer: {difference}")
+        if expected is not None:
+            if difference := first_difference(losses, expected, self.experiment.documents):
+                text = f"verification failed at step {header.step}, evaluator != trainer: {difference}"
+                raise CheckpointRejected(text)
+            self.ledger.counts.verified += 1
         if header.step in self.experiment.kept_steps:
             data = await self.pool.fetch(reference)
             await self._write(f"weights of seed {attempt.seed}", self._keep, data, header)

@@ -13,13 +13,13 @@ import ray
 from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.connection import find_cluster, start_local
-from discreteness.cluster.machines import Cluster
+from discreteness.cluster.connection import find_cluster, start_local, token_file
+from discreteness.cluster.machines import Cluster, assumed
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import JobConfig
-from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.experiment.prepare import open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
@@ -80,8 +80,10 @@ def run(config: JobConfig) -> int:
 def _run(config: JobConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
     run = config.run
-    cluster = find_cluster(job_metadata(config))
+    cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config))
     experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
+    if run.dry_run:
+        experiment = still_to_train(experiment, run)
     topology = choose(experiment, run, cluster)
     for line in topology.report:
         log.say(line, "plan")
@@ -127,7 +129,9 @@ def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -
     declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
     address = start_local(cluster, declared, metadata)
     note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
-    log.say(f"Ray started on this machine{note}; dashboard http://{address}")
+    token = token_file()
+    asks = f" (it asks for the token in {token})" if token else ""
+    log.say(f"Ray started on this machine{note}; dashboard http://{address}{asks}")
 
 
 def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Signals) -> int:
@@ -158,7 +162,7 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
         reporter.close()
         ray.kill(dispatcher)  # the one writer is gone before the lock is
         ray.kill(actor)
-    return _conclude(progress, job.experiment, dataset, log)
+    return _conclude(progress, job, dataset, log)
 
 
 def _watch(
@@ -198,13 +202,14 @@ def _running(trainers: list[ray.ObjectRef]) -> bool:
     return len(ray.wait(trainers, num_returns=len(trainers), timeout=0)[0]) < len(trainers)
 
 
-def _conclude(progress: Progress, experiment: Experiment, dataset: DatasetWriter, log: Log) -> int:
-    committed = dataset.committed()
+def _conclude(progress: Progress, job: Job, dataset: DatasetWriter, log: Log) -> int:
+    experiment, committed = job.experiment, dataset.committed()
     done = [seed for seed in experiment.seeds if seed in committed]
     rows = len(done) * len(experiment.plan) * len(experiment.documents)
+    verified = f" ({progress.counts.verified} verified)" if job.run.verify_every else ""
     log.say(
         f"seeds committed {len(done)}/{len(experiment.seeds)} ({rows} rows); "
-        f"checkpoints scored {progress.counts.checkpoints}; attempts lost {progress.counts.attempts_lost}; "
+        f"checkpoints scored {progress.counts.checkpoints}{verified}; attempts lost {progress.counts.attempts_lost}; "
         f"evaluators lost {progress.evaluators_lost}; training waited {progress.counts.stall_s:.1f} s for credits",
         "finished",
     )

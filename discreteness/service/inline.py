@@ -5,6 +5,7 @@ The truth that streaming is compared with, the baseline of benchmarks, and what 
 """
 
 import os
+import time
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -28,9 +29,10 @@ from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfig
-from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning
+from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.log import Log
+from discreteness.service.progress import LOG_INTERVAL_S
 
 
 def run_inline(config: JobConfig) -> int:
@@ -43,9 +45,11 @@ def run_inline(config: JobConfig) -> int:
 def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     experiment = prepare(config, run, this_machine().track(config.track))
     if run.dry_run:
-        if os.environ.get("RANK", "0") == "0":
-            for line in inline_report(experiment, run):
-                log.say(line, "plan")
+        experiment = still_to_train(experiment, run)
+    if os.environ.get("RANK", "0") == "0":
+        for line in inline_report(experiment, run):
+            log.say(line, "plan")
+    if run.dry_run:
         return 0
     use_cuda = experiment.track.needs_gpu
     if use_cuda and not torch.cuda.is_available():
@@ -74,7 +78,8 @@ def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
 
 def _lead(experiment: Experiment, trainer: Trainer, dataset: DatasetWriter, lock: DatasetLock, log: Log) -> int:
     committed = dataset.committed()
-    failed = 0
+    failed, last_step = 0, experiment.track.schedule.last_step
+    began_s = shown_s = time.monotonic()
     scorer = Scorer.for_experiment(experiment, trainer.model)
     for seed in experiment.seeds:
         if seed in committed:
@@ -85,6 +90,10 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: DatasetWriter, lock
             for checkpoint in trainer.train(seed, experiment.published_steps):
                 lock.check()
                 recorder.add(checkpoint)
+                if time.monotonic() - shown_s >= LOG_INTERVAL_S:
+                    shown_s = time.monotonic()
+                    text = f"[{shown_s - began_s:.0f} s] seed {seed} at step {checkpoint.step} of {last_step}"
+                    log.say(text, "progress", seed=seed, attempt=recorder.attempt, step=checkpoint.step)
         except SeedFailed as failure:
             text = f"seed {seed} FAILED: {failure}"
             log.say(text, "seed failed", level="error", seed=seed, attempt=recorder.attempt)

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from discreteness.dataset.attempt_rows import AttemptRows
-from discreteness.service.messages import AGE_BOUNDS_S, Counts, Event, Lease, Level, Running
+from discreteness.service.messages import AGE_BOUNDS_S, Counts, Event, Lease, Level, Preparing, Running
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -69,6 +69,8 @@ class TrainerEntry:
     """Ends its processes, should they fall silent."""
     heard_s: float = 0.0
     """Its last word while it has no attempt; an attempt keeps its own."""
+    preparing: str = ""
+    """What it has been doing since its last word, before its first lease."""
     error: str = ""
     """What its processes said they would die of."""
     failures: int = 0
@@ -128,6 +130,12 @@ class Ledger:
         trainer.inside, trainer.error, trainer.end = True, "", end
         trainer.heard_s = time.monotonic()
         return trainer
+
+    def prepare(self, name: str, start: int, what: str) -> None:
+        """Processes of this start say what they do before they ask for a seed."""
+        trainer = self.trainer(name)
+        if trainer.starts == start:
+            trainer.preparing, trainer.heard_s = what, time.monotonic()
 
     def trouble(self, name: str, start: int, error: str) -> None:
         """Processes of this start are about to die of this error, before they have a lease."""
@@ -204,6 +212,7 @@ class Ledger:
             return Lease(order="stop")
         if not self.waiting:
             return Lease(order="wait")
+        trainer.preparing = ""
         attempt = Attempt(self.waiting.popleft(), uuid.uuid4().hex[:12], trainer, heard_s=time.monotonic())
         self.attempts[attempt.id] = attempt
         text = f"seed {attempt.seed} leased to {trainer.name} (attempt {attempt.id})"
@@ -276,6 +285,14 @@ class Ledger:
                 train_loss=attempt.rows.train_loss(),
             )
             for attempt in self.attempts.values()
+        ]
+
+    def preparing(self) -> list[Preparing]:
+        now_s = time.monotonic()
+        return [
+            Preparing(trainer=trainer.name, what=trainer.preparing, for_s=now_s - trainer.heard_s)
+            for trainer in self.trainers.values()
+            if trainer.inside and trainer.preparing
         ]
 
     # ---- events ----

@@ -61,6 +61,17 @@ class Running:
     """Of the newest update that is known of."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preparing:
+    """A trainer on its way to its first seed. Plain data: dispatcher -> driver."""
+
+    trainer: str
+    what: str
+    """What it is doing, as a phrase after "is"."""
+    for_s: float
+    """How long it has been doing that."""
+
+
 @dataclass(kw_only=True)
 class Counts:
     """What has happened since the job began, lost attempts included."""
@@ -73,6 +84,8 @@ class Counts:
     """Planned checkpoints that have arrived."""
     checkpoints: int = 0
     """Those whose losses have come back."""
+    verified: int = 0
+    """Those of them whose losses the trainer has computed as well (`--verify-every`), with equal bits."""
     ages: list[int] = field(default_factory=lambda: [0] * (len(AGE_BOUNDS_S) + 1))
     """Scored checkpoints in each class of AGE_BOUNDS_S, by seconds from their arrival to their row."""
     attempts_lost: int = 0
@@ -91,6 +104,9 @@ class Progress:
     waiting: int
     """Seeds that nobody holds."""
     training: list[Running]
+    preparing: list[Preparing]
+    placed: int
+    """Trainers that have a place and processes."""
     counts: Counts
     in_flight: int
     in_flight_bytes: int

@@ -18,6 +18,8 @@ class Reporter:
         self.log = log
         self.num_seeds = len(job.experiment.seeds)
         self.num_done = job.num_done
+        self.num_trainers = job.num_trainers
+        self.num_evaluators = job.topology.evaluators
         self.last_step = job.experiment.track.schedule.last_step
         self.events_seen = 0
         self.status: Status | None = None
@@ -54,7 +56,6 @@ class Reporter:
 
     def _line(self, progress: Progress) -> str:
         elapsed_s = time.monotonic() - self.began_s
-        training = ", ".join(f"seed {running.seed} at {running.step}" for running in progress.training) or "none"
         trained = progress.committed * self.last_step + sum(running.step for running in progress.training)
         if trained and self.first_trained is None:
             self.first_trained = (elapsed_s, trained)
@@ -65,7 +66,15 @@ class Reporter:
             eta = f", about {left / rate / 60:.0f} min left"
         return (
             f"[{elapsed_s:.0f} s] seeds committed {self.num_done + progress.committed}/{self.num_seeds}, "
-            f"training {training}; checkpoints scored {progress.counts.checkpoints}, in flight {progress.in_flight} "
-            f"({progress.in_flight_bytes / 1e6:.0f} MB, lag {progress.lag_steps} steps); evaluators "
-            f"{progress.evaluators_ready}{eta}"
+            f"{self._training(progress)}; checkpoints scored {progress.counts.checkpoints}, "
+            f"in flight {progress.in_flight} ({progress.in_flight_bytes / 1e6:.0f} MB, lag {progress.lag_steps} steps)"
+            f"; evaluators {progress.evaluators_ready} of {self.num_evaluators}{eta}"
         )
+
+    def _training(self, progress: Progress) -> str:
+        """Which seeds train, and what keeps the other trainers from it before their first."""
+        seeds = ", ".join(f"seed {running.seed} at {running.step}" for running in progress.training) or "none"
+        waits = [f"{one.trainer} is {one.what} ({one.for_s:.0f} s)" for one in progress.preparing]
+        if no_place := self.num_trainers - progress.placed - len(progress.trainers_ended):
+            waits += [f"{no_place} of {self.num_trainers} trainers {'has' if no_place == 1 else 'have'} no place yet"]
+        return f"training {seeds}" + (f" ({'; '.join(waits)})" if waits else "")

@@ -42,11 +42,18 @@ def train_seeds(spec: TrainerSpec) -> None:
     number = int(_broadcast(start, process_group).item())
     if not number:
         return
+
+    def tell(what: str) -> None:
+        if rank == 0:
+            spec.dispatcher.prepare.remote(spec.name, number, what)
+
     try:
+        tell("checking its shards")
         if experiment.track.data.made_on_first_use:
             ensure_tiny_corpus(experiment.data_root)
         data = experiment.track.data
         check_shards(experiment, data.train_glob, data.val_glob)
+        tell("compiling its model" if experiment.execution.compiled else "building its model")
         trainer = Trainer(experiment.track, experiment.data_root, device, process_group, experiment.execution)
         staging = Staging(trainer.model, CheckpointLayout.from_model(trainer.model))
     except Exception as error:  # missing shards, too little memory: said before it takes the trainer down

@@ -18,6 +18,7 @@ from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import job_status
 from discreteness.service.driver import Signals
+from discreteness.service.driver import run as run_service
 from discreteness.service.inline import run_inline
 from tests.support import skips
 from tests.support.job_case import job_config, prepared
@@ -164,6 +165,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(program, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+def test_a_dry_run_counts_what_is_left_and_refuses_what_a_run_would(dataset, capsys):
+    settings = {"track": QUICK[1], "checkpoints": QUICK[3], "output": str(dataset), "dry_run": True}
+    assert run_service(job_config(**settings, seeds="3-6")) == 0  # 3 and 4 are there
+    assert f"dataset: {2 * 3 * 27} rows" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="holds another experiment"):
+        run_service(job_config(**settings | {"checkpoints": "every:1"}, seeds="3-6"))
+
+
 @pytest.mark.parametrize("keep", ["last", "none"])
 def test_the_plan_counts_rows_exactly_and_bytes_within_a_fifth(dataset, keep):
     """What a job would print beside what the same job left: losses, runs, log, documents; with and without weights."""
@@ -182,7 +191,7 @@ def test_the_plan_counts_rows_exactly_and_bytes_within_a_fifth(dataset, keep):
 def test_status_verify_and_documents_tell_what_is_there(program, dataset):
     state = program("-m", "discreteness", "status", dataset)
     assert state.wait() == 0, state.output
-    assert "committed: 2 seeds 3 4" in state.output
+    assert "committed: 2 seeds: 3-4" in state.output
     assert f"rows {2 * 3 * 27}" in state.output
     seconds = sum(np.nanmax(open_reader(str(dataset)).runs(seed)["train_s"].to_numpy()) for seed in (3, 4))
     assert f"trained: {seconds / 3600:,.2f} core-hours" in state.output

@@ -8,7 +8,7 @@ from speedrun.execution import PLAIN
 from speedrun.tracks import medium, small, tiny
 
 from discreteness.cluster import connection
-from discreteness.cluster.machines import Cluster, Node
+from discreteness.cluster.machines import Cluster, Node, assumed
 from discreteness.cluster.topology import choose
 from discreteness.experiment import documents
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
@@ -211,6 +211,24 @@ def test_evaluators_find_gpus_of_their_own_or_a_line_says_why_not():
         choose(experiment(small, 2), RunConfig(evaluator_gpus=1, evaluators=3, trainers=3), Cluster((P5,), local=True))
     with pytest.raises(ValueError, match="types A100, H100"):
         choose(experiment(small, 1), RunConfig(evaluator_gpus=1), Cluster((P5, A100), local=False))
+
+
+@pytest.mark.parametrize(("text", "nodes", "gpus", "kind"), [("8xH100", 1, 8, "H100"), ("4x8xA100", 4, 8, "A100")])
+def test_a_plan_can_be_made_for_machines_that_are_not_here(text, nodes, gpus, kind):
+    cluster = assumed(text)
+    assert [(node.gpus, node.gpu_type) for node in cluster.nodes] == nodes * [(gpus, kind)] and not cluster.local
+    assert choose(experiment(small, 8, seeds=9), RunConfig(), cluster).trainers == nodes
+
+
+@pytest.mark.parametrize("text", ["", "H100", "8", "0xH100", "8xH100x", "axH100", "8x8x8xH100", "8x-H100"])
+def test_an_assumption_that_names_no_machines_is_refused(text):
+    with pytest.raises(ValueError, match="such as 8xH100"):
+        assumed(text)
+
+
+def test_only_a_plan_is_made_for_machines_that_are_not_here():
+    with pytest.raises(ValueError, match="add --dry-run"):
+        RunConfig(assume="8xH100").check()
 
 
 def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeypatch):

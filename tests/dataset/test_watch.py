@@ -18,7 +18,8 @@ from rich.console import Console
 from discreteness.cli.dataset_commands import Status, Watch
 from discreteness.dataset import watch as watching
 from discreteness.dataset.lock import DatasetLock
-from discreteness.dataset.status import as_json, job_status
+from discreteness.dataset.paths import LOCK_FILE
+from discreteness.dataset.status import as_json, job_status, ranges
 from discreteness.dataset.watch import picture, watch
 from tests.conftest import ROOT
 from tests.support.dataset_case import IDENTITY, STEPS, commit, create, losses
@@ -185,7 +186,7 @@ def test_json_says_it_all_and_null_for_what_is_not_known(growing, capsys):
 def test_status_names_failed_and_waiting_seeds(growing, capsys):
     assert Status(growing.uri)() == 0
     text = capsys.readouterr().out
-    assert "seed 3 failed: [red]NaN" in text and "waiting: 2 seeds 4 5" in text
+    assert "seed 3 failed: [red]NaN" in text and "waiting: 2 seeds: 4-5" in text
     assert "seed 2 in training: 3 checkpoints" in text
 
 
@@ -205,7 +206,7 @@ def test_a_complete_dataset_ends_the_watch_with_0_a_failed_one_with_1(growing, c
     assert Watch(growing.uri)() == 1
     commit_at(growing, 3, 400)
     assert Watch(growing.uri)() == 0
-    assert "0, 1, 2, 3, 4, 5" in capsys.readouterr().out
+    assert "0-5" in capsys.readouterr().out
 
 
 def test_watch_follows_a_dataset_that_grows_and_outlives_an_error_of_storage(growing, monkeypatch, capsys):
@@ -273,3 +274,45 @@ def test_ctrl_c_ends_the_watch_without_a_traceback(tmp_path):
         output += process.stdout.read()
     assert process.returncode == 130, output
     assert "Traceback" not in output and "not known" in output
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [((), "none"), ((4,), "4"), ((0, 1, 2, 3), "0-3"), ((0, 2, 3, 7), "0, 2-3, 7"), ((5, 6, 300), "5-6, 300")],
+)
+def test_seeds_are_said_as_ranges(seeds, text):
+    assert ranges(seeds) == text
+
+
+def test_a_job_of_this_host_that_has_gone_ends_the_watch_with_what_to_do(growing, monkeypatch):
+    """A killed driver leaves its lock. One of another host may be alive for all that can be seen from here."""
+    monkeypatch.setattr(watching.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as killed:
+        killed.wait()
+    lock = DatasetLock(growing.uri)
+    holder = {**lock._content, "pid": killed.pid, "process_start": "some time ago", "token": "theirs"}
+    growing.storage.write(LOCK_FILE, json.dumps(holder).encode())
+    seen = job_status(growing.uri)
+    assert seen.holder is None and seen.ended.startswith(f"pid {killed.pid} on host ") and seen.left_s is None
+    told = io.StringIO()
+    assert watch(growing.uri, Console(file=told)) == 1
+    assert f"the job of pid {killed.pid} on host" in told.getvalue() and "give its command again" in told.getvalue()
+    growing.storage.write(LOCK_FILE, json.dumps({**holder, "host": "elsewhere"}).encode())
+    assert watch(growing.uri, Console(file=io.StringIO())) == 130
+    assert job_status(growing.uri).ended is None
+
+
+def test_without_a_terminal_a_line_comes_every_ten_seconds(growing, monkeypatch):
+    clock, told = [0.0], io.StringIO()
+
+    def pause(seconds):
+        clock[0] += seconds
+        if clock[0] > 35:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(watching.time, "sleep", pause)
+    with DatasetLock(growing.uri):
+        assert watch(growing.uri, Console(file=told)) == 130
+    lines = [line for line in told.getvalue().splitlines() if line.startswith("seeds committed 2, running 2 at 3 of ")]
+    assert len(lines) == 2  # at 12 and 24 s: it looks every 3 s

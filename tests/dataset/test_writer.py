@@ -581,3 +581,19 @@ def test_a_seed_of_the_small_track_commits_without_per_value_python(tmp_path):
         sys.setprofile(None)
     assert calls < 20_000  # 6.4 million values, 25,774 rows
     assert np.array_equal(reader.open(tmp_path).losses(13)[0], values[:, 3250:])
+
+
+def test_a_dry_run_refuses_what_a_run_would_and_writes_nothing(tmp_path):
+    commit(create(tmp_path / "set"), 3)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/thesis.tex").write_text("")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert list(create(tmp_path / "set", dry_run=True).committed()) == [3]
+    assert create(tmp_path / "new/set", dry_run=True).committed() == {}
+    with pytest.raises(IdentityMismatch, match="packing"):
+        create(tmp_path / "set", identity={**IDENTITY, "packing": "reference"}, dry_run=True)
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        create(tmp_path / "texts", dry_run=True)
+    with pytest.raises(OSError, match=r"not a folder|Not a directory"):
+        create(tmp_path / "texts/thesis.tex/set", dry_run=True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

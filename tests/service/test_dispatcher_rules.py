@@ -283,6 +283,7 @@ def test_verification_compares_every_bit_of_every_token(job, change, what):
 
     progress = job.run(scenario())
     assert (progress.counts.attempts_lost, progress.counts.checkpoints, progress.waiting) == (1, 1, 3)
+    assert progress.counts.verified == 1
     assert "verification failed" in job.messages("attempt lost")[0]
 
 

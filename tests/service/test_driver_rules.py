@@ -22,6 +22,8 @@ PROGRESS = Progress(
     failed={},
     waiting=2,
     training=[],
+    preparing=[],
+    placed=1,
     counts=Counts(),
     in_flight=0,
     in_flight_bytes=0,
@@ -208,8 +210,10 @@ def test_the_code_is_0_when_every_seed_is_committed_whatever_job_did_it(tmp_path
         PROGRESS, failed={2: "nan"}, trainers_ended={"g": "no place", "h": ""}, counts=Counts(attempts_lost=4)
     )
     log = SimpleNamespace(say=lambda message, *_, **about: told.append(message))
-    assert driver_module._conclude(progress, experiment, dataset, log) == len(seeds) - 2
-    assert told[0].startswith(f"seeds committed 2/{len(seeds)} (24 rows); checkpoints scored 0; attempts lost 4;")
+    assert driver_module._conclude(progress, a_job(experiment, seeds, verify_every=2), dataset, log) == len(seeds) - 2
+    assert told[0].startswith(
+        f"seeds committed 2/{len(seeds)} (24 rows); checkpoints scored 0 (0 verified); attempts lost 4;"
+    )
     assert told[1:] == ["seed 2 FAILED: nan", "g was given up: no place", f"dataset: {dataset.uri}"]
 
 

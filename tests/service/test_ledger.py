@@ -162,3 +162,13 @@ def test_what_comes_for_a_seed_that_is_being_committed_does_not_lose_it(ledger):
     assert ledger.attempts == {attempt.id: attempt}
     ledger.commit(attempt, num_bytes=1)
     assert ledger.committed == {0} and trainer.failures == 0
+
+
+def test_what_a_trainer_does_before_its_first_seed_is_known_until_it_has_one(ledger):
+    trainer = ledger.enter("a", None)
+    ledger.prepare("a", trainer.starts, "compiling its model")
+    ledger.prepare("a", trainer.starts + 1, "of another start")
+    (told,) = ledger.preparing()
+    assert (told.trainer, told.what) == ("a", "compiling its model") and 0 <= told.for_s < 60
+    ledger.lease(trainer)
+    assert ledger.preparing() == []

@@ -21,6 +21,8 @@ def progress(**changes):
         "failed": {},
         "waiting": 4,
         "training": [Running(seed=3, attempt="abc", trainer="trainer-0", step=12, train_loss=None)],
+        "preparing": [],
+        "placed": 1,
         "counts": Counts(updates=112, published=9, checkpoints=8),
         "in_flight": 1,
         "in_flight_bytes": 7_000_000,

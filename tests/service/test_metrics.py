@@ -106,6 +106,8 @@ def progress(**changes):
             Running(seed=5, attempt="a", trainer="trainer-0", step=12, train_loss=6.5),
             Running(seed=6, attempt="b", trainer="trainer-1", step=3, train_loss=None),
         ],
+        "preparing": [],
+        "placed": 2,
         "counts": counts(),
         "in_flight": 1,
         "in_flight_bytes": 7_000_000,

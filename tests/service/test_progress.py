@@ -1,6 +1,7 @@
 """How far a run is: the numbers of the line by hand, the time left, when it is said."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,10 @@ from rich.console import Console
 
 from discreteness.service import progress as progress_module
 from discreteness.service.log import Log
-from discreteness.service.messages import Counts, Event, Running
+from discreteness.service.messages import Counts, Event, Preparing, Running
 from discreteness.service.progress import LOG_INTERVAL_S, Reporter
 from tests.service.test_log import progress
-from tests.support.job_case import a_job
+from tests.support.job_case import ONE_TRAINER, a_job
 from tests.support.plain_ray import Clock
 
 EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
@@ -51,7 +52,7 @@ def test_the_line_has_the_numbers_of_earlier_jobs_and_of_this_one(clock, capsys)
     first, second = lines(capsys)
     assert first == (
         "[15 s] seeds committed 3/6, training seed 3 at 12, seed 4 at 40; checkpoints scored 8, in flight 3 (7 MB, "
-        "lag 2 steps); evaluators 1"
+        "lag 2 steps); evaluators 1 of 1"
     )
     assert "[30 s]" in second and "training none" in second
 
@@ -103,3 +104,20 @@ def test_on_a_terminal_one_line_is_kept_up_to_date_until_it_is_closed(clock):
         reporter.close()
         reporter.close()  # also where it was never shown
     assert reporter.status is None
+
+
+def test_while_nothing_trains_the_line_says_what_is_waited_for(clock, capsys):
+    job = a_job(EXPERIMENT, range(6), replace(ONE_TRAINER, trainers=3, evaluators=2))
+    compiling = Preparing(trainer="trainer-0", what="compiling its model", for_s=93.4)
+    with Log("text") as log:
+        reporter = Reporter(log, job)
+        reporter.show(progress(training=[], preparing=[], placed=0, evaluators_ready=0))
+        clock.sleep(LOG_INTERVAL_S)
+        reporter.show(progress(training=at(0), preparing=[compiling], placed=2, trainers_ended={}))
+        clock.sleep(LOG_INTERVAL_S)
+        reporter.show(progress(training=at(0), preparing=[], placed=2, trainers_ended={"trainer-2": "no place"}))
+    first, second, third = lines(capsys)
+    assert "training none (3 of 3 trainers have no place yet); " in first and "evaluators 0 of 2" in first
+    told = "training seed 3 at 0 (trainer-0 is compiling its model (93 s); 1 of 3 trainers has no place yet); "
+    assert told in second
+    assert "training seed 3 at 0; " in third

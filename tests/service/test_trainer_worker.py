@@ -44,7 +44,7 @@ class Dispatcher:
     def __init__(self, clock, leases=(), *, no_from=None, accepts_s=0, finishes_s=0, lets_in=True):
         self.clock, self.leases = clock, [*leases, Lease(order="stop")]
         self.no_from, self.accepts_s, self.finishes_s, self.lets_in = no_from, accepts_s, finishes_s, lets_in
-        self.told, self.records, self.open = [], [], 0
+        self.told, self.records, self.open, self.prepared = [], [], 0, []
 
     def enter(self, trainer, node_id, end):
         self.told.append(("enter", trainer, node_id))
@@ -75,6 +75,9 @@ class Dispatcher:
 
     def fail(self, attempt, error):
         self.told.append(("fail", attempt, error))
+
+    def prepare(self, trainer, start, what):
+        self.prepared.append((trainer, start, what))
 
     def trouble(self, trainer, start, error):
         self.told.append(("trouble", trainer, start, error))
@@ -176,6 +179,7 @@ def test_a_trainer_enters_trains_seed_after_seed_and_finishes_each_when_all_is_a
     dispatcher, training = Dispatcher(clock, [lease(5), lease(7)], accepts_s=10, finishes_s=50), Training()
     run(dispatcher, training)
     assert dispatcher.of("enter") == [("enter", "trainer-0", "node 7")]
+    assert dispatcher.prepared == [("trainer-0", 1, "checking its shards"), ("trainer-0", 1, "building its model")]
     assert training.did == [("trained", 5), ("trained", 7)]
     assert dispatcher.of("lease", "finish") == [
         ("lease", "trainer-0"),
