@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 run: install
 	$(VENV)/bin/python jobs/run_seeds.py --track tiny --seeds 0-3 --trainers 2 --workers-per-trainer 2 --evaluators 2 \
 	    --checkpoints log:48 --output $(OUTPUT)
-	$(VENV)/bin/discreteness analyze $(OUTPUT)
+	$(VENV)/bin/discreteness analyze $(OUTPUT) --figure $(notdir $(OUTPUT)).png
 	@echo 'look at every token: $(VENV)/bin/discreteness view $(OUTPUT), then open http://127.0.0.1:8321/'
 
 # Three processes on two cores: tests that start Ray wait more than they work.

@@ -2,7 +2,6 @@
 
 import io
 import os
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -22,9 +21,9 @@ SHOWN_SEEDS = 50
 """Lines of one token in a picture: more are one blot."""
 
 
-def draw(dataset: Dataset, found: Analysis, figure: Path, output: str | os.PathLike[str] | None = None) -> None:
-    """Writes overview, fits, spectrum and seeds, each as .png and .svg, next to the tables, and the overview to the PNG
-    `figure`. Raises OSError if they cannot be written.
+def draw(dataset: Dataset, found: Analysis, output: str | os.PathLike[str] | None = None) -> None:
+    """Writes overview, fits, spectrum and seeds, each as .png and .svg, next to the tables. Raises OSError if they
+    cannot be written.
     """
     chosen = sharpest(dataset, found, 8)
     storage, prefix = output_storage(dataset.storage, output)
@@ -39,8 +38,6 @@ def draw(dataset: Dataset, found: Analysis, figure: Path, output: str | os.PathL
             content = io.BytesIO()
             picture.savefig(content, format=kind, dpi=110)
             storage.write(f"{prefix}{name}.{kind}", content.getvalue())
-            if (name, kind) == ("overview", "png"):
-                figure.write_bytes(content.getvalue())
 
 
 def _overview(dataset: Dataset, tokens: list[Token]) -> Figure:

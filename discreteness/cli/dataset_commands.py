@@ -137,7 +137,7 @@ class Analyze:
     output: str | None = None
     """Folder of the tables and pictures. Default: `analysis` in the dataset."""
     figure: str | None = None
-    """PNG of the overview. Default: the dataset's name with .png, in the current folder."""
+    """Where to put a copy of the overview, a PNG. Default: nowhere but in the folder of the tables."""
 
     def __call__(self) -> int:
         from discreteness.analysis.analyze import analyze
@@ -145,13 +145,19 @@ class Analyze:
         from discreteness.analysis.summary import summary
         from discreteness.analysis.tables import output_storage
         from discreteness.dataset.reader import open as open_dataset
+        from discreteness.dataset.storage import open_storage
 
-        found = analyze(self.path, self.output)
         dataset = open_dataset(self.path)
-        figure = Path(self.figure or Path(self.path.rstrip("/")).name + ".png").absolute()
-        draw(dataset, found, figure, self.output)
         storage, prefix = output_storage(dataset.storage, self.output)
-        print(f"{summary(dataset, found)}\n\ntables and pictures: {storage.path(prefix)}\npicture: {figure}")
+        storage.check_writable()  # before the fits, which may take minutes
+        if self.figure:
+            open_storage(Path(self.figure).absolute().parent).check_writable()
+        found = analyze(self.path, self.output)
+        draw(dataset, found, self.output)
+        if self.figure:
+            Path(self.figure).write_bytes(storage.read(f"{prefix}overview.png"))
+        overview = self.figure or storage.path(f"{prefix}overview.png")
+        print(f"{summary(dataset, found)}\n\ntables and pictures: {storage.path(prefix)}\noverview: {overview}")
         return 0
 
 

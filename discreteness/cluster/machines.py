@@ -10,7 +10,7 @@ from discreteness.cluster.hardware import accelerator_type, is_hopper
 OBJECT_STORE_SHARE = 0.3
 """Share of this machine's memory that a Ray started by us takes for its object store."""
 ASSUMED_CPUS, ASSUMED_STORE_BYTES = 8, 30 * 10**9
-"""Per GPU of a machine that is only assumed: what clouds rent with an A100 or an H100 at the least, and Ray takes of it."""
+"""Per GPU of a machine that is only assumed. A real one may have more of both."""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class RunConfig:
         _check_bounds(self, **counts, val_tokens=0, verify_every=0)
         if self.assume is not None and not self.dry_run:
             raise ValueError(
-                f"--assume {self.assume}: only a plan can be made for machines that are not here; add --dry-run"
+                f"--assume {self.assume}: machines that are not here can only be planned for; add --dry-run"
             )
         if not 0 < self.evaluator_gpus <= 1:
             raise ValueError(

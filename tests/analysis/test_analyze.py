@@ -19,6 +19,7 @@ from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.spectrum import rebuilt_share, spectrum
 from discreteness.analysis.summary import rebuilt_shares, summary
 from discreteness.analysis.tables import ALL_DOCUMENTS, COLUMNS, load
+from discreteness.cli.dataset_commands import Analyze
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from tests.support import dataset_case as case
@@ -82,6 +83,14 @@ def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out/fits.svg").read_text().count("<path") > 50
     assert load(dataset, tmp_path / "out").seeds == [0, 1, 2, 3]
+
+
+def test_where_it_writes_is_tried_before_the_fits(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("discreteness.analysis.analyze.analyze", lambda *arguments: pytest.fail("it fits already"))
+    (tmp_path / "file").write_text("")
+    for place in {"output": "file/out"}, {"output": "out", "figure": "file/one.png"}:
+        with pytest.raises(OSError, match=r"not a folder|Not a directory"):
+            Analyze(str(dataset), **{name: str(tmp_path / path) for name, path in place.items()})()
 
 
 def test_what_was_not_analysed_or_is_damaged_is_said(dataset, tmp_path):

@@ -155,7 +155,7 @@ def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
     told = capsys.readouterr().out
     for part in ("committed: 3 seeds: 0-2", "complete and correct", "' Paris'", "3 seeds added to board"):
         assert part in told
-    assert Path("losses.csv").is_file() and Path("first.png").is_file()
+    assert Path("losses.csv").is_file() and Path("runs/first/analysis/overview.png").is_file()
 
 
 def test_the_python_about_seeds_runs(folder, capsys):
