@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+import discreteness
 from discreteness.cli.data_commands import Data
 from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
@@ -107,7 +108,16 @@ COMMANDS: dict[str, Callable] = {
 
 def main() -> None:
     """The `discreteness` command."""
-    _finish(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
+    _finish(lambda: _parsed(sys.argv[1:])())
+
+
+def _parsed(arguments: list[str]) -> Callable[[], int]:
+    """What the arguments ask for. Raises SystemExit after --help, --version and arguments that are wrong."""
+    if arguments == ["--version"]:
+        print(f"discreteness {discreteness.__version__}")
+        raise SystemExit(0)
+    about = f"discreteness {discreteness.__version__}. `discreteness COMMAND --help` explains a command."
+    return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness", description=about, args=arguments)
 
 
 def _service(config: JobConfig) -> int:
