@@ -51,17 +51,21 @@ def test_what_is_missing_is_named_never_filled_in(run):
     for arguments, message in (
         ({"doc": "d"}, r"no document 'd'; there are 'a\.txt' \(0\), 'b\.txt' \(1\), 'c' \(4\)"),
         ({"doc": 2}, "no document 2"),
-        ({"doc": "c", "token": 0}, "tokens 1 to 2, not of 0"),
-        ({"doc": "c", "token": 3}, "tokens 1 to 2, not of 3"),
-        ({"doc": "c", "token": [1, 0, 9]}, "tokens 1 to 2, not of 0, 9"),
+        ({"doc": True}, "no document True"),
+        ({"doc": 1.0}, r"no document 1\.0"),
+        ({"doc": "c", "token": 0}, "no token 0 with a loss in document 'c'; there are 1, 2"),
+        ({"doc": "a.txt", "token": 4}, "no token 4 with a loss in document 'a.txt'; there are 1 to 3"),
+        ({"doc": "c", "token": [1, 0, 9]}, "no token 0, 9 with a loss"),
         ({"doc": "a.txt", "token": 1, "answers": True}, "give answers or token, not both"),
         ({"doc": "c", "seeds": [0, 1, 2]}, "no seed 1, 2; there are 0, 3"),
         ({"doc": "c", "steps": [2]}, "no step 2; there are 0, 1, 5, 20"),
     ):
         with pytest.raises(ValueError, match=message):
             dataset.losses(**arguments)
-    with pytest.raises(ValueError, match="no seed 1"):
-        dataset.runs(1)
+    for seed, message in (1, "no seed 1"), (False, "False is not a seed"), ("0", "'0' is not a seed"):
+        for use in dataset.runs, dataset.seed:
+            with pytest.raises(ValueError, match=message):
+                use(seed)
     with pytest.raises(ValueError, match="give answers or token, not both"):
         dataset.table("a.txt", token=1, answers=True)
     with pytest.raises(FileNotFoundError, match="is not a dataset"):
@@ -110,6 +114,17 @@ def test_rows_pieces_and_means_say_what_losses_says(run):
     assert means[:, 0, 1].tolist() == [3001.125, 3001.375, 3001.5625]
     with pytest.raises(ValueError, match="no seed 1"):
         dataset.mean_curves(seeds=[1])
+
+
+def test_a_dataset_says_what_it_holds(run):
+    about = "seeds: 2 (0 to 3), steps: 4 (0 to 20), documents: 3, tokens: 6"
+    assert repr(reader.open(run)) == f"<Dataset {run}, {about}>"
+    create(run.parent / "new <b>&")
+    new = reader.open(run.parent / "new <b>&")
+    assert "seeds: none, steps: 4" in repr(new)
+    html = new._repr_html_()
+    assert "new &lt;b&gt;&amp;</td>" in html and "<b>" not in html
+    assert html.startswith("<table>") and "<tr><th>steps</th><td>4 (0 to 20)</td></tr>" in html
 
 
 def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):

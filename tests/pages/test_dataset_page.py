@@ -49,7 +49,8 @@ def found(request, tmp_path_factory):
 
 def test_losses_are_chosen_by_token_step_seed_and_answer(found):
     assert np.array_equal(found["one_token"], EXPECTED[:, :, 2])
-    assert np.array_equal(found["one_step"], EXPECTED[:, 3:, :3])
+    assert np.array_equal(found["one_step"], EXPECTED[:, 3, :3])
+    assert np.array_equal(found["early"], EXPECTED[:, :3, :3])
     assert np.array_equal(found["answers"], EXPECTED[:2, :, 2:3])
     assert np.array_equal(found["some"], EXPECTED[:, :, [0, 2]])
     assert np.array_equal(found["whole"], EXPECTED[1])
