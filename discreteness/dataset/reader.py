@@ -37,7 +37,8 @@ class Dataset:
 
     `seeds`, `steps`: ascending. `documents`: in the order of their ids. `experiment`: experiment.json as it
     is. `invalid`: files of losses/ that are not counted, with the reason. What `discreteness compact` made is
-    used where it is faster; the answers are the same to the bit.
+    used where it is faster; the answers are the same to the bit. It can be pickled, and so be given to other processes:
+    there it has the same seeds.
     """
 
     def __init__(self, storage: Storage):
@@ -50,6 +51,10 @@ class Dataset:
         self.documents = list(self._manifest.documents)
         self._first = dict(zip((d.doc_id for d in self.documents), first_tokens(self._manifest), strict=True))
         self._parts = self._read_parts()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: the same seeds, also where others have come since, without the words, which are read again."""
+        return {name: value for name, value in vars(self).items() if name != "_documents_table"}
 
     def __repr__(self) -> str:
         about = ", ".join(f"{name}: {value}" for name, value in self._about().items())

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import pickle
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from discreteness.dataset import reader
+from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.identity import identity_hash
 from discreteness.dataset.seed_file import CommittedSeed, losses_file
 from discreteness.dataset.status import status as status_of
@@ -125,6 +129,34 @@ def test_a_dataset_says_what_it_holds(run):
     html = new._repr_html_()
     assert "new &lt;b&gt;&amp;</td>" in html and "<b>" not in html
     assert html.startswith("<table>") and "<tr><th>steps</th><td>4 (0 to 20)</td></tr>" in html
+
+
+def answers_of(dataset):
+    """What a dataset answers, in a process of its own too."""
+    return [dataset.seeds, dataset.losses("a.txt").tolist(), dataset.mean_curves().tolist(), dataset.answers("a.txt")]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_dataset_that_was_pickled_is_the_same(run, monkeypatch, compacted, used):
+    monkeypatch.setattr(reader, "ROW_GROUP_LOSSES", 2**40)  # parts always pay
+    if compacted:
+        compact(run)
+    dataset = reader.open(run)
+    expected = answers_of(reader.open(run))
+    if used:
+        answers_of(dataset)
+    content = pickle.dumps(dataset)
+    assert len(content) < 10_000, "nothing that was read goes along"
+    commit(create(run), 1)
+    assert answers_of(pickle.loads(content)) == expected
+    assert reader.open(run).seeds == [0, 1, 3]
+
+
+def test_a_dataset_can_be_given_to_another_process(run):
+    dataset = reader.open(run)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(answers_of, dataset).result() == answers_of(dataset)
 
 
 def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):
