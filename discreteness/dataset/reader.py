@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
 from discreteness.dataset.by_token.token_file import TOKENS
 from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
+from discreteness.dataset.find import Match, matches
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
 from discreteness.dataset.paths import EXPERIMENT_FILE
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
@@ -213,6 +214,31 @@ class Dataset:
         """Rows of documents.parquet of one document, one per token, BOS first."""
         rows = self._documents_table
         return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
+
+    def find(self, text: str, doc: str | int | None = None) -> list[Match]:
+        """Where a text stands, in one document or in all: runs of whole tokens that spell exactly this text.
+
+        `dataset.find(" Paris")` finds the token " Paris" and also " Par" followed by "is", but not "Paris" without the
+        space. Document after document; each match has `document` and `tokens`, which `losses` takes as they are:
+        `dataset.losses(match.document, token=match.tokens)`. [] if it stands nowhere. Raises ValueError if the text is
+        empty.
+        """
+        documents = self.documents if doc is None else [self.document(doc)]
+        return [match for document in documents for match in matches(text, self.tokens(document.doc_id))]
+
+    def document_table(self) -> pa.Table:
+        """One row per document, in the order of their ids: doc_id, name, category, tokens (which have a loss), answers
+        (how many of them are one).
+        """
+        return pa.table(
+            {
+                "doc_id": pa.array([document.doc_id for document in self.documents], pa.int32()),
+                "name": [document.name for document in self.documents],
+                "category": [document.category for document in self.documents],
+                "tokens": [document.num_losses for document in self.documents],
+                "answers": [len(self.answers(document.doc_id)) for document in self.documents],
+            }
+        )
 
     def arrow(self) -> pa.dataset.Dataset:
         """Arrow dataset over the committed seeds' files."""

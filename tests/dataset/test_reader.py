@@ -159,6 +159,18 @@ def test_a_dataset_can_be_given_to_another_process(run):
         assert pool.submit(answers_of, dataset).result() == answers_of(dataset)
 
 
+def test_documents_are_listed_by_name(run):
+    dataset = reader.open(run)
+    assert [document.name for document in dataset.documents] == ["a.txt", "b.txt", "c"]
+    assert dataset.document_table().to_pydict() == {
+        "doc_id": [0, 1, 4],
+        "name": ["a.txt", "b.txt", "c"],
+        "category": ["a", "b", "c"],
+        "tokens": [3, 1, 2],
+        "answers": [1, 0, 0],
+    }
+
+
 def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ValueError, match=r"pip install 'discreteness\[xarray\]'"):

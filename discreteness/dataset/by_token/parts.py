@@ -138,7 +138,9 @@ class PartReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: without what was read, which whoever unpickles it reads again where it is needed."""
-        return {name: value for name, value in vars(self).items() if name != "means"} | {"_files": {}}
+        state = dict(vars(self), _files={})
+        state.pop("means", None)
+        return state
 
     def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """float32 (tokens, steps, all seeds of the part), tokens counted through all documents, steps by place.
