@@ -19,9 +19,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
-from discreteness.dataset.by_token.token_file import TOKENS
 from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
 from discreteness.dataset.find import Match, matches
+from discreteness.dataset.long_form import long_form
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
 from discreteness.dataset.paths import EXPERIMENT_FILE
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
@@ -149,14 +149,16 @@ class Dataset:
         steps: Choice | None = None,
         answers: bool = False,
     ) -> pa.Table:
-        """What `losses` gives, as Arrow rows (doc_id, token_index, step, seed, loss) sorted as they were asked for."""
+        """What `losses` gives, as Arrow rows sorted as they were asked for: doc_id, document (its name), token_index,
+        token (its text), step, seed, loss.
+        """
         document = self.document(doc)
         tokens = np.array(self._tokens(document, token, answers).numbers, np.int64)
         if not self.seeds:
             raise ValueError(f"no seed is committed in {self.storage.uri} yet")
         chosen, at = self._seeds(seeds), self._steps(steps)
         losses = self._losses(document, tokens - 1, chosen.numbers, self._places(at))
-        return long_form(document, tokens, at.numbers, chosen.numbers, losses)
+        return long_form(document, tokens, self.texts(doc, tokens), at.numbers, chosen.numbers, losses)
 
     def to_xarray(self, doc: str | int, seeds: Choice | None = None, steps: Choice | None = None) -> Any:
         """xarray.DataArray of one document with dimensions seed, step, token and their coordinates, also the text of
@@ -239,6 +241,13 @@ class Dataset:
                 "answers": [len(self.answers(document.doc_id)) for document in self.documents],
             }
         )
+
+    def texts(self, doc: str | int, tokens: Sequence[int] | np.ndarray | None = None) -> list[str]:
+        """Text of these tokens of a document, or of all that have a loss. Bytes that are not a whole character are
+        shown as U+FFFD.
+        """
+        texts = self.tokens(doc)["token_text"].to_pylist()
+        return texts[1:] if tokens is None else [texts[token] for token in tokens]
 
     def arrow(self) -> pa.dataset.Dataset:
         """Arrow dataset over the committed seeds' files."""
@@ -328,22 +337,6 @@ class Dataset:
             logger.warning("%s", error)
             parts = ()
         return [PartReader(self.storage, self._manifest, part, self._committed) for part in parts]
-
-
-def long_form(
-    document: DocumentInfo, tokens: np.ndarray, steps: Sequence[int], seeds: Sequence[int], losses: np.ndarray
-) -> pa.Table:
-    """Losses [seeds, steps, tokens] of one document as rows with the columns of TOKENS, by token, step, seed."""
-    rows = len(steps) * len(seeds)
-    columns = {
-        "doc_id": np.full(losses.size, document.doc_id, np.int32),
-        "token_index": np.repeat(np.asarray(tokens, np.int32), rows),
-        "step": np.tile(np.repeat(np.array(steps, np.int32), len(seeds)), len(tokens)),
-        "seed": np.tile(np.array(seeds, np.int32), len(tokens) * len(steps)),
-        "loss": losses.transpose(2, 1, 0).reshape(-1),
-    }
-    loss = pa.field("loss", pa.from_numpy_dtype(losses.dtype), nullable=False)
-    return pa.table(columns, schema=TOKENS.set(TOKENS.get_field_index("loss"), loss))
 
 
 def open(uri: str | os.PathLike[str] | Storage) -> Dataset:

@@ -53,6 +53,10 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
     keys = list(zip(*(found.fits[name].to_pylist() for name in ("doc_id", "token_index", "seed")), strict=True))
     assert keys == sorted(keys)
     assert keys[:4] == [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
+    words = [("a.txt", "\x05"), ("a.txt", "\x06"), ("a.txt", "\x07"), ("b.txt", "\ufffd"), ("c", "\x01"), ("c", "\x02")]
+    for table, count in (found.tokens, 1), (found.fits, 4):
+        named = list(zip(table["document"].to_pylist(), table["token"].to_pylist(), strict=True))
+        assert named == [pair for pair in words for _ in range(count)]
     tokens = found.tokens.to_pylist()
     assert [row["drop_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
     assert tokens[0]["time"] == pytest.approx(60, rel=0.05)

@@ -98,12 +98,22 @@ def test_tables_of_runs_tokens_and_all_losses(run):
 
 def test_rows_pieces_and_means_say_what_losses_says(run):
     dataset = reader.open(run)
-    rows = dataset.table("c", token=[2, 1], seeds=[3], steps=[5, 0]).to_pylist()
+    rows = dataset.table("c", token=[2, 1], seeds=[3, 0], steps=[5, 0]).to_pylist()
     assert rows == [
-        {"doc_id": 4, "token_index": token, "step": step, "seed": 3, "loss": 3000 + step + (3 + token) / 8}
+        {
+            "doc_id": 4,
+            "document": "c",
+            "token_index": token,
+            "token": chr(token),
+            "step": step,
+            "seed": seed,
+            "loss": 1000 * seed + step + (3 + token) / 8,
+        }
         for token in (2, 1)
         for step in (5, 0)
+        for seed in (3, 0)
     ]
+    assert dataset.texts("c") == ["\x01", "\x02"] and dataset.texts("a.txt", [3, 1]) == ["\x07", "\x05"]
     assert dataset.answers("a.txt") == [3] and dataset.answers("c") == []
     assert dataset.losses("c", answers=True).shape == (2, 4, 0)
     pieces = list(dataset.blocks(max_bytes=2 * 4 * 4 * 2))  # two tokens of two seeds and four steps
