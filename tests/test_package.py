@@ -43,6 +43,7 @@ def test_the_wheel_holds_both_packages_their_data_and_nothing_else(wheel):
 def test_the_version_is_one(wheel):
     (about,) = wheel.glob("discreteness-*.dist-info/METADATA")
     assert f"\nVersion: {discreteness.__version__}\n" in about.read_text()
+    assert f"\nversion: {discreteness.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert python("-m", "discreteness", "--version") == f"discreteness {discreteness.__version__}\n"
 
 
