@@ -69,7 +69,9 @@ class Dataset:
 
     def _about(self) -> dict[str, str]:
         def counted(numbers: list[int]) -> str:
-            return f"{len(numbers)} ({numbers[0]} to {numbers[-1]})" if numbers else "none"
+            if len(numbers) < 2:
+                return f"1 ({numbers[0]})" if numbers else "none"
+            return f"{len(numbers)} ({numbers[0]} to {numbers[-1]})"
 
         return {
             "seeds": counted(self.seeds),

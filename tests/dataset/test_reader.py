@@ -136,6 +136,8 @@ def test_a_dataset_says_what_it_holds(run):
     create(run.parent / "new <b>&")
     new = reader.open(run.parent / "new <b>&")
     assert "seeds: none, steps: 4" in repr(new)
+    commit(create(run.parent / "new <b>&"), 7)
+    assert "seeds: 1 (7), steps: 4" in repr(reader.open(run.parent / "new <b>&"))
     html = new._repr_html_()
     assert "new &lt;b&gt;&amp;</td>" in html and "<b>" not in html
     assert html.startswith("<table>") and "<tr><th>steps</th><td>4 (0 to 20)</td></tr>" in html
