@@ -1,8 +1,17 @@
 """Seeds -> the loss of every token of every document at every checkpoint."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from discreteness.dataset.reader import Dataset
+
+__all__ = ["__version__", "open"]
+__version__ = "0.1.0"
+"""pyproject.toml reads it here: a job's upload is not installed, so there is no metadata to ask."""
 
 if importlib.util.find_spec("speedrun") is None:
     # Not installed (a checkout, or a job upload): the trainer lies beside this package, in this process and in every
@@ -10,8 +19,12 @@ if importlib.util.find_spec("speedrun") is None:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "modded-nanogpt"))
 
 
-def open(path):
-    """A dataset for reading: `discreteness.open("runs/first").losses("elements.txt", token=7)` -> [seeds, steps]."""
+def open(path: str | os.PathLike[str]) -> "Dataset":
+    """Opens a dataset, a directory or the URI of one, for reading.
+
+    `discreteness.open("runs/first").losses("elements.txt", token=7)` is float32 [seeds, steps], in nats. Raises
+    FileNotFoundError if there is no dataset, and ValueError if it is damaged or of another version.
+    """
     from discreteness.dataset.reader import open as open_dataset  # a plain `import discreteness` stays light
 
     return open_dataset(path)

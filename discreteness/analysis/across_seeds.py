@@ -5,7 +5,6 @@
 
 from dataclasses import dataclass
 
-import diptest
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
@@ -101,10 +100,17 @@ def medians(values: np.ndarray) -> np.ndarray:
 
 
 def dips(final_losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dip and p-value of each token's final losses [tokens, seeds]; nan below MIN_SEEDS_FOR_DIP seeds."""
+    """Dip and p-value of each token's final losses [tokens, seeds]; nan below MIN_SEEDS_FOR_DIP seeds, or where diptest
+    is not installed: its licence is the GPL, so it is an extra.
+    """
+    untested = np.full(len(final_losses), np.nan)
     if final_losses.shape[1] < MIN_SEEDS_FOR_DIP:
-        return np.full(len(final_losses), np.nan), np.full(len(final_losses), np.nan)
-    tested = [diptest.diptest(row) for row in np.sort(final_losses.astype(np.float64), axis=1)]
+        return untested, untested
+    try:
+        from diptest import diptest
+    except ImportError:
+        return untested, untested
+    tested = [diptest(row) for row in np.sort(final_losses.astype(np.float64), axis=1)]
     return np.array([dip for dip, _ in tested]), np.array([p for _, p in tested])
 
 

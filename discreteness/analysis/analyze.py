@@ -49,10 +49,10 @@ def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None =
             f"from a slope; record at least {MIN_POINTS} (--checkpoints log:48)"
         )
     done = list(_run(list(_divide(dataset)), num_curves=len(dataset.seeds) * count_losses(dataset)))
-    fits = fits_table(done)
+    fits = fits_table(dataset, done)
     found = Analysis(
         fits=fits,
-        tokens=tokens_table(fits, len(dataset.seeds)),
+        tokens=tokens_table(dataset, fits, len(dataset.seeds)),
         spectrum=spectrum_table(dataset, done),
         seeds=dataset.seeds,
     )

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from discreteness.analysis.sigmoids import PRECISION, Atoms, Terms, centred, refine, search, sigmoids
+from discreteness.dataset.manifest import listed
 
 MIN_POINTS = 8
 """Checkpoints below which a curve says nothing about its shape."""
@@ -84,7 +85,9 @@ def octaves(steps: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray) -> Fits:
-    """Fits each curve of `losses` [n, steps], in nats, at `steps` [steps], ascending from 0 up.
+    """Fits each curve of `losses` [n, steps], in nats, at `steps` [steps], updates, ascending from 0 up.
+
+    Any real dtype; what is computed is float64. The work is done in this process.
 
     Raises ValueError if there are fewer than MIN_POINTS steps, if shapes do not match, if the steps do not ascend, or
     if a loss is not finite.
@@ -95,7 +98,7 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray) -> Fits:
     if len(at) < MIN_POINTS:
         raise ValueError(f"{len(at)} checkpoints are too few to fit; give at least {MIN_POINTS}")
     if at[0] < 0 or not (np.diff(at) > 0).all():
-        raise ValueError("steps must ascend, each once, from 0 up")
+        raise ValueError(f"steps must ascend, each once, from 0 up, not {listed(at.tolist())}")
     if not np.isfinite(losses).all():
         row, column = np.argwhere(~np.isfinite(losses))[0]
         raise ValueError(f"curve {row} has a loss of {losses[row, column]} at step {steps[column]}")

@@ -99,8 +99,13 @@ def _words_across_seeds(found: Analysis) -> Iterator[str]:
     q = found.tokens["dip_q"].drop_null().to_numpy()
     if len(q):
         yield f"{(q < 0.05).sum()} tokens end in two groups of seeds (dip test, 5 % false discoveries)"
-    else:
+    elif len(found.seeds) < MIN_SEEDS_FOR_DIP:
         yield f"two groups of final losses: not tested, it takes {MIN_SEEDS_FOR_DIP} seeds"
+    else:
+        yield (
+            "two groups of final losses: not tested, which takes diptest; "
+            "run: pip install 'discreteness[dip]', then analyze again"
+        )
     clusters = found.tokens["cluster"].drop_null().to_numpy()
     times = MainDrops.of_table(found.fits, len(found.seeds)).times
     chance = learned_together(shuffled(times, np.random.default_rng(0)))

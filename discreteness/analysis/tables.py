@@ -17,16 +17,17 @@ from discreteness.analysis.across_seeds import across_seeds
 from discreteness.analysis.fits import Fits
 from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.spectrum import Spectrum
+from discreteness.dataset.long_form import words
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.dataset.storage import Storage, open_storage
 
 FOLDER = "analysis"
 COLUMNS = {
-    "fits": "doc_id token_index seed time width high low r2 delta_bic is_drop num_drops final_loss base times widths "
-    "falls drops",
-    "tokens": "doc_id token_index seeds final_loss final_spread learned_share drop_share time time_spread width fall "
-    "dip dip_p dip_q cluster",
+    "fits": "doc_id document token_index token seed time width high low r2 delta_bic is_drop num_drops final_loss base "
+    "times widths falls drops",
+    "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share time "
+    "time_spread width fall dip dip_p dip_q cluster",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
 }
 """Table -> its columns; docs/analysis.md describes each."""
@@ -112,7 +113,7 @@ def output_storage(storage: Storage, output: str | os.PathLike[str] | None) -> t
     return (storage, f"{FOLDER}/") if output is None else (open_storage(output), "")
 
 
-def fits_table(done: list[Done]) -> pa.Table:
+def fits_table(dataset: Dataset, done: list[Done]) -> pa.Table:
     tables = []
     for part in done:
         fits, seeds = part.fits, np.array(part.work.seeds, np.int32)
@@ -137,7 +138,22 @@ def fits_table(done: list[Done]) -> pa.Table:
             "drops": _lists(fits.drops, np.isfinite(fits.times)),
         }
         tables.append(pa.table(columns))
-    return pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
+    fits = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
+    return _named(dataset, fits)
+
+
+def _named(dataset: Dataset, table: pa.Table) -> pa.Table:
+    """With `document`, its name, after doc_id, and `token`, its text, after token_index: each text is kept once."""
+    names = [document.name for document in dataset.documents]
+    texts = [text for document in dataset.documents for text in dataset.texts(document.doc_id)]
+    place = np.searchsorted([document.doc_id for document in dataset.documents], table["doc_id"].to_numpy())
+    first = np.cumsum([0, *(document.num_losses for document in dataset.documents)])[place]
+    for after, name, words_there in (
+        ("doc_id", "document", words(names, place)),
+        ("token_index", "token", words(texts, first + table["token_index"].to_numpy() - 1)),
+    ):
+        table = table.add_column(table.column_names.index(after) + 1, name, words_there)
+    return table
 
 
 def _lists(values: np.ndarray, there: np.ndarray) -> pa.ListArray:
@@ -146,7 +162,7 @@ def _lists(values: np.ndarray, there: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[there]))
 
 
-def tokens_table(fits: pa.Table, num_seeds: int) -> pa.Table:
+def tokens_table(dataset: Dataset, fits: pa.Table, num_seeds: int) -> pa.Table:
     def by_seed(name: str) -> np.ndarray:
         return fits[name].to_numpy().reshape(-1, num_seeds)
 
@@ -158,7 +174,7 @@ def tokens_table(fits: pa.Table, num_seeds: int) -> pa.Table:
         **{field.name: getattr(shared, field.name) for field in fields(shared)},
         "cluster": pa.array(shared.cluster.astype(np.int32), mask=shared.cluster < 0),
     }
-    return pa.table({name: _nulls(values) for name, values in columns.items()})
+    return _named(dataset, pa.table({name: _nulls(values) for name, values in columns.items()}))
 
 
 def _nulls(values: np.ndarray | pa.Array) -> pa.Array:

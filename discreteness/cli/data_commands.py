@@ -96,6 +96,10 @@ class Verify:
         return 1 if problems else 0
 
 
+DATA_COMMANDS = ("make", "info", "verify")
+"""Names of what follows; each is said again where tyro has to see it."""
+
+
 @dataclass(frozen=True)
 class Data:
     """Token shards: make them from text, describe them, check them."""

@@ -5,6 +5,7 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -90,11 +91,14 @@ class Compact:
     path: Annotated[str, tyro.conf.Positional]
 
     def __call__(self) -> int:
+        from rich.console import Console
         from rich.progress import track as progress_bar
 
         from discreteness.dataset.by_token.compaction import compact
 
-        parts = compact(self.path, lambda files: progress_bar(files, description="compacting"))
+        console = Console(stderr=True)
+        bar = partial(progress_bar, description="compacting", console=console, disable=not console.is_terminal)
+        parts = compact(self.path, bar)
         print(f"compacted: {sum(len(part.seeds) for part in parts)} seeds, parts: {len(parts)}")
         return 0
 

@@ -1,5 +1,8 @@
 """command line -> one call. What is heavy is imported where it is used, so that --help is instant."""
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +10,26 @@ from typing import Annotated
 
 import tyro
 
-from discreteness.cli.data_commands import Data
+import discreteness
+from discreteness.cli.command_names import check_name
+from discreteness.cli.data_commands import DATA_COMMANDS, Data
 from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
 from discreteness.experiment.config import JobConfig
 
+ENDED_BY_SIGPIPE = 128 + signal.SIGPIPE
+"""What a shell shows for a program that wrote where nobody reads."""
+
 
 def run_seeds() -> None:
     """`python jobs/run_seeds.py`: the service, on this machine or on the cluster that RAY_ADDRESS names."""
-    config = tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], prog="run_seeds.py", description=JobConfig.__doc__)
-    _finish(lambda: _service(config))
+
+    def command() -> int:
+        return _service(
+            tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], prog="run_seeds.py", description=JobConfig.__doc__)
+        )
+
+    _finish(command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +121,23 @@ COMMANDS: dict[str, Callable] = {
 
 def main() -> None:
     """The `discreteness` command."""
-    _finish(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness"))
+    _finish(lambda: _parsed(sys.argv[1:])())
+
+
+def _parsed(arguments: list[str]) -> Callable[[], int]:
+    """What the arguments ask for. Raises SystemExit after --help, --version and options that are wrong, and ValueError
+    if there is no such command.
+    """
+    if arguments == ["--version"]:
+        print(f"discreteness {discreteness.__version__}")
+        raise SystemExit(0)
+    for name in arguments[:1]:
+        check_name(name, list(COMMANDS), "discreteness")
+    if arguments[:1] == ["data"]:
+        for name in arguments[1:2]:
+            check_name(name, DATA_COMMANDS, "discreteness data")
+    about = f"discreteness {discreteness.__version__}. `discreteness COMMAND --help` explains a command."
+    return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness", description=about, args=arguments)
 
 
 def _service(config: JobConfig) -> int:
@@ -120,11 +149,27 @@ def _service(config: JobConfig) -> int:
 
 def _finish(command: Callable[[], int]) -> None:
     """Runs and ends the process with its code. What the user can mend is one line; our own errors keep their
-    traceback."""
+    traceback. Where nobody reads the output any more, as after `| head`, it ends without a word."""
+    code: int | str | None
     try:
-        code = command()
+        try:
+            code = command()
+        except SystemExit as end:  # tyro's
+            code = end.code
+        sys.stdout.flush()
     except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        code = 2
-    sys.stdout.flush()
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            # What is left in the buffer goes nowhere: Python flushes once more at its end, and would tell of the error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = ENDED_BY_SIGPIPE
+        else:
+            print("error: " + " ".join(str(error).split()), file=sys.stderr)
+            code = 2
     sys.exit(code)
+
+
+def _reader_left() -> bool:
+    """Whether stdout is a pipe that was closed at its other end: a broken connection elsewhere is an error."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -4,6 +4,7 @@ dataset = discreteness.open("runs/tiny")
 dataset.losses("elements.txt", token=7)  # float32 [seeds, steps]
 """
 
+import html
 import json
 import logging
 import os
@@ -18,10 +19,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
-from discreteness.dataset.by_token.token_file import TOKENS
+from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
+from discreteness.dataset.find import Match, matches
+from discreteness.dataset.long_form import long_form
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
 from discreteness.dataset.paths import EXPERIMENT_FILE
-from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, mean_over_tokens, read_losses, scan
+from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
 from discreteness.dataset.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ class Dataset:
 
     `seeds`, `steps`: ascending. `documents`: in the order of their ids. `experiment`: experiment.json as it
     is. `invalid`: files of losses/ that are not counted, with the reason. What `discreteness compact` made is
-    used where it is faster; the answers are the same to the bit.
+    used where it is faster; the answers are the same to the bit. It can be pickled, and so be given to other processes:
+    there it has the same seeds.
     """
 
     def __init__(self, storage: Storage):
@@ -49,38 +53,70 @@ class Dataset:
         self._first = dict(zip((d.doc_id for d in self.documents), first_tokens(self._manifest), strict=True))
         self._parts = self._read_parts()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: the same seeds, also where others have come since, without the words, which are read again."""
+        return {name: value for name, value in vars(self).items() if name != "_documents_table"}
+
+    def __repr__(self) -> str:
+        about = ", ".join(f"{name}: {value}" for name, value in self._about().items())
+        return f"<Dataset {self.storage.uri}, {about}>"
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook: a small table."""
+        rows = {"dataset": self.storage.uri, **self._about()}
+        cells = (f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table>{''.join(cells)}</table>"
+
+    def _about(self) -> dict[str, str]:
+        def counted(numbers: list[int]) -> str:
+            if len(numbers) < 2:
+                return f"1 ({numbers[0]})" if numbers else "none"
+            return f"{len(numbers)} ({numbers[0]} to {numbers[-1]})"
+
+        return {
+            "seeds": counted(self.seeds),
+            "steps": counted(self.steps),
+            "documents": str(len(self.documents)),
+            "tokens": str(sum(document.num_losses for document in self.documents)),
+        }
+
     def losses(
         self,
         doc: str | int,
-        token: int | Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
-        steps: Sequence[int] | None = None,
+        token: Choice | None = None,
+        seeds: Choice | None = None,
+        steps: Choice | None = None,
         answers: bool = False,
     ) -> np.ndarray:
-        """Losses in nats, float32 [seeds, steps, tokens], or [seeds, steps] of one token; in the order asked
-        for.
+        """Losses in nats, float32 [seeds, steps, tokens], in the order asked for; None is everything.
 
-        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N, one or several; all if None: token
-        0 is BOS and has no loss, so index i of the last axis is token i + 1. `answers`: the document's answers
-        instead. The axes may lie in memory in any order. Raises ValueError if what is asked for does not exist:
+        A number drops its axis, as in NumPy: `token=7` gives [seeds, steps], `seeds=0, token=7` gives [steps]. A
+        list, range or array of numbers keeps it, and so does a slice, which takes the numbers that are there from
+        its start up to its stop, the stop left out: `steps=slice(0, 100)`. All are values, not places.
+
+        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N: token 0 is BOS and has no loss, so
+        index i of the last axis is token i + 1. `answers`: the document's answers instead. The axes may lie in memory
+        in any order. Raises ValueError if what is asked for does not exist, is nothing, or is not of whole numbers:
         nothing is filled in.
         """
         document = self.document(doc)
         tokens = self._tokens(document, token, answers)
-        chosen = self._existing("seed", self.seeds, seeds)
-        if not chosen:
+        if not self.seeds:
             raise ValueError(f"no seed is committed in {self.storage.uri} yet")
-        losses = self._losses(document, tokens - 1, chosen, self._places(steps))
-        return losses[:, :, 0] if isinstance(token, (int, np.integer)) else losses
+        chosen, at = self._seeds(seeds), self._steps(steps)
+        losses = self._losses(document, np.array(tokens.numbers, np.int64) - 1, chosen.numbers, self._places(at))
+        return losses[chosen.axis, at.axis, tokens.axis]
 
     def seed(self, seed: int) -> np.ndarray:
-        """All of one seed, float32 [steps, losses of all documents, one document after another]."""
-        (seed,) = self._existing("seed", self.seeds, [seed])
-        return read_losses(self.storage, self._manifest, self._committed[seed], self.documents)
+        """All of one seed in nats, float32 [steps, losses of all documents, one document after another]."""
+        return read_losses(self.storage, self._manifest, self._one_seed(seed), self.documents)
 
-    def mean_curves(self, seeds: Sequence[int] | None = None) -> np.ndarray:
-        """Mean loss of each document, float64 [documents, seeds, steps]. Seconds where seeds are not compacted."""
-        chosen = self._existing("seed", self.seeds, seeds)
+    def mean_curves(self, seeds: Choice | None = None) -> np.ndarray:
+        """Mean loss of each document in nats, float64 [documents, seeds, steps], or [documents, steps] of a single
+        seed; `seeds` as of `losses`. Seconds where seeds are not compacted.
+        """
+        asked = self._seeds(seeds)
+        chosen = asked.numbers
         means = np.empty((len(self.documents), len(chosen), len(self.steps)))
 
         def from_part(part: PartReader, rows: list[int], columns: list[int]) -> None:
@@ -91,39 +127,45 @@ class Dataset:
             for index, document in enumerate(self.documents):
                 first = self._first[document.doc_id]
                 means[index, row] = mean_over_tokens(losses[:, first : first + document.num_losses])
-        return means
+        return means[:, asked.axis]
 
     def blocks(
-        self, max_bytes: int = 2**28, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None
+        self, max_bytes: int = 2**28, seeds: Choice | None = None, steps: Choice | None = None
     ) -> Iterator[tuple[DocumentInfo, np.ndarray, np.ndarray]]:
         """Everything in pieces of at most `max_bytes`, or of one token: document, tokens int64 (T,), and their
-        losses as of `losses`; document after document.
+        losses as `losses` gives them for these seeds and steps; document after document.
         """
-        chosen, places = self._existing("seed", self.seeds, seeds), self._places(steps)
+        asked, at = self._seeds(seeds), self._steps(steps)
+        chosen, places = asked.numbers, self._places(at)
         most = max(1, max_bytes // (4 * max(1, len(chosen) * len(places))))
         for document in self.documents:
             for first in range(0, document.num_losses if chosen else 0, most):
                 tokens = np.arange(first, min(first + most, document.num_losses))
-                yield document, tokens + 1, self._losses(document, tokens, chosen, places)
+                yield document, tokens + 1, self._losses(document, tokens, chosen, places)[asked.axis, at.axis]
 
     def table(
         self,
         doc: str | int,
-        token: int | Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
-        steps: Sequence[int] | None = None,
+        token: Choice | None = None,
+        seeds: Choice | None = None,
+        steps: Choice | None = None,
         answers: bool = False,
     ) -> pa.Table:
-        """What `losses` gives, as Arrow rows (doc_id, token_index, step, seed, loss) sorted as they were asked for."""
+        """What `losses` gives, as Arrow rows sorted as they were asked for: doc_id, document (its name), token_index,
+        token (its text), step, seed, loss.
+        """
         document = self.document(doc)
-        tokens = self._tokens(document, token, answers)
-        losses = self.losses(doc, tokens.tolist(), seeds, steps)
-        steps, seeds = (self.steps if steps is None else steps), (self.seeds if seeds is None else seeds)
-        return long_form(document, tokens, steps, seeds, losses)
+        tokens = np.array(self._tokens(document, token, answers).numbers, np.int64)
+        if not self.seeds:
+            raise ValueError(f"no seed is committed in {self.storage.uri} yet")
+        chosen, at = self._seeds(seeds), self._steps(steps)
+        losses = self._losses(document, tokens - 1, chosen.numbers, self._places(at))
+        return long_form(document, tokens, self.texts(doc, tokens), at.numbers, chosen.numbers, losses)
 
-    def to_xarray(self, doc: str | int, seeds: Sequence[int] | None = None, steps: Sequence[int] | None = None) -> Any:
+    def to_xarray(self, doc: str | int, seeds: Choice | None = None, steps: Choice | None = None) -> Any:
         """xarray.DataArray of one document with dimensions seed, step, token and their coordinates, also the text of
-        each token. Raises ValueError if xarray is not installed.
+        each token. A number drops its dimension, as in `losses`, and stays as a coordinate. Raises ValueError if
+        xarray is not installed.
         """
         try:
             import xarray
@@ -131,12 +173,14 @@ class Dataset:
             raise ValueError("to_xarray needs xarray; run: pip install 'discreteness[xarray]'") from None
         document = self.document(doc)
         rows = self.tokens(doc).slice(1)
+        chosen, at = self._seeds(seeds), self._steps(steps)
+        dropped = [name for name, asked in (("seed", chosen), ("step", at)) if asked.single]
         return xarray.DataArray(
             self.losses(doc, seeds=seeds, steps=steps),
-            dims=("seed", "step", "token"),
+            dims=[name for name in ("seed", "step", "token") if name not in dropped],
             coords={
-                "seed": list(self.seeds if seeds is None else seeds),
-                "step": list(self.steps if steps is None else steps),
+                "seed": chosen.numbers[0] if chosen.single else chosen.numbers,
+                "step": at.numbers[0] if at.single else at.numbers,
                 "token": rows["token_index"].to_numpy(),
                 "text": ("token", rows["token_text"].to_pylist()),
                 "answer": ("token", rows["answer"].to_numpy()),
@@ -153,7 +197,7 @@ class Dataset:
     def document(self, doc: str | int) -> DocumentInfo:
         """A document by its name or id. ValueError names those that exist."""
         for document in self.documents:
-            if doc in (document.name, document.doc_id):
+            if doc == document.name or (is_whole(doc) and doc == document.doc_id):
                 return document
         raise ValueError(
             f"there is no document {doc!r}; there are "
@@ -167,14 +211,45 @@ class Dataset:
 
     def runs(self, seed: int) -> pa.Table:
         """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ..."""
-        (seed,) = self._existing("seed", self.seeds, [seed])
-        content = self.storage.read(self._committed[seed].runs_path)
+        content = self.storage.read(self._one_seed(seed).runs_path)
         return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
 
     def tokens(self, doc: str | int) -> pa.Table:
         """Rows of documents.parquet of one document, one per token, BOS first."""
         rows = self._documents_table
         return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
+
+    def find(self, text: str, doc: str | int | None = None) -> list[Match]:
+        """Where a text stands, in one document or in all: runs of whole tokens that spell exactly this text.
+
+        `dataset.find(" Paris")` finds the token " Paris" and also " Par" followed by "is", but not "Paris" without the
+        space. Document after document; each match has `document` and `tokens`, which `losses` takes as they are:
+        `dataset.losses(match.document, token=match.tokens)`. [] if it stands nowhere. Raises ValueError if the text is
+        empty.
+        """
+        documents = self.documents if doc is None else [self.document(doc)]
+        return [match for document in documents for match in matches(text, self.tokens(document.doc_id))]
+
+    def document_table(self) -> pa.Table:
+        """One row per document, in the order of their ids: doc_id, name, category, tokens (which have a loss), answers
+        (how many of them are one).
+        """
+        return pa.table(
+            {
+                "doc_id": pa.array([document.doc_id for document in self.documents], pa.int32()),
+                "name": [document.name for document in self.documents],
+                "category": [document.category for document in self.documents],
+                "tokens": [document.num_losses for document in self.documents],
+                "answers": [len(self.answers(document.doc_id)) for document in self.documents],
+            }
+        )
+
+    def texts(self, doc: str | int, tokens: Sequence[int] | np.ndarray | None = None) -> list[str]:
+        """Text of these tokens of a document, or of all that have a loss. Bytes that are not a whole character are
+        shown as U+FFFD.
+        """
+        texts = self.tokens(doc)["token_text"].to_pylist()
+        return texts[1:] if tokens is None else [texts[token] for token in tokens]
 
     def arrow(self) -> pa.dataset.Dataset:
         """Arrow dataset over the committed seeds' files."""
@@ -185,31 +260,27 @@ class Dataset:
     def _documents_table(self) -> pa.Table:
         return read_documents(self.storage, self._manifest)
 
-    def _existing(self, what: str, there: list[int], wanted: Sequence[int] | None) -> list[int]:
-        if wanted is None:
-            return there
-        if missing := sorted(set(wanted) - set(there)):
-            raise ValueError(f"there is no {what} {listed(missing)}; there are {listed(there)}")
-        return list(wanted)
+    def _one_seed(self, seed: int) -> CommittedSeed:
+        (number,) = choose("seed", [seed], self.seeds).numbers
+        return self._committed[number]
 
-    def _places(self, steps: Sequence[int] | None) -> np.ndarray:
-        if steps is None:
-            return np.arange(len(self.steps))
-        return np.searchsorted(self.steps, np.array(self._existing("step", self.steps, steps), np.int64))
+    def _seeds(self, seeds: Choice | None) -> Chosen:
+        return choose("seed", seeds, self.seeds)
 
-    def _tokens(self, document: DocumentInfo, token: int | Sequence[int] | None, answers: bool) -> np.ndarray:
+    def _steps(self, steps: Choice | None) -> Chosen:
+        return choose("step", steps, self.steps)
+
+    def _places(self, steps: Chosen) -> np.ndarray:
+        return np.searchsorted(self.steps, np.array(steps.numbers, np.int64))
+
+    def _tokens(self, document: DocumentInfo, token: Choice | None, answers: bool) -> Chosen:
+        """Token indices, 1 to N."""
         if answers and token is not None:
             raise ValueError("answers choose the tokens; give answers or token, not both")
         if answers:
-            token = self.answers(document.doc_id)
-        if token is None:
-            return np.arange(1, document.num_losses + 1)
-        tokens = np.atleast_1d(np.array(token, np.int64))
-        if wrong := [number for number in tokens.tolist() if not 1 <= number <= document.num_losses]:
-            raise ValueError(
-                f"document {document.name!r} has losses of tokens 1 to {document.num_losses}, not of {listed(wrong)}"
-            )
-        return tokens
+            return Chosen(self.answers(document.doc_id))
+        there = range(1, document.num_losses + 1)
+        return choose("token", token, there, f" with a loss in document {document.name!r}")
 
     def _losses(self, document: DocumentInfo, tokens: np.ndarray, seeds: list[int], places: np.ndarray) -> np.ndarray:
         """float32 [seeds, steps, tokens] of tokens and steps by place."""
@@ -268,22 +339,6 @@ class Dataset:
             logger.warning("%s", error)
             parts = ()
         return [PartReader(self.storage, self._manifest, part, self._committed) for part in parts]
-
-
-def long_form(
-    document: DocumentInfo, tokens: np.ndarray, steps: Sequence[int], seeds: Sequence[int], losses: np.ndarray
-) -> pa.Table:
-    """Losses [seeds, steps, tokens] of one document as rows with the columns of TOKENS, by token, step, seed."""
-    rows = len(steps) * len(seeds)
-    columns = {
-        "doc_id": np.full(losses.size, document.doc_id, np.int32),
-        "token_index": np.repeat(np.asarray(tokens, np.int32), rows),
-        "step": np.tile(np.repeat(np.array(steps, np.int32), len(seeds)), len(tokens)),
-        "seed": np.tile(np.array(seeds, np.int32), len(tokens) * len(steps)),
-        "loss": losses.transpose(2, 1, 0).reshape(-1),
-    }
-    loss = pa.field("loss", pa.from_numpy_dtype(losses.dtype), nullable=False)
-    return pa.table(columns, schema=TOKENS.set(TOKENS.get_field_index("loss"), loss))
 
 
 def open(uri: str | os.PathLike[str] | Storage) -> Dataset:

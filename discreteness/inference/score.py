@@ -92,7 +92,7 @@ def as_table(scored: Sequence[Scored]) -> str:
         for row in _rows(one):
             mark = "  answer" * row["answer"] + "  no row of its own" * (not row["own_row"])
             numbers = f"{row['loss']:>9.4f}{row['probability']:>13.6f}{row['rank']:>7}"
-            lines.append(f"{row['token']:>6}{row['id']:>7}{numbers}  {row['text']!r}{mark}")
+            lines.append(f"{row['token_index']:>6}{row['token_id']:>7}{numbers}  {row['token']!r}{mark}")
     return "\n".join(lines)
 
 
@@ -109,9 +109,10 @@ def as_json(trained: Trained, scored: Sequence[Scored]) -> str:
 def _rows(one: Scored) -> list[dict[str, Any]]:
     return [
         {
-            "token": index,
-            "id": one.document.token_ids[index],
-            "text": decode_bytes(one.document.token_ids[index]).decode(errors="replace"),
+            "document": one.document.name,
+            "token_index": index,
+            "token_id": one.document.token_ids[index],
+            "token": decode_bytes(one.document.token_ids[index]).decode(errors="replace"),
             "loss": float(one.losses[index - 1]),
             "probability": _exp(-float(one.losses[index - 1])),
             "rank": int(one.ranks[index - 1]),

@@ -1,6 +1,7 @@
 """Spectra, what seeds share, tables and pictures: planted experiments analysed from end to end."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from discreteness.cli.dataset_commands import Analyze
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from tests.support import dataset_case as case
+from tests.support.planted_dataset import create_planted, log_plan
 
 STEPS = np.array(parse_checkpoints("log:40", 500))
 X = octaves(STEPS)
@@ -54,6 +56,10 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
     keys = list(zip(*(found.fits[name].to_pylist() for name in ("doc_id", "token_index", "seed")), strict=True))
     assert keys == sorted(keys)
     assert keys[:4] == [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
+    words = [("a.txt", "\x05"), ("a.txt", "\x06"), ("a.txt", "\x07"), ("b.txt", "\ufffd"), ("c", "\x01"), ("c", "\x02")]
+    for table, count in (found.tokens, 1), (found.fits, 4):
+        named = list(zip(table["document"].to_pylist(), table["token"].to_pylist(), strict=True))
+        assert named == [pair for pair in words for _ in range(count)]
     tokens = found.tokens.to_pylist()
     assert [row["drop_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
     assert tokens[0]["time"] == pytest.approx(60, rel=0.05)
@@ -169,6 +175,23 @@ def test_two_groups_of_seeds_are_told_from_one():
     assert (shared.dip_q[:80] < 0.05).sum() <= 2
     assert (shared.cluster == -1).all()
     assert np.isnan(shared.time).all()
+
+
+@pytest.mark.parametrize(("installed", "seeds"), [(True, 10), (False, 10), (False, 9)])
+def test_without_diptest_its_columns_are_null_and_one_line_says_what_brings_them(
+    tmp_path, monkeypatch, installed, seeds
+):
+    if not installed:
+        monkeypatch.setitem(sys.modules, "diptest", None)
+    create_planted(tmp_path / "set", case.DOCUMENTS, case.token_bytes, log_plan(16, 500), range(seeds))
+    found = analyze(tmp_path / "set")
+    for name in "dip", "dip_p", "dip_q":
+        assert found.tokens[name].null_count == (0 if installed else case.TOTAL)
+    lines = [line for line in summary(open_dataset(tmp_path / "set"), found).splitlines() if "two groups" in line]
+    assert len(lines) == 1
+    assert ("(dip test, 5 % false discoveries)" in lines[0]) == installed
+    assert ("pip install 'discreteness[dip]'" in lines[0]) == (not installed and seeds == 10)
+    assert ("it takes 10 seeds" in lines[0]) == (seeds == 9)
 
 
 def test_tokens_learned_together_share_their_seeds_delays():

@@ -124,7 +124,7 @@ def test_smooth_kinds_are_what_their_names_say():
         (np.zeros((2, 5)), range(5), "5 checkpoints"),
         (np.zeros((2, 9)), range(10), "do not match"),
         (np.zeros(9), range(9), "do not match"),
-        (np.zeros((1, 9)), [0, 1, 2, 2, 4, 5, 6, 7, 8], "ascend"),
+        (np.zeros((1, 9)), [0, 1, 2, 2, 4, 5, 6, 7, 8], "ascend, each once, from 0 up, not 0.0, 1.0, 2.0, 2.0"),
         (np.full((1, 9), np.nan), range(9), "nan at step 0"),
     ],
 )

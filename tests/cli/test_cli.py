@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from discreteness.cli.main import run_seeds
+from discreteness.cli import main as main_module
+from discreteness.cli.data_commands import DATA_COMMANDS
+from discreteness.cli.main import main, run_seeds
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
@@ -21,7 +23,9 @@ from discreteness.service.driver import Signals
 from discreteness.service.driver import run as run_service
 from discreteness.service.inline import run_inline
 from tests.support import skips
+from tests.support.dataset_case import DOCUMENTS, token_bytes
 from tests.support.job_case import job_config, prepared
+from tests.support.planted_dataset import create_planted, log_plan
 
 QUICK = ["--track", "tests.support.quick_track:quick", "--checkpoints", "every:10"]
 
@@ -53,6 +57,85 @@ def refused(monkeypatch, capsys):
         return text
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["verfy", "x"],
+            "discreteness has no command 'verfy': did you mean verify? `discreteness --help` explains each",
+        ),
+        (["documnets"], "did you mean documents?"),
+        (["valid", "x"], "did you mean validate?"),
+        (["frobnicate"], "'frobnicate': there are run, status, watch, verify, doctor"),
+        (["data", "inf", "x"], "discreteness data has no command 'inf': did you mean info?"),
+        (["data", "x"], "there are make, info, verify; `discreteness data --help` explains each"),
+    ],
+)
+def test_a_mistyped_command_is_one_line_that_says_what_was_meant(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["discreteness", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and said in printed.err
+
+
+def test_the_names_of_data_commands_are_all_of_them():
+    help_of_data = subprocess.run(
+        [sys.executable, "-m", "discreteness", "data", "--help"], capture_output=True, text=True
+    )
+    assert f"{{{','.join(DATA_COMMANDS)}}}" in help_of_data.stdout
+
+
+PIPED = {
+    "help": ["--help"],
+    "wrong option": ["status", "--nothing"],
+    "version": ["--version"],
+    "documents": ["documents"],
+    "one document": ["documents", "--show", "planets_order.txt"],
+    "status": ["status", "{set}"],
+    "status as JSON": ["status", "{set}", "--json"],
+    "verify": ["verify", "{set}"],
+    "compact": ["compact", "{set}"],
+    "analyze": ["analyze", "{planted}", "--output", "{folder}/out", "--figure", "{folder}/one.png"],
+    "export": ["export", "{planted}", "--format", "csv", "--output", "{folder}/losses.csv"],
+    "score": ["score", "One text.", "--checkpoint", "{weights}", "--track", QUICK[1]],
+}
+
+
+@pytest.mark.parametrize(("name", "unbuffered"), [*((name, "") for name in PIPED), ("status", "1"), ("documents", "1")])
+def test_a_closed_pipe_ends_every_command_without_a_word(dataset, tmp_path, name, unbuffered):
+    """Closed from the beginning, as `| head` closes it after ten lines."""
+    planted = tmp_path / "planted"
+    create_planted(planted, DOCUMENTS, token_bytes, log_plan(12, 300), range(2))
+    weights = next((dataset / "weights").rglob("*.safetensors"))
+    places = {"set": dataset, "planted": planted, "folder": tmp_path, "weights": weights}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "discreteness", *(word.format(**places) for word in PIPED[name])],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(writing)
+    if name == "wrong option":  # it is told on stderr
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+    else:
+        assert (done.stderr, done.returncode) == ("", 141)
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capfd):
+    def lose_the_connection():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit) as end:
+        main_module._finish(lose_the_connection)
+    assert end.value.code == 2 and capfd.readouterr().err == "error: [Errno 32] Broken pipe\n"
 
 
 def test_help_is_instant_because_it_imports_nothing_heavy():

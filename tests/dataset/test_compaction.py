@@ -59,7 +59,6 @@ def everything(storage):
         bits(dataset.losses("a.txt", token=[3, 1], seeds=dataset.seeds[::-1], steps=[20, 0, 20])),
         bits(dataset.losses("a.txt", answers=True)),
         dataset.losses("b.txt", answers=True).shape,
-        dataset.losses("b.txt", steps=[]).shape,
         bits(dataset.mean_curves()),
         [(d.name, t.tolist(), bits(x)) for d, t, x in dataset.blocks(max_bytes=1)],
     ]

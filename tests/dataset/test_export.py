@@ -1,5 +1,6 @@
 """One loss a row in Parquet and CSV, and the two legacy formats, field for field."""
 
+import csv
 import math
 import os
 import sys
@@ -51,13 +52,38 @@ def test_a_table_has_every_loss_once_in_order_bit_for_bit(tmp_path, monkeypatch,
         table = pa.csv.read_csv(path, convert_options=options)
     else:
         table = pq.read_table(path, page_checksum_verification=True)
-    assert table.column_names == ["doc_id", "token_index", "step", "seed", "loss"]
+    assert table.column_names == ["doc_id", "document", "token_index", "token", "step", "seed", "loss"]
     places = [(0, 1), (0, 2), (0, 3), (1, 1), (4, 1), (4, 2)]
     keys = [(*place, step, seed) for place in places for step in STEPS for seed in (0, 2)]
-    assert list(zip(*(table[name].to_pylist() for name in table.column_names[:4]), strict=True)) == keys
+    numbers = ("doc_id", "token_index", "step", "seed")
+    assert list(zip(*(table[name].to_pylist() for name in numbers), strict=True)) == keys
+    words = [("a.txt", "\x05"), ("a.txt", "\x06"), ("a.txt", "\x07"), ("b.txt", "\ufffd"), ("c", "\x01"), ("c", "\x02")]
+    named = [pair for pair in words for _ in range(2 * len(STEPS))]
+    assert list(zip(table["document"].to_pylist(), table["token"].to_pylist(), strict=True)) == named
     expected = np.stack([losses(0), given]).transpose(2, 1, 0).reshape(-1)
     assert table["loss"].type == pa.float32()
     assert np.array_equal(table["loss"].to_numpy().view(np.uint32), expected.view(np.uint32))
+
+
+AWKWARD_TEXTS = [b"the", b" a", b"the", b'",\n\r', b"", b"\xc3", b"the", b"NULL", b" a"]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_equal_texts_are_those_of_their_tokens(tmp_path, format):
+    """Also where they repeat, are empty, are cut in the middle of a character, or mean something in CSV."""
+    document = Text(doc_id=7, name='the, "first".txt', category="", token_ids=(0, *range(1, len(AWKWARD_TEXTS) + 1)))
+    words = [b"<|endoftext|>", *AWKWARD_TEXTS]
+    writer = create(tmp_path / "run", documents=[document], token_bytes=words.__getitem__)
+    writer.commit(0, "one", np.array(STEPS), losses(0, STEPS, len(AWKWARD_TEXTS)), records())
+    path = export(tmp_path / "run", format, tmp_path / "x")
+    if format == "csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = pq.read_table(path).to_pylist()
+    assert {row["document"] for row in rows} == {document.name}
+    expected = [text.decode(errors="replace") for text in AWKWARD_TEXTS for _ in STEPS]
+    assert [row["token"] for row in rows] == expected
 
 
 def test_float16_tables_hold_what_the_hdf5_export_holds(run, tmp_path):

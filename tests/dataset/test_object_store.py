@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import pickle
 import random
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_create_commit_resume_and_read(server, uri):
     commit(create(uri), 3)  # again, changes nothing
     with pytest.raises(ValueError, match="committed by attempt one already"):
         commit(create(uri), 3, "two")
-    dataset = reader.open(uri)
+    dataset = pickle.loads(pickle.dumps(reader.open(uri)))  # as another process gets it
     assert np.array_equal(dataset.losses("c"), np.stack([losses(0), losses(3)])[:, :, 4:])
     assert dataset.arrow().count_rows() == 24 and dataset.runs(3).num_rows == 4
     assert status_of(uri).rows == 24 and verify(uri) == []

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import pickle
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from discreteness.dataset import reader
+from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.identity import identity_hash
 from discreteness.dataset.seed_file import CommittedSeed, losses_file
 from discreteness.dataset.status import status as status_of
@@ -51,17 +55,21 @@ def test_what_is_missing_is_named_never_filled_in(run):
     for arguments, message in (
         ({"doc": "d"}, r"no document 'd'; there are 'a\.txt' \(0\), 'b\.txt' \(1\), 'c' \(4\)"),
         ({"doc": 2}, "no document 2"),
-        ({"doc": "c", "token": 0}, "tokens 1 to 2, not of 0"),
-        ({"doc": "c", "token": 3}, "tokens 1 to 2, not of 3"),
-        ({"doc": "c", "token": [1, 0, 9]}, "tokens 1 to 2, not of 0, 9"),
+        ({"doc": True}, "no document True"),
+        ({"doc": 1.0}, r"no document 1\.0"),
+        ({"doc": "c", "token": 0}, "no token 0 with a loss in document 'c'; there are 1, 2"),
+        ({"doc": "a.txt", "token": 4}, "no token 4 with a loss in document 'a.txt'; there are 1 to 3"),
+        ({"doc": "c", "token": [1, 0, 9]}, "no token 0, 9 with a loss"),
         ({"doc": "a.txt", "token": 1, "answers": True}, "give answers or token, not both"),
         ({"doc": "c", "seeds": [0, 1, 2]}, "no seed 1, 2; there are 0, 3"),
         ({"doc": "c", "steps": [2]}, "no step 2; there are 0, 1, 5, 20"),
     ):
         with pytest.raises(ValueError, match=message):
             dataset.losses(**arguments)
-    with pytest.raises(ValueError, match="no seed 1"):
-        dataset.runs(1)
+    for seed, message in (1, "no seed 1"), (False, "False is not a seed"), ("0", "'0' is not a seed"):
+        for use in dataset.runs, dataset.seed:
+            with pytest.raises(ValueError, match=message):
+                use(seed)
     with pytest.raises(ValueError, match="give answers or token, not both"):
         dataset.table("a.txt", token=1, answers=True)
     with pytest.raises(FileNotFoundError, match="is not a dataset"):
@@ -90,12 +98,22 @@ def test_tables_of_runs_tokens_and_all_losses(run):
 
 def test_rows_pieces_and_means_say_what_losses_says(run):
     dataset = reader.open(run)
-    rows = dataset.table("c", token=[2, 1], seeds=[3], steps=[5, 0]).to_pylist()
+    rows = dataset.table("c", token=[2, 1], seeds=[3, 0], steps=[5, 0]).to_pylist()
     assert rows == [
-        {"doc_id": 4, "token_index": token, "step": step, "seed": 3, "loss": 3000 + step + (3 + token) / 8}
+        {
+            "doc_id": 4,
+            "document": "c",
+            "token_index": token,
+            "token": chr(token),
+            "step": step,
+            "seed": seed,
+            "loss": 1000 * seed + step + (3 + token) / 8,
+        }
         for token in (2, 1)
         for step in (5, 0)
+        for seed in (3, 0)
     ]
+    assert dataset.texts("c") == ["\x01", "\x02"] and dataset.texts("a.txt", [3, 1]) == ["\x07", "\x05"]
     assert dataset.answers("a.txt") == [3] and dataset.answers("c") == []
     assert dataset.losses("c", answers=True).shape == (2, 4, 0)
     pieces = list(dataset.blocks(max_bytes=2 * 4 * 4 * 2))  # two tokens of two seeds and four steps
@@ -110,6 +128,59 @@ def test_rows_pieces_and_means_say_what_losses_says(run):
     assert means[:, 0, 1].tolist() == [3001.125, 3001.375, 3001.5625]
     with pytest.raises(ValueError, match="no seed 1"):
         dataset.mean_curves(seeds=[1])
+
+
+def test_a_dataset_says_what_it_holds(run):
+    about = "seeds: 2 (0 to 3), steps: 4 (0 to 20), documents: 3, tokens: 6"
+    assert repr(reader.open(run)) == f"<Dataset {run}, {about}>"
+    create(run.parent / "new <b>&")
+    new = reader.open(run.parent / "new <b>&")
+    assert "seeds: none, steps: 4" in repr(new)
+    commit(create(run.parent / "new <b>&"), 7)
+    assert "seeds: 1 (7), steps: 4" in repr(reader.open(run.parent / "new <b>&"))
+    html = new._repr_html_()
+    assert "new &lt;b&gt;&amp;</td>" in html and "<b>" not in html
+    assert html.startswith("<table>") and "<tr><th>steps</th><td>4 (0 to 20)</td></tr>" in html
+
+
+def answers_of(dataset):
+    """What a dataset answers, in a process of its own too."""
+    return [dataset.seeds, dataset.losses("a.txt").tolist(), dataset.mean_curves().tolist(), dataset.answers("a.txt")]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_dataset_that_was_pickled_is_the_same(run, monkeypatch, compacted, used):
+    monkeypatch.setattr(reader, "ROW_GROUP_LOSSES", 2**40)  # parts always pay
+    if compacted:
+        compact(run)
+    dataset = reader.open(run)
+    expected = answers_of(reader.open(run))
+    if used:
+        answers_of(dataset)
+    content = pickle.dumps(dataset)
+    assert len(content) < 10_000, "nothing that was read goes along"
+    commit(create(run), 1)
+    assert answers_of(pickle.loads(content)) == expected
+    assert reader.open(run).seeds == [0, 1, 3]
+
+
+def test_a_dataset_can_be_given_to_another_process(run):
+    dataset = reader.open(run)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(answers_of, dataset).result() == answers_of(dataset)
+
+
+def test_documents_are_listed_by_name(run):
+    dataset = reader.open(run)
+    assert [document.name for document in dataset.documents] == ["a.txt", "b.txt", "c"]
+    assert dataset.document_table().to_pydict() == {
+        "doc_id": [0, 1, 4],
+        "name": ["a.txt", "b.txt", "c"],
+        "category": ["a", "b", "c"],
+        "tokens": [3, 1, 2],
+        "answers": [1, 0, 0],
+    }
 
 
 def test_to_xarray_without_xarray_says_what_to_install(run, monkeypatch):

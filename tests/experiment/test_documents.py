@@ -1,4 +1,4 @@
-"""The built-in documents, folders of one's own, answers, and what is refused."""
+"""The built-in documents, folders of the user's own, answers, and what is refused."""
 
 import dataclasses
 import re

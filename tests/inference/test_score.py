@@ -107,11 +107,12 @@ def test_json_holds_the_losses_to_the_bit_and_null_for_what_is_no_number(trained
     (one,) = found["documents"]
     losses = np.array([row["loss"] for row in one["tokens"]], np.float32)
     assert np.array_equal(losses.view(np.uint32), scored[0].losses.view(np.uint32))
-    assert "".join(row["text"] for row in one["tokens"]) == documents[0].text
-    assert [row["token"] for row in one["tokens"] if row["answer"]] == sorted(documents[0].answers)
+    assert "".join(row["token"] for row in one["tokens"]) == documents[0].text
+    assert {row["document"] for row in one["tokens"]} == {one["name"]}
+    assert [row["token_index"] for row in one["tokens"] if row["answer"]] == sorted(documents[0].answers)
     assert all(row["probability"] == math.exp(-row["loss"]) for row in one["tokens"])
     assert [row["own_row"] for row in one["tokens"]] == [
-        trained.vocabulary.contains(row["id"]) for row in one["tokens"]
+        trained.vocabulary.contains(row["token_id"]) for row in one["tokens"]
     ]
     scored[0].losses[0] = np.nan
     assert json.loads(as_json(trained, scored))["documents"][0]["tokens"][0]["loss"] is None

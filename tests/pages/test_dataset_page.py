@@ -38,7 +38,7 @@ def found(request, tmp_path_factory):
     if request.param == "compacted":
         compact(dataset.storage)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "dataset.md").read_text(), re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -49,8 +49,12 @@ def found(request, tmp_path_factory):
 
 def test_losses_are_chosen_by_token_step_seed_and_answer(found):
     assert np.array_equal(found["one_token"], EXPECTED[:, :, 2])
-    assert np.array_equal(found["one_step"], EXPECTED[:, 3:, :3])
+    assert np.array_equal(found["one_step"], EXPECTED[:, 3, :3])
+    assert np.array_equal(found["early"], EXPECTED[:, :3, :3])
     assert np.array_equal(found["answers"], EXPECTED[:2, :, 2:3])
+    assert (found["names"], found["listing"]["tokens"].tolist()) == (["a.txt", "b.txt", "c"], [3, 1, 2])
+    (curves,) = found["curves"]
+    assert np.array_equal(curves, EXPECTED[:, :, :2])
     assert np.array_equal(found["some"], EXPECTED[:, :, [0, 2]])
     assert np.array_equal(found["whole"], EXPECTED[1])
     assert found["largest"] == EXPECTED.max()

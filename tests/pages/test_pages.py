@@ -17,7 +17,12 @@ from discreteness.inference import load
 from discreteness.service import evaluator_pool, timeouts
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "modded-nanogpt" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "modded-nanogpt" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 PROGRAMS = {"python", "torchrun", "ray", "make", "discreteness"}
 

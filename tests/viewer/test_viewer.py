@@ -283,11 +283,14 @@ def test_curves_are_saved_as_a_table_and_as_a_picture(new_page, address, planted
     drawn(page, NUM_SEEDS)
     with page.expect_download() as saved:
         page.click("#csv")
-    rows = list(csv.reader(saved.value.path().read_text().splitlines()))
-    assert rows[0][:4] == ["doc_id", "token", "step", "seed_0"] and len(rows[0]) == 3 + NUM_SEEDS
-    table = np.array(rows[1:], np.float64)
-    assert table[:, 2].tolist() == list(PLAN)
-    np.testing.assert_array_equal(table[:, 3:].T.astype(np.float32), discreteness.open(planted).losses("first.txt", 7))
+    with saved.value.path().open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[:6] == ["doc_id", "document", "token_index", "token", "step", "seed_0"] and len(head) == 5 + NUM_SEEDS
+    dataset = discreteness.open(planted)
+    assert {(row[1], row[2], row[3]) for row in rows} == {("first.txt", "7", *dataset.texts("first.txt", [7]))}
+    table = np.array([row[4:] for row in rows], np.float64)
+    assert table[:, 0].tolist() == list(PLAN)
+    np.testing.assert_array_equal(table[:, 1:].T.astype(np.float32), dataset.losses("first.txt", 7))
     with page.expect_download() as saved:
         page.click("#png")
     assert saved.value.path().read_bytes().startswith(b"\x89PNG") and saved.value.suggested_filename.endswith(".png")
@@ -444,6 +447,13 @@ def test_hostile_names_and_tokens_are_only_text(new_page, serve_here, tmp_path):
     page.keyboard.press("f")
     with page.expect_download() as saved:
         page.click("#csv")
+    with saved.value.path().open(newline="") as file:
+        _, row, *_ = csv.reader(file)
+    assert row[1:4] == [
+        discreteness.open(tmp_path / "d").documents[0].name,
+        "4",
+        *discreteness.open(tmp_path / "d").texts(0, [4]),
+    ]
     assert "/" not in saved.value.suggested_filename and "<" not in saved.value.suggested_filename
     page.keyboard.press("ArrowDown")
     until(page, "document.querySelector('#text').textContent.includes('javascript:alert(1)')")

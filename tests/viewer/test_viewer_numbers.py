@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import discreteness
 from discreteness.analysis.analyze import analyze
 from discreteness.analysis.fits import fit
 from tests.support.chromium import until
@@ -360,9 +361,12 @@ def check_overview(page, truth, most):
         assert np.isnan(spread) if np.isnan(values["time_spread"]) else spread == rounded(values["time_spread"], 2)
     with page.expect_download() as saved:
         page.click("#table-csv")
-    table = list(csv.DictReader(saved.value.path().read_text().splitlines()))
+    with saved.value.path().open(newline="") as file:
+        table = list(csv.DictReader(file))
+    dataset = discreteness.open(truth.path)
     for row, (doc_id, token, values) in zip(table, expected, strict=True):
-        assert [int(row["doc_id"]), int(row["token"])] == [doc_id, token]
+        assert [int(row["doc_id"]), int(row["token_index"])] == [doc_id, token]
+        assert [row["document"], row["token"]] == [truth.names[doc_id], *dataset.texts(doc_id, [token])]
         found = [float(row[name] or "nan") for name in values]
         np.testing.assert_allclose(found, list(values.values()), rtol=1e-4)
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +135,12 @@ class PartReader:
         self.storage, self.manifest, self.part = storage, manifest, part
         self.columns = {seed.seed: column for column, seed in enumerate(part.seeds) if committed.get(seed.seed) == seed}
         self._files: dict[int, TokenFile] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what was read, which whoever unpickles it reads again where it is needed."""
+        state = dict(vars(self), _files={})
+        state.pop("means", None)
+        return state
 
     def losses(self, tokens: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """float32 (tokens, steps, all seeds of the part), tokens counted through all documents, steps by place.

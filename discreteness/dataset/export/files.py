@@ -1,6 +1,7 @@
 """dataset -> one file for other tools: a table of one loss per row, or a result file of the original trainers.
 
-`parquet`, `csv`: columns doc_id, token_index, step, seed, loss, sorted by these; float32, or float16 where asked.
+`parquet`, `csv`: columns doc_id, document (name), token_index, token (text), step, seed, loss, sorted by the numbers;
+float32, or float16 where asked.
 `pt`, `hdf5`: the old formats field for field, always float16: a dict for torch.load(weights_only=True), and one
 dataset per token; data scored with isolated packing say so in one extra key or attribute, `packing`.
 """
@@ -17,9 +18,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from discreteness.dataset.by_token.token_file import KEYS
+from discreteness.dataset.long_form import LONG_FORM, long_form
 from discreteness.dataset.manifest import DocumentInfo
-from discreteness.dataset.reader import Dataset, long_form, open
+from discreteness.dataset.reader import Dataset, open
 from discreteness.dataset.storage import Storage
 
 PRECISIONS = {
@@ -33,7 +34,7 @@ BLOCK_BYTES = 2**28
 """Memory for the float32 losses that are under way in an export; large documents are read in several passes."""
 
 
-TABLE_OVERHEAD = 8
+TABLE_OVERHEAD = 10
 """Bytes per row of a table, its columns and what they are made from, for each byte of its loss."""
 
 
@@ -157,7 +158,8 @@ def _write_table(dataset: Dataset, format: str, precision: str, path: Path) -> N
                 losses = _float16(document, tokens, dataset.steps, dataset.seeds, losses)
             if format == "csv" and precision == "float16":
                 losses = losses.astype(np.float32)  # the same numbers; Arrow's CSV knows no float16
-            table = long_form(document, tokens, dataset.steps, dataset.seeds, losses)
+            texts = dataset.texts(document.doc_id, tokens)
+            table = long_form(document, tokens, texts, dataset.steps, dataset.seeds, losses)
             if writer is None:
                 writer = pa.csv.CSVWriter(path, table.schema) if format == "csv" else _parquet(path, table.schema)
             writer.write_table(table)
@@ -168,7 +170,12 @@ def _write_table(dataset: Dataset, format: str, precision: str, path: Path) -> N
 
 def _parquet(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(
-        path, schema, compression="zstd", use_dictionary=KEYS, use_byte_stream_split=["loss"], write_page_checksum=True
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=[name for name in LONG_FORM.names if name != "loss"],
+        use_byte_stream_split=["loss"],
+        write_page_checksum=True,
     )
 
 

@@ -36,3 +36,10 @@ export function download(name, content) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
+
+// Rows of numbers and texts; a text that means something in CSV is quoted.
+export function downloadCsv(name, rows) {
+  const field = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+  const lines = rows.map((row) => row.map(field).join(",") + "\n");
+  download(name, new Blob(lines, { type: "text/csv" }));
+}

@@ -2,7 +2,7 @@
 
 import { drawBars } from "./bars.js";
 import { scaleOf } from "./colors.js";
-import { byId, count, download, element, number } from "./dom.js";
+import { byId, count, downloadCsv, element, number } from "./dom.js";
 import { page } from "./shown.js";
 import { tokenContent } from "./text.js";
 
@@ -144,11 +144,15 @@ export class Overview {
   }
 
   saveTable() {
-    const columns = ["doc_id", "token", "drop_share", "time", "width", "fall", "time_spread", "steepness"];
-    const lines = [columns, ...(this.found?.tokens ?? []).map((entry) => columns.map((name) => entry[name] ?? ""))];
-    download(
-      "sharpest_drops.csv",
-      new Blob([lines.map((line) => line.join(",")).join("\n") + "\n"], { type: "text/csv" }),
-    );
+    const values = ["drop_share", "time", "width", "fall", "time_spread", "steepness"];
+    const names = new Map(this.dataset.documents.map((document) => [document.doc_id, document.name]));
+    const rows = (this.found?.tokens ?? []).map((entry) => [
+      entry.doc_id,
+      names.get(entry.doc_id),
+      entry.token,
+      entry.context.at(-1).text,
+      ...values.map((name) => entry[name] ?? ""),
+    ]);
+    downloadCsv("sharpest_drops.csv", [["doc_id", "document", "token_index", "token", ...values], ...rows]);
   }
 }

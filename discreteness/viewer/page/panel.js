@@ -4,7 +4,7 @@ import { getFrame, getJson } from "./api.js";
 import { drawBars, roundTicks } from "./bars.js";
 import { CURVE_COLORS } from "./colors.js";
 import { CurvesChart } from "./curves.js";
-import { byId, count, download, element, number } from "./dom.js";
+import { byId, count, download, downloadCsv, element, number } from "./dom.js";
 import { ask } from "./notices.js";
 import { page, remember, shown } from "./shown.js";
 import { histogram, median } from "./statistics.js";
@@ -223,18 +223,19 @@ const fileName = () => `${page.dataset.name}-${panel[0] ? `${nameOf(panel[0])}-$
 
 function saveCsv() {
   const seeds = [...new Set(panel.flatMap(({ curves }) => [...curves.seeds]))].sort((a, b) => a - b);
-  const lines = [["doc_id", "token", "step", ...seeds.map((seed) => `seed_${seed}`)].join(",")];
+  const table = [["doc_id", "document", "token_index", "token", "step", ...seeds.map((seed) => `seed_${seed}`)]];
   const steps = page.dataset.steps.length;
-  for (const { doc_id, token, curves } of panel) {
+  for (const entry of panel) {
+    const { doc_id, token, curves } = entry;
     const rows = seeds.map((seed) => curves.seeds.indexOf(seed));
     page.dataset.steps.forEach((step, index) => {
       const losses = rows.map((row) =>
         row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : curves.losses[row * steps + index],
       );
-      lines.push([doc_id, token, step, ...losses].join(","));
+      table.push([doc_id, nameOf(entry), token, entry.words[token].text, step, ...losses]);
     });
   }
-  download(`${fileName()}.csv`, new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+  downloadCsv(`${fileName()}.csv`, table);
 }
 
 async function savePng() {
