@@ -449,11 +449,8 @@ def test_hostile_names_and_tokens_are_only_text(new_page, serve_here, tmp_path):
         page.click("#csv")
     with saved.value.path().open(newline="") as file:
         _, row, *_ = csv.reader(file)
-    assert row[1:4] == [
-        discreteness.open(tmp_path / "d").documents[0].name,
-        "4",
-        *discreteness.open(tmp_path / "d").texts(0, [4]),
-    ]
+    dataset = discreteness.open(tmp_path / "d")
+    assert row[1:4] == [dataset.documents[0].name, "4", *dataset.texts(0, [4])]
     assert "/" not in saved.value.suggested_filename and "<" not in saved.value.suggested_filename
     page.keyboard.press("ArrowDown")
     until(page, "document.querySelector('#text').textContent.includes('javascript:alert(1)')")
