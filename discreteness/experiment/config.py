@@ -39,7 +39,8 @@ class ExperimentConfig:
     fp8: bool = True
     """8-bit products in the training head, on GPUs; scoring never uses them."""
     deterministic: bool = True
-    """Training repeats to the bit on one type of GPU, which costs it 2 to 6 %; a CPU always does."""
+    """Training repeats to the bit on one type of GPU, which costs up to 10 %, the longer the
+    documents the more; a CPU always does."""
     micro_batch_tokens: int = 65_536
     """Most tokens that a worker trains in one pass; fewer take less memory."""
 
