@@ -101,9 +101,9 @@ class Validate:
     data: str | None = None
     """As for run."""
     val_tokens: int | None = None
-    """How many tokens. Default: of shards that are named all, else the track's."""
+    """How many tokens. Default: all of the shards that you name; if you name none, the track's number."""
     chunk_tokens: int | None = None
-    """Tokens of one pass. Default: the track's, as in training; fewer take less memory and shorter shards."""
+    """Tokens of one pass. Default: the track's, as in training; fewer need less memory and accept shorter shards."""
 
     def __call__(self) -> int:
         from rich.progress import Progress

@@ -98,8 +98,8 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
     report = (
         *what_is_recorded(experiment),
         f"cluster: {cluster.describe()}",
-        f"trainers: {trainers} of {workers} workers, one {'GPU' if use_gpu else 'CPU'} each, each trainer on one node "
-        f"({fits} would fit now)",
+        f"trainers: {trainers}, each with {workers} worker{'s' if workers > 1 else ''} on one node, "
+        f"one {'GPU' if use_gpu else 'CPU'} per worker ({fits} would fit now)",
         f"evaluators: {evaluators}, {place}",
         f"stream: {checkpoint_bytes / 1e6:.1f} MB per checkpoint; a trainer moves {mean_mb_s:.1f} MB/s on average, "
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(run.max_in_flight, workers)} in flight = "

@@ -90,9 +90,10 @@ class Dataset:
     ) -> np.ndarray:
         """Losses in nats, float32 [seeds, steps, tokens], in the order asked for; None is everything.
 
-        A number drops its axis, as in NumPy: `token=7` gives [seeds, steps], `seeds=0, token=7` gives [steps]. A
-        list, range or array of numbers keeps it, and so does a slice, which takes the numbers that are there from
-        its start up to its stop, the stop left out: `steps=slice(0, 100)`. All are values, not places.
+        Selection is by value, not by position: `steps=200` is update 200, not the 200th checkpoint. A number drops
+        its axis, as in NumPy: `token=7` gives [seeds, steps], `seeds=0, token=7` gives [steps]. A list, range or
+        array of numbers keeps it, and so does a slice, which is half-open and selects what exists in its range:
+        `steps=slice(0, 100)`.
 
         `doc`: name or id. `token`: token_index of documents.parquet, 1 to N: token 0 is BOS and has no loss, so
         index i of the last axis is token i + 1. `answers`: the document's answers instead. The axes may lie in memory

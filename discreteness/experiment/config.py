@@ -65,13 +65,13 @@ class RunConfig:
     gpu_type: str | None = None
     """Accelerator type that trainers need, by Ray's name, such as H100. Default: any."""
     evaluators: int | None = None
-    """Evaluators in the pool. Default: one beside each GPU of the trainers; on tiny one per trainer; with GPUs of
-    their own one per machine."""
+    """Evaluators in the pool. Default: one per GPU of the trainers, which it shares; on tiny one per trainer; with
+    --evaluator-gpus 1 one per machine."""
     evaluator_gpus: float = 0.1
     """Share of a GPU that an evaluator reserves, which trainers leave free. 1: evaluators have GPUs of their own, any
     that are free, and trainers whole ones."""
     max_in_flight: int = 8
-    """Checkpoints of one trainer between publication and accepted row."""
+    """Most checkpoints of one trainer that are published and whose losses have not been accepted yet."""
     max_attempts: int = 3
     """Training runs of a seed before it counts as failed."""
     start_timeout_s: float = 600

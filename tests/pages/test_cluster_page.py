@@ -118,7 +118,7 @@ def test_two_machines_train_a_job_that_outlives_one_of_them_and_the_dashboard_na
     runs = dashboard.get("/api/train/v2/runs/v1")["train_runs"]
     nodes = dashboard.get("/api/v0/nodes")["data"]["result"]["result"]
     # The experiment: complete, of one attempt a seed, bitwise equal to what an undisturbed run records.
-    assert "trainers: 2 of 2 workers" in stage.job.output
+    assert "trainers: 2, each with 2 workers on one node" in stage.job.output
     assert verify(stage.dataset) == []
     assert open_dataset(stage.dataset).seeds == list(range(NUM_SEEDS))
     assert check(stage.dataset, range(NUM_SEEDS), faultless(stage, NUM_SEEDS)) == []

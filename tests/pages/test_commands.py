@@ -200,7 +200,8 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
             assert not (folder / "planned").exists()
     told = capsys.readouterr().out
     assert told.count("time: about") == len(asked)
-    assert "trainers: 64 of 1 workers, one GPU each" in told and "trainers: 8 of 8 workers" in told
+    assert "trainers: 64, each with 1 worker on one node, one GPU per worker" in told
+    assert "trainers: 8, each with 8 workers" in told
     assert "track slow: 4 seeds" in told
     assert sorted(path.name for path in (folder / "runs").iterdir()) == sorted(DATASETS)
 
