@@ -31,8 +31,7 @@ from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.scoring.scorer import Scorer
-from discreteness.service.log import Log
-from discreteness.service.progress import LOG_INTERVAL_S
+from discreteness.service.log import LOG_INTERVAL_S, Log
 
 
 def run_inline(config: JobConfig) -> int:

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from discreteness.service.messages import Event, Level
 
+LOG_INTERVAL_S = 10
+"""Between two lines that say how far a run is."""
+
 
 class Log:
     """Where a run says what happens: stdout, which is what `ray job logs` shows. A context: between its ends what the

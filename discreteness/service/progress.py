@@ -5,10 +5,8 @@ import time
 from rich.status import Status
 
 from discreteness.service.job import Job
-from discreteness.service.log import Log
+from discreteness.service.log import LOG_INTERVAL_S, Log
 from discreteness.service.messages import Progress
-
-LOG_INTERVAL_S = 10
 
 
 class Reporter:

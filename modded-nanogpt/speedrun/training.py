@@ -8,6 +8,7 @@
 import math
 from collections.abc import Callable, Collection, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,24 +137,25 @@ class Trainer:
         self.batches.start()
         meter = Meter(self.device, self.process_group)
         validated = validation_steps(self.track) if validate else ()
-        for step in range(schedule.last_step + 1):
-            last = step == schedule.last_step
-            state = forward_state(self.track, step)
-            if step in validated:
-                meter.pause()
-                loss = self.validation_loss(validation_state(self.track, step, state))
-                meter.note({"step": step, "val_loss": loss})
-            if step in planned:
-                records = meter.fetch(everything=last)
-                if failed := next((r for r in records if not math.isfinite(r.get("train_loss", 0.0))), None):
-                    raise SeedFailed(
-                        f"the training loss is {failed['train_loss']} in the update to step {failed['step']}"
-                    )
-                yield Checkpoint(step, state, records)
-            if not last:
-                settings = step_settings(schedule, step)
-                meter.begin()
-                meter.add(settings, state, self.update(settings, state))
+        with closing(self.batches):  # its thread would stay where the seed fails, or the consumer stops
+            for step in range(schedule.last_step + 1):
+                last = step == schedule.last_step
+                state = forward_state(self.track, step)
+                if step in validated:
+                    meter.pause()
+                    loss = self.validation_loss(validation_state(self.track, step, state))
+                    meter.note({"step": step, "val_loss": loss})
+                if step in planned:
+                    records = meter.fetch(everything=last)
+                    if failed := next((r for r in records if not math.isfinite(r.get("train_loss", 0.0))), None):
+                        raise SeedFailed(
+                            f"the training loss is {failed['train_loss']} in the update to step {failed['step']}"
+                        )
+                    yield Checkpoint(step, state, records)
+                if not last:
+                    settings = step_settings(schedule, step)
+                    meter.begin()
+                    meter.add(settings, state, self.update(settings, state))
 
     def update(self, settings: StepSettings, state: ForwardState) -> Tensor:
         """One optimizer step with the stream's next micro-batches; this rank's objective, a sum over its tokens.

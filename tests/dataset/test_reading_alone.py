@@ -66,7 +66,7 @@ def main(path, folder):
     found = analyze.analyze(path)
     assert found.fits.num_rows == 3 * 15 and found.fits["is_drop"].to_numpy().any()
     assert tables.load(path).tokens.num_rows == 15
-    figures.draw(dataset, found, figures.Path(folder) / "figure.png")
+    figures.draw(dataset, found)
     picture(job_status(path))
     application(path)
     print("fine")

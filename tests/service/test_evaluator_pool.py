@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
-from ray.util.placement_trainer import placement_trainer, remove_placement_trainer
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from discreteness.service import evaluator_pool as pool_module
 from discreteness.service.evaluator_pool import CheckpointRejected, EvaluatorPool
@@ -180,7 +180,7 @@ def test_validation_is_overtaken_by_some_checkpoints_but_not_for_ever(small_ray,
 
 def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_ray):
     """Real placement on GPUs that are only numbers: bundles as a trainer's workers ask for them."""
-    trainers = [placement_trainer([{"CPU": 1.0, "GPU": 1.0}], strategy="STRICT_PACK") for _ in range(7)]
+    trainers = [placement_group([{"CPU": 1.0, "GPU": 1.0}], strategy="STRICT_PACK") for _ in range(7)]
 
     async def scenario():
         for trainer in trainers:
@@ -195,7 +195,7 @@ def test_seven_trainers_and_an_evaluator_with_a_gpu_of_its_own_fill_eight(small_
         assert (pool.ready(), free) == (1, 0)
     finally:
         for trainer in trainers:
-            remove_placement_trainer(trainer)
+            remove_placement_group(trainer)
 
 
 @pytest.mark.parametrize("evaluator", [Flaky, WithLibrary])

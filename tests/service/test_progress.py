@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from discreteness.service import progress as progress_module
-from discreteness.service.log import Log
+from discreteness.service.log import LOG_INTERVAL_S, Log
 from discreteness.service.messages import Counts, Event, Preparing, Running
-from discreteness.service.progress import LOG_INTERVAL_S, Reporter
+from discreteness.service.progress import Reporter
 from tests.service.test_log import progress
 from tests.support.job_case import ONE_TRAINER, a_job
 from tests.support.plain_ray import Clock

@@ -152,6 +152,7 @@ def test_a_loss_that_is_not_finite_ends_the_seed_and_not_the_trainer(root):
     trainer = Trainer(poisoned, root)
     with pytest.raises(SeedFailed, match=r"training loss is (nan|inf) in the update to step \d+"):
         run(trainer, 0, range(LAST + 1))
+    assert trainer.batches._thread is None  # it would stay until the process ends
     next(trainer.train(0, [0]))
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
@@ -163,6 +164,7 @@ def test_closing_at_a_checkpoint_leaves_the_trainer_ready(root):
     next(generator)
     next(generator)
     generator.close()
+    assert trainer.batches._thread is None
     again, _ = run(trainer, 6)
     assert_equal(expected, again)
 
