@@ -22,6 +22,7 @@ def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
 
     `metadata`: what the dashboard's list of jobs shows of this one, unless `ray job submit --metadata-json` says more.
     """
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # else Ray's warnings stand in a log with codes of colors
     if os.environ.get("RAY_ADDRESS"):
         ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
         return Cluster(tuple(map(_node, _alive())), local=False)

@@ -73,6 +73,8 @@ class Reporter:
         """Which seeds train, and what keeps the other trainers from it before their first."""
         seeds = ", ".join(f"seed {running.seed} at {running.step}" for running in progress.training) or "none"
         waits = [f"{one.trainer} is {one.what} ({one.for_s:.0f} s)" for one in progress.preparing]
-        if no_place := self.num_trainers - progress.placed - len(progress.trainers_ended):
-            waits += [f"{no_place} of {self.num_trainers} trainers {'has' if no_place == 1 else 'have'} no place yet"]
+        if not_started := self.num_trainers - progress.placed - len(progress.trainers_ended):
+            waits += [
+                f"{not_started} of {self.num_trainers} trainers {'has' if not_started == 1 else 'have'} not started yet"
+            ]
         return f"training {seeds}" + (f" ({'; '.join(waits)})" if waits else "")

@@ -117,7 +117,7 @@ def test_while_nothing_trains_the_line_says_what_is_waited_for(clock, capsys):
         clock.sleep(LOG_INTERVAL_S)
         reporter.show(progress(training=at(0), preparing=[], placed=2, trainers_ended={"trainer-2": "no place"}))
     first, second, third = lines(capsys)
-    assert "training none (3 of 3 trainers have no place yet); " in first and "evaluators 0 of 2" in first
-    told = "training seed 3 at 0 (trainer-0 is compiling its model (93 s); 1 of 3 trainers has no place yet); "
+    assert "training none (3 of 3 trainers have not started yet); " in first and "evaluators 0 of 2" in first
+    told = "training seed 3 at 0 (trainer-0 is compiling its model (93 s); 1 of 3 trainers has not started yet); "
     assert told in second
     assert "training seed 3 at 0; " in third
