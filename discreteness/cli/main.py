@@ -80,7 +80,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Check this machine, or the cluster that RAY_ADDRESS names, for a run: one line a check, and the way on."""
+    """Check this machine, or the cluster that RAY_ADDRESS names, for a run: one line per check, with what to do."""
 
     track: str = "auto"
     """As for run."""

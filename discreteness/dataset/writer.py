@@ -88,14 +88,15 @@ class DatasetWriter:
             manifest = _reconcile(storage, there, manifest, allow_code_change)
         else:
             _refuse_foreign_files(storage)
+        complete = storage.exists(DOCUMENTS_FILE)
+        if complete:
+            read_documents(storage, manifest)
         if dry_run:
             storage.check_writable()
             return cls(storage, manifest)
         if manifest != there:
             storage.write(EXPERIMENT_FILE, manifest.to_json())
-        if storage.exists(DOCUMENTS_FILE):
-            read_documents(storage, manifest)
-        else:
+        if not complete:
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
             storage.write(DOCUMENTS_FILE, sink.getvalue())

@@ -83,7 +83,10 @@ def _run(config: JobConfig, log: Log) -> int:
     cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config))
     experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
     if run.dry_run:
-        experiment = still_to_train(experiment, run)
+        num_asked, experiment = len(experiment.seeds), still_to_train(experiment, run)
+        if not experiment.seeds:
+            log.say(f"all {num_asked} seeds are committed in {run.output}: nothing to do", "finished")
+            return 0
     topology = choose(experiment, run, cluster)
     for line in topology.report:
         log.say(line, "plan")
@@ -189,7 +192,7 @@ def _watch(
     for trainer in ray.wait(trainers, num_returns=len(trainers), timeout=0)[0]:
         try:
             ray.get(trainer)
-        except RayError as error:  # a slot that ended otherwise than its own errors let it
+        except RayError as error:  # it ended otherwise than its own errors let it
             text = f"a trainer could not run: {last_line(error)}"
             reporter.log.say(text, "trainer given up", level="error")
     progress = ray.get(dispatcher.progress.remote(reporter.events_seen), timeout=60)

@@ -42,6 +42,8 @@ def run_inline(config: JobConfig) -> int:
 
 
 def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
+    if run.assume:
+        raise ValueError(f"--assume {run.assume}: an inline run has this machine alone; leave --inline or --assume out")
     experiment = prepare(config, run, this_machine().track(config.track))
     if run.dry_run:
         experiment = still_to_train(experiment, run)

@@ -128,6 +128,7 @@ class Ledger:
             self._trainer_failed(trainer, trainer.error or "its processes were restarted")
         trainer.starts += 1
         trainer.inside, trainer.error, trainer.end = True, "", end
+        trainer.preparing = ""
         trainer.heard_s = time.monotonic()
         return trainer
 
@@ -208,11 +209,11 @@ class Ledger:
 
     def lease(self, trainer: TrainerEntry) -> Lease:
         """The next seed, or "wait" while others may still give one back, or "stop"."""
+        trainer.preparing = ""
         if self.done() or self.why_stop(trainer):
             return Lease(order="stop")
         if not self.waiting:
             return Lease(order="wait")
-        trainer.preparing = ""
         attempt = Attempt(self.waiting.popleft(), uuid.uuid4().hex[:12], trainer, heard_s=time.monotonic())
         self.attempts[attempt.id] = attempt
         text = f"seed {attempt.seed} leased to {trainer.name} (attempt {attempt.id})"

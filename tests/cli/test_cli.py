@@ -252,8 +252,12 @@ def test_a_dry_run_counts_what_is_left_and_refuses_what_a_run_would(dataset, cap
     settings = {"track": QUICK[1], "checkpoints": QUICK[3], "output": str(dataset), "dry_run": True}
     assert run_service(job_config(**settings, seeds="3-6")) == 0  # 3 and 4 are there
     assert f"dataset: {2 * 3 * 27} rows" in capsys.readouterr().out
+    assert run_service(job_config(**settings, seeds="3-4")) == 0
+    assert "all 2 seeds are committed" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds another experiment"):
         run_service(job_config(**settings | {"checkpoints": "every:1"}, seeds="3-6"))
+    with pytest.raises(ValueError, match="leave --inline or --assume out"):
+        run_inline(job_config(**settings, assume="8xH100"))
 
 
 @pytest.mark.parametrize("keep", ["last", "none"])

@@ -597,3 +597,6 @@ def test_a_dry_run_refuses_what_a_run_would_and_writes_nothing(tmp_path):
     with pytest.raises(OSError, match=r"not a folder|Not a directory"):
         create(tmp_path / "texts/thesis.tex/set", dry_run=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    (tmp_path / "set/documents.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="does not hold the experiment's documents"):
+        create(tmp_path / "set", dry_run=True)

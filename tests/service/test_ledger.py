@@ -172,3 +172,14 @@ def test_what_a_trainer_does_before_its_first_seed_is_known_until_it_has_one(led
     assert (told.trainer, told.what) == ("a", "compiling its model") and 0 <= told.for_s < 60
     ledger.lease(trainer)
     assert ledger.preparing() == []
+
+
+def test_a_trainer_that_waits_for_a_seed_or_has_begun_again_prepares_nothing(ledger):
+    first, second = ledger.enter("a", None), ledger.enter("b", None)
+    for _ in SEEDS:
+        ledger.lease(first)
+    ledger.prepare("b", second.starts, "building its model")
+    assert ledger.lease(second).order == "wait" and ledger.preparing() == []
+    ledger.prepare("b", second.starts, "building its model")
+    ledger.enter("b", None)
+    assert ledger.preparing() == []
