@@ -14,34 +14,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from discreteness.cluster.topology import Topology
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.trainers import scaling
 from tests.chaos.campaign import Stage
 from tests.chaos.checker import check
 from tests.chaos.machines import Machines, possible
 from tests.support.flaky_evaluator import Flaky
+from tests.support.job_case import ONE_TRAINER
 
 PLACED_S = 400
-EIGHT = Topology(
-    trainers=1,
-    workers_per_trainer=8,
-    gpus_per_worker=0.9,
-    evaluators=8,
-    gpus_per_evaluator=0.1,
-    declared_cpus=8,
-    gpu_types=frozenset(),
-    checkpoint_bytes=0,
-    rows=0,
-    dataset_bytes=0,
-    report=(),
-)
+EIGHT = replace(ONE_TRAINER, workers_per_trainer=8, gpus_per_worker=0.9, evaluators=8, gpus_per_evaluator=0.1)
 
 
 def trainers_wait_for_room(folder):

@@ -1,12 +1,14 @@
 """an autoscaler's configuration + trainers that wait -> the nodes that Ray's own scheduler would start."""
 
+from dataclasses import replace
+
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from discreteness.cluster.topology import Topology
 from discreteness.service.trainers import scaling
+from tests.support.job_case import ONE_TRAINER
 
 
 def planned_nodes(configuration, num_trainers, workers, gpu_type=None):
@@ -25,22 +27,7 @@ def planned_nodes(configuration, num_trainers, workers, gpu_type=None):
 
 def _trainer(number, workers, gpu_type):
     """What Ray's autoscaler is told of one trainer: a STRICT_PACK placement group wants to be together."""
-    place = scaling(
-        Topology(
-            trainers=1,
-            workers_per_trainer=workers,
-            gpus_per_worker=0.9,
-            evaluators=workers,
-            gpus_per_evaluator=0.1,
-            declared_cpus=workers,
-            gpu_types=frozenset(),
-            checkpoint_bytes=0,
-            rows=0,
-            dataset_bytes=0,
-            report=(),
-        ),
-        gpu_type,
-    )
+    place = scaling(replace(ONE_TRAINER, workers_per_trainer=workers, gpus_per_worker=0.9), gpu_type)
     assert place.placement_strategy == "STRICT_PACK"
     together = [(ResourceRequestUtil.PlacementConstraintType.AFFINITY, f"_PG_{number}", "")]
     bundle = ResourceRequestUtil.make(place._resources_per_worker_not_none, together)
