@@ -59,7 +59,8 @@ def next_logits(trained: Trained, ids: list[int]) -> Tensor:
     document = Document(doc_id=0, name="", category="", text="", token_ids=(*ids, BOS), answers=frozenset())
     scorer = Scorer(model, [document], vocabulary)
     (batch,) = scorer.batches
-    hidden = model.hidden(batch.packed, model.stage(trained.state, scorer.num_positions))[len(ids) - 1]
+    stage = model.stage(trained.state, scorer.num_positions)
+    hidden = model.hidden(batch.packed, stage, wide_stream=True)[len(ids) - 1]
     by_row = SOFTCAP * softcap_gate(F.linear(hidden, model.lm_head.weight)).cpu()
     logits = by_row[torch.from_numpy(vocabulary.row_of_id).long()]
     if vocabulary.shared_row is not None:

@@ -72,7 +72,7 @@ def _ranks(trained: Trained, scorer: Scorer) -> np.ndarray:
     for batch in scorer.batches:
         hidden, targets = (
             whole[: batch.num_losses].split(SLICE_TOKENS)
-            for whole in (trained.model.hidden(batch.packed, stage), batch.packed.targets)
+            for whole in (trained.model.hidden(batch.packed, stage, wide_stream=True), batch.packed.targets)
         )
         for rows, wanted in zip(hidden, targets, strict=True):
             z = F.linear(rows, words)  # the softcap keeps their order

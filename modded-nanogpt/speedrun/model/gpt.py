@@ -294,11 +294,15 @@ class GPT(nn.Module):
 
         The head sees `slice_tokens` tokens at a time, to bound the memory of its logits.
         """
-        hidden = self.hidden(packed, stage)
+        hidden = self.hidden(packed, stage, wide_stream=True)
         return token_losses(hidden, self.lm_head.weight, packed.targets[:, 0], slice_tokens)
 
-    def hidden(self, packed: PackedTokens, stage: Stage) -> Tensor:
-        """(T, D): what the head reads."""
+    def hidden(self, packed: PackedTokens, stage: Stage, wide_stream: bool = False) -> Tensor:
+        """(T, D): what the head reads, in the model's dtype.
+
+        wide_stream: the residual stream is at least float32 between the layers, as in scoring. In bfloat16, as in
+        training, its sums make most of the distance between a score and that of the same weights in float32.
+        """
         config, scalars, x0_lambdas = self.config, self.scalars.unbind(), self.x0_lambdas.unbind()
         smear, backout, *skip_lambdas = scalars[3 * config.num_layers :]
         attn_gates, ve_gates = self.gates()
@@ -310,22 +314,24 @@ class GPT(nn.Module):
         moves = ~packed.starts.view(-1, 1, 1) & ~self.rotating_dims
 
         # Token embedding, and one value embedding per table.
-        e = lookup(self.embed.weight, packed.ids, packed.order)
+        stream = torch.promote_types(self.dtype, torch.float32) if wide_stream else self.dtype
+        e = lookup(self.embed.weight, packed.ids, packed.order).to(stream)
         values = [lookup(embed.weight, packed.ids, packed.order) for embed in self.value_embeds]
         # Smear (record #130): each embedding takes some of the one before it, except where a sequence starts.
-        gate = smear * torch.sigmoid(F.linear(e[:, : config.gate_dim], self.smear_gate.weight))
+        gate = smear * torch.sigmoid(F.linear(e[:, : config.gate_dim], self.smear_gate.weight.to(stream)))
         e = e + gate.masked_fill(packed.starts.unsqueeze(1), 0) * e.roll(1, 0)
         x = x0 = rms_norm(e)
         starts = [x0]
         if config.second_embedding:
-            starts.append(rms_norm(lookup(self.embed2.weight, packed.ids, packed.order)))
+            starts.append(rms_norm(lookup(self.embed2.weight, packed.ids, packed.order).to(stream)))
 
         outputs: dict[int, Tensor] = {}
         for layer, block in enumerate(self.blocks):
             # U-net skips: the output of an earlier block, with a learned weight and a gate per token (record #186).
             if layer in self.skip_of_layer:
                 i, source = self.skip_of_layer[layer]
-                gate = 2 * torch.sigmoid(F.linear(x0[:, : config.gate_dim], self.skip_gate.weight[i : i + 1]))
+                gate_w = self.skip_gate.weight[i : i + 1].to(stream)
+                gate = 2 * torch.sigmoid(F.linear(x0[:, : config.gate_dim], gate_w))
                 x = x + torch.sigmoid(skip_lambdas[i]) * gate * outputs[source]
             # Residual stream with learned multipliers, into which every layer mixes the embeddings once more.
             x = scalars[layer] * x
@@ -336,7 +342,7 @@ class GPT(nn.Module):
                 long = layer in config.long_window_layers
                 ordinal, table = self.value_of_layer.get(layer, (None, None))
                 x = x + block.attn(
-                    rms_norm(x),
+                    rms_norm(x).to(self.dtype),
                     packed,
                     qkv_lambda=scalars[config.num_layers + 2 * layer],
                     o_lambda=scalars[config.num_layers + 2 * layer + 1],
@@ -349,12 +355,12 @@ class GPT(nn.Module):
                     scale=stage.attention_scale,
                     execution=self.execution,
                 )
-            x = x + block.mlp(rms_norm(x))
+            x = x + block.mlp(rms_norm(x).to(self.dtype))
             if layer in self.kept_layers:
                 outputs[layer] = x
         # Backout (record #140): a share of an earlier block's output is taken away again before the head. The head's
         # softcap is in kernels/softcap.py.
-        return rms_norm(x - backout * outputs[config.backout_layer])
+        return rms_norm(x - backout * outputs[config.backout_layer]).to(self.dtype)
 
     def gates(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """(H, gate_dim) each: of the layers with attention, of those with a value embedding."""
