@@ -52,8 +52,8 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
         if not any(words in str(error) for words in ("timed out during startup", "dashboard.log")):
             raise
         raise OSError(
-            "Ray did not start in the time that it gives itself (30 s, and 60 s for its dashboard): this machine is busy; "
-            "give the same command again when its load is less"
+            "Ray did not start in the time that it gives itself (30 s, and 60 s for its dashboard): "
+            "this machine is busy; give the same command again when its load is less"
         ) from error
     keep_token_private()
     return context.dashboard_url

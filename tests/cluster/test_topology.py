@@ -234,17 +234,15 @@ def test_only_a_plan_is_made_for_machines_that_are_not_here():
 def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeypatch):
     """What Ray raises on an overloaded machine, which a test cannot have on purpose; any other error stays as it is."""
 
-    def init(**options):
-        raise Exception(reason)
+    def start_where_ray_says(reason):
+        def init(**options):
+            raise Exception(reason)
 
-    monkeypatch.setattr(connection.ray, "init", init)
-    here = Cluster((Node(2.0, 0.0, None, 10**9, "here"),), local=True)
-    for reason in (
-        "The current node timed out during startup. This could happen because the Ray processes are slow",
-        "\nThe last 20 lines of /tmp/ray/session/logs/dashboard.log (it contains the error message from the dashboard): ",
-    ):
+        monkeypatch.setattr(connection.ray, "init", init)
+        connection.start_local(Cluster((Node(2.0, 0.0, None, 10**9, "here"),), local=True), 2)
+
+    for reason in ("The current node timed out during startup.", "\nThe last 20 lines of /tmp/logs/dashboard.log: "):
         with pytest.raises(OSError, match="machine is busy; give the same command again"):
-            connection.start_local(here, 2)
-    reason = "The current node broke during startup."
+            start_where_ray_says(reason)
     with pytest.raises(Exception, match="broke during startup"):
-        connection.start_local(here, 2)
+        start_where_ray_says("The current node broke during startup.")
