@@ -22,6 +22,7 @@ class Status:
 
     def __call__(self) -> int:
         from discreteness.dataset.status import as_json, job_status, ranges
+        from discreteness.dataset.vary import words_of
 
         seen = job_status(self.path)
         if self.json:
@@ -33,6 +34,7 @@ class Status:
         recipe = identity.get("track")
         name = recipe.get("name") if isinstance(recipe, dict) else recipe
         print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
+        print(f"seeds vary {identity.get('vary')}: {words_of(identity)}")
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds: {ranges(seeds)}")

@@ -14,6 +14,7 @@ from speedrun.data.vocabulary import Vocabulary
 from speedrun.execution import Execution
 from speedrun.schedules import step_settings, validation_steps
 from speedrun.tracks import Track, track
+from speedrun.vary import Vary
 
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment import documents as documents_module
@@ -32,6 +33,7 @@ class Experiment:
     track: Track
     data_root: str
     documents: tuple[Document, ...]
+    vary: Vary
     packing: Packing
     score_tokens: int
     world_size: int
@@ -104,6 +106,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         "track": asdict(recipe),
         "checkpoints": list(plan),
         "documents": texts_hash(documents),
+        "vary": config.vary,
         "packing": config.packing,
         "score_tokens": config.score_tokens,
         "data": data,
@@ -115,6 +118,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         track=recipe,
         data_root=data_root,
         documents=documents,
+        vary=config.vary,
         packing=config.packing,
         score_tokens=config.score_tokens,
         world_size=world_size,

@@ -108,6 +108,7 @@ def _experiment(
         track=recipe,
         data_root="",
         documents=texts,
+        vary=identity["vary"],
         packing=identity["packing"],
         score_tokens=identity["score_tokens"],
         world_size=identity["world_size"],
