@@ -1,15 +1,21 @@
 """What seeds vary, in real runs: the first losses, the later ones, what the dataset says, what is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from speedrun.training import Trainer
 from speedrun.vary import Vary
 
 import discreteness
+from discreteness.cli.dataset_commands import Status
+from discreteness.cluster.estimate import inline_report
 from discreteness.dataset.identity import IdentityMismatch
+from discreteness.dataset.status import job_status
 from discreteness.dataset.vary import WORDS, words_of
+from discreteness.dataset.watch import picture
 from discreteness.service import inline
 from tests.support.brief_track import brief, write_shards
 from tests.support.job_case import job_config, prepared
@@ -82,6 +88,22 @@ def test_the_dataset_says_it(datasets):
         assert dataset.vary == vary and f", vary: {vary}, " in repr(dataset)
         assert dataset.seeds_differ == WORDS[vary]
     assert words_of({}) == "it is not recorded what they vary" and words_of({"vary": [1]}) == "they vary [1]"
+
+
+@pytest.mark.parametrize("vary", MODES)
+def test_plan_status_and_watch_say_it(settings, datasets, vary, capsys):
+    config = job_config(**settings, vary=vary)
+    said = f"seeds vary {vary}: {WORDS[vary]}"
+    assert said in inline_report(prepared(**settings, vary=vary), config.run)
+    uri = datasets[vary].storage.uri
+    Status(uri)()
+    assert said in capsys.readouterr().out.splitlines()
+    Status(uri, json=True)()
+    assert json.loads(capsys.readouterr().out)["vary"] == vary
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(picture(job_status(uri)))
+    assert f"seeds: {WORDS[vary]}" in shown.get()
 
 
 def test_there_are_words_for_every_value():

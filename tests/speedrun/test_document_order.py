@@ -96,7 +96,7 @@ def test_ranks_share_one_order_of_all_documents(tmp_path_factory, gaps, head, wo
             while True:
                 for sampler in samplers:
                     inputs, targets, offsets = sampler.next(8 * n)
-                    calls.append(inputs.tolist() + [int(targets[-1])])
+                    calls.append([*inputs.tolist(), int(targets[-1])])
                     spans = np.split(inputs, offsets[1:][offsets[1:] < n])
                     taken = []
                     for document in expected[place:]:
