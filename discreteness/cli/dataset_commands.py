@@ -188,13 +188,15 @@ class Rescore:
 
     path: Annotated[str, tyro.conf.Positional]
     documents: str
-    """Folder of UTF-8 .txt files to score."""
+    """Folder of UTF-8 .txt files to score, or val:200, as for run."""
     output: str
     """Dataset directory or URI; an interrupted one is continued."""
     track: str | None = None
     """The dataset's track, where it is one of your own: package.module:name."""
+    data: str | None = None
+    """As for run: where the validation shards are that val:200 reads."""
 
     def __call__(self) -> int:
         from discreteness.scoring.rescore import rescore
 
-        return rescore(self.path, self.documents, self.output, self.track)
+        return rescore(self.path, self.documents, self.output, self.track, self.data)

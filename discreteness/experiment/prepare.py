@@ -23,6 +23,7 @@ from discreteness.experiment.config import ExperimentConfig, Packing, RunConfig
 from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.seeds import parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.experiment.validation_documents import asked_count, validation_documents
 from discreteness.shards.report import data_identity
 
 
@@ -76,7 +77,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         )
 
     # What is recorded.
-    documents = tuple(documents_module.load(config.documents) if config.documents else documents_module.built_in())
+    documents = tuple(load_documents(config.documents, config.data, recipe))
     plan = parse_checkpoints(config.checkpoints, recipe.schedule.last_step)
     val_tokens = recipe.data.val_tokens if run.val_tokens is None else run.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
@@ -130,6 +131,20 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         seeds=seeds,
         identity=identity,
     )
+
+
+def load_documents(source: str | None, data: str | None, recipe: Track) -> list[Document]:
+    """The built-in documents, those of a folder, or for `val:COUNT` so many of the track's validation shards.
+
+    Raises DocumentError and ShardError as those who read them do.
+    """
+    count = asked_count(source)
+    if count is not None:
+        root = data_folder(data, recipe)
+        if recipe.data.made_on_first_use:
+            ensure_tiny_corpus(root)
+        return validation_documents(find_shards(root, recipe.data.val_glob), count)
+    return documents_module.load(source) if source else documents_module.built_in()
 
 
 def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:

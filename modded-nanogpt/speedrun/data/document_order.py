@@ -55,6 +55,13 @@ class DocumentIndex:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def spans(self, documents: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """The first tokens of these documents, as many as `lengths` says of each, uint16."""
+        starts = self.starts[documents]
+        shards = np.searchsorted(self.shard_ends, documents, side="right")
+        places = zip(shards.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True)
+        return [self.shards[shard][start:stop] for shard, start, stop in places]
+
 
 class DocumentOrder:
     """Documents one after another: which they are, how many tokens the first j keep."""
@@ -79,10 +86,6 @@ class DocumentOrder:
 
     def take(self, first: int, end: int, budget: int) -> list[np.ndarray]:
         """Tokens of the documents at places [first, end), uint16 each, the last cut so that there are `budget`."""
-        documents = self.documents[first:end]
         lengths = np.diff(self.kept[first : end + 1])
         lengths[-1] -= lengths.sum() - budget
-        starts = self.index.starts[documents]
-        shards = np.searchsorted(self.index.shard_ends, documents, side="right")
-        spans = zip(shards.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True)
-        return [self.index.shards[shard][start:stop] for shard, start, stop in spans]
+        return self.index.spans(self.documents[first:end], lengths)
