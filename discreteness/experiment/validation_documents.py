@@ -1,6 +1,6 @@
 """val:COUNT + validation shards -> so many of their documents, chosen at random, and everywhere the same.
 
-Chosen documents say nothing about the validation loss; these estimate it, token by token.
+Chosen documents say nothing about the validation loss; these are samples of the same text.
 """
 
 import re
