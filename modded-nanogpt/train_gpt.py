@@ -13,6 +13,7 @@ import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.distributed as dist
@@ -21,16 +22,21 @@ from speedrun.execution import Execution, one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
+from speedrun.vary import Vary
 
 LOG_EVERY = 10  # steps between two lines' worth of values fetched from the device
 ATTENTION = """see speedrun/model/attention.py; flash3 is a program of others, from the folder in FLASH_ATTENTION_3, or
 from the hub at the commit in FLASH_ATTENTION_3_REVISION"""
 
+VARY = """what the seed decides. init: the initial weights; documents come in the order of the files. data: the order of
+the documents of all training shards; the weights are those of seed 0. both: both"""
+
 
 def main(track_name: str = "small") -> int:
     parser = argparse.ArgumentParser(description="Train one seed of a speedrun track.")
     parser.add_argument("--track", default=track_name, help="tiny, small or medium; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=None, help="initial weights; default: drawn at random")
+    parser.add_argument("--seed", type=int, default=None, help="what it decides is --vary's; default: drawn at random")
+    parser.add_argument("--vary", choices=get_args(Vary), default="init", help=VARY)
     parser.add_argument(
         "--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)"
     )
@@ -51,7 +57,7 @@ def main(track_name: str = "small") -> int:
     try:
         recipe = track(arguments.track)
         root = data_root(arguments.data, recipe)
-        return train(recipe, arguments.seed, root, execution, arguments.save_checkpoint)
+        return train(recipe, arguments.seed, arguments.vary, root, execution, arguments.save_checkpoint)
     except (ValueError, SeedFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -60,7 +66,7 @@ def main(track_name: str = "small") -> int:
             dist.destroy_process_group()
 
 
-def train(recipe: Track, seed: int | None, root: Path, execution: Execution, save_checkpoint: bool) -> int:
+def train(recipe: Track, seed: int | None, vary: Vary, root: Path, execution: Execution, save_checkpoint: bool) -> int:
     """Trains one seed on every rank; rank 0 writes the log. 0 when it has finished."""
     process_group, device = join(recipe)
     rank = dist.get_rank(process_group) if process_group else 0
@@ -69,7 +75,7 @@ def train(recipe: Track, seed: int | None, root: Path, execution: Execution, sav
     run_id = str(uuid.uuid4()) if seed is None else f"seed{seed}_{uuid.uuid4()}"
     log = Log(run_id if rank == 0 else None)
     began_s = time.perf_counter()
-    trainer = Trainer(recipe, root, device, process_group, execution)
+    trainer = Trainer(recipe, root, device, process_group, execution, vary)
     log.write(f"{trainer.execution}")
     if library := loaded_library():
         log.write(f"FlashAttention-3 from {library['source']}, SHA-256 {library['sha256']}")
@@ -77,7 +83,7 @@ def train(recipe: Track, seed: int | None, root: Path, execution: Execution, sav
     number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
     if process_group:
         dist.broadcast(number, 0, group=process_group)
-    log.write(f"seed {number.item()}" + (" (drawn at random)" if seed is None else ""))
+    log.write(f"seed {number.item()}" + (" (drawn at random)" if seed is None else "") + f", varies {vary}")
     last = recipe.schedule.last_step
     began_s = time.perf_counter()
     for checkpoint in trainer.train(int(number.item()), {*range(0, last, LOG_EVERY), last}, validate=True):

@@ -68,6 +68,7 @@ def _overview(dataset: Dataset, tokens: list[Token]) -> Figure:
         right.legend(fontsize=7)
     for axes in (left, middle, right):
         _label(axes)
+    _say_how_seeds_differ(figure, dataset)
     return figure
 
 
@@ -143,6 +144,7 @@ def _seeds(dataset: Dataset, found: Analysis) -> Figure:
     right.set_xlabel("standard deviation of the final loss over seeds (nats)")
     right.set_ylabel("tokens")
     right.set_title("How much seeds differ in the end")
+    _say_how_seeds_differ(figure, dataset)
     return figure
 
 
@@ -156,6 +158,10 @@ def _from_sharp_to_smooth(dataset: Dataset, found: Analysis) -> list[Token]:
     return [
         Token.at(dataset, int(first["doc_id"][row].as_py()), int(first["token_index"][row].as_py())) for row in rows
     ]
+
+
+def _say_how_seeds_differ(figure: Figure, dataset: Dataset) -> None:
+    figure.suptitle(f"seeds: {dataset.seeds_differ}", fontsize=9)
 
 
 def _name(token: Token) -> str:

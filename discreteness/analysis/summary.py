@@ -54,6 +54,7 @@ def summary(dataset: Dataset, found: Analysis, num_tokens: int = 12) -> str:
     lines = [
         f"{num_seeds} seeds x {len(dataset.steps)} checkpoints x {len(dataset.documents)} documents "
         f"= {rows} rows, {num_seeds * len(dataset.steps) * num_losses} losses",
+        f"seeds: {dataset.seeds_differ}",
         "",
         f"{'document':<32}{'curves':>8}{'drops':>8}{'last loss':>11}{'learned':>9}{'rebuilt':>9}"
         f"{'by times':>10}{'by drops':>10}",

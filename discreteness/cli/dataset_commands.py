@@ -22,6 +22,7 @@ class Status:
 
     def __call__(self) -> int:
         from discreteness.dataset.status import as_json, job_status, ranges
+        from discreteness.dataset.vary import words_of
 
         seen = job_status(self.path)
         if self.json:
@@ -33,6 +34,7 @@ class Status:
         recipe = identity.get("track")
         name = recipe.get("name") if isinstance(recipe, dict) else recipe
         print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
+        print(f"seeds vary {identity.get('vary')}: {words_of(identity)}")
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds: {ranges(seeds)}")
@@ -186,13 +188,15 @@ class Rescore:
 
     path: Annotated[str, tyro.conf.Positional]
     documents: str
-    """Folder of UTF-8 .txt files to score."""
+    """Folder of UTF-8 .txt files to score, or val:200, as for run."""
     output: str
     """Dataset directory or URI; an interrupted one is continued."""
     track: str | None = None
     """The dataset's track, where it is one of your own: package.module:name."""
+    data: str | None = None
+    """As for run: where the validation shards are that val:200 reads."""
 
     def __call__(self) -> int:
         from discreteness.scoring.rescore import rescore
 
-        return rescore(self.path, self.documents, self.output, self.track)
+        return rescore(self.path, self.documents, self.output, self.track, self.data)

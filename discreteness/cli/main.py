@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,6 +16,9 @@ from discreteness.cli.data_commands import DATA_COMMANDS, Data
 from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
 from discreteness.experiment.config import JobConfig
+
+if TYPE_CHECKING:
+    from discreteness.experiment.documents import Document
 
 ENDED_BY_SIGPIPE = 128 + signal.SIGPIPE
 """What a shell shows for a program that wrote where nobody reads."""
@@ -54,19 +57,25 @@ class Documents:
     """The documents that would be scored: names, tokens, answers."""
 
     path: Annotated[str | None, tyro.conf.Positional] = None
-    """Folder of UTF-8 .txt files. Default: the built-in documents."""
+    """Folder of UTF-8 .txt files, or val:200, as for run. Default: the built-in documents."""
     show: str | None = None
     """Name of one document to print with its answers marked."""
+    track: str = "auto"
+    """As for run: whose validation shards val:200 reads."""
+    data: str | None = None
+    """As for run: where they are."""
 
     def __call__(self) -> int:
         from speedrun.data.tokenizer import decode_bytes
 
-        from discreteness.experiment.documents import built_in, load
+        from discreteness.experiment.validation_documents import asked_count, cut_note
 
-        documents = load(self.path) if self.path else built_in()
+        documents = self._load()
         if self.show is None:
             for document in documents:
                 print(f"{document.name:<32}{len(document.token_ids) - 1:>6} tokens{len(document.answers):>6} answers")
+            if asked_count(self.path):
+                print(cut_note(documents))
             return 0
         chosen = [document for document in documents if document.name == self.show]
         if not chosen:
@@ -76,6 +85,20 @@ class Documents:
             mark = "answer" if index in chosen[0].answers else ""
             print(f"{index:>5} {token:>6} {decode_bytes(token).decode(errors='replace')!r:<24}{mark}")
         return 0
+
+    def _load(self) -> "list[Document]":
+        from discreteness.experiment.documents import built_in, load
+        from discreteness.experiment.validation_documents import asked_count
+
+        if not asked_count(self.path):  # nothing of torch, which the track's shards need
+            return load(self.path) if self.path else built_in()
+        from speedrun.tracks import track
+
+        from discreteness.cluster.machines import this_machine
+        from discreteness.experiment.prepare import load_documents
+
+        name = self.track if self.track != "auto" else this_machine().track("auto")
+        return load_documents(self.path, self.data, track(name))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 
 from discreteness.cluster.hardware import worker_cost
+from discreteness.dataset.vary import WORDS
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment
 
@@ -44,10 +45,11 @@ def layout_of(recipe: Track) -> "CheckpointLayout":
     return CheckpointLayout.from_model(GPT(recipe.model, getattr(torch, recipe.dtype), "meta"))
 
 
-def what_is_recorded(experiment: Experiment) -> tuple[str, str]:
+def what_is_recorded(experiment: Experiment) -> tuple[str, ...]:
     updates = experiment.track.schedule.last_step
     return (
         f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
+        f"seeds vary {experiment.vary}: {WORDS[experiment.vary]}",
         f"record: {len(experiment.plan)} checkpoints per seed, {len(experiment.documents)} documents, "
         f"{experiment.num_losses} losses each time",
     )

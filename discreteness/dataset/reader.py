@@ -26,6 +26,7 @@ from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, 
 from discreteness.dataset.paths import EXPERIMENT_FILE
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
 from discreteness.dataset.storage import Storage, open_storage
+from discreteness.dataset.vary import words_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Dataset:
 
         return {
             "seeds": counted(self.seeds),
+            "vary": str(self.vary),
             "steps": counted(self.steps),
             "documents": str(len(self.documents)),
             "tokens": str(sum(document.num_losses for document in self.documents)),
@@ -189,6 +191,18 @@ class Dataset:
             name=document.name,
             attrs={"units": "nat"},
         )
+
+    @property
+    def vary(self) -> str | None:
+        """What a seed changes: "init", its initial weights; "data", the order of its training documents; "both". None
+        if the experiment does not say.
+        """
+        return self.experiment["identity"].get("vary")
+
+    @property
+    def seeds_differ(self) -> str:
+        """The same in words: how two seeds of this dataset differ."""
+        return words_of(self.experiment["identity"])
 
     @property
     def attempts(self) -> dict[int, str]:

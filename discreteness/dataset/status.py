@@ -207,6 +207,7 @@ def as_json(seen: JobStatus) -> str:
     state = seen.status
     content = {
         "identity_hash": state.identity_hash,
+        "vary": state.identity.get("vary"),
         "steps": state.steps,
         "documents": state.documents,
         "losses_per_step": state.losses_per_step,

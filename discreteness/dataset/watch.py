@@ -16,6 +16,7 @@ from rich.text import Text
 
 from discreteness.dataset.status import JobStatus, job_status, ranges
 from discreteness.dataset.storage import Storage
+from discreteness.dataset.vary import words_of
 
 REFRESH_S = 3.0
 LINE_S = 10.0
@@ -86,6 +87,7 @@ def picture(seen: JobStatus, trouble: str = "") -> Group:
     held = f"held by {seen.holder}" if seen.holder else f"{seen.ended} has gone" if seen.ended else "no job holds it"
     lines = [
         f"{state.rows} rows, {state.num_bytes / 1e6:.1f} MB{spent}; {pace}{left}; {held}",
+        f"seeds: {words_of(state.identity)}",
         *([trouble] if trouble else []),
     ]
     return Group(table, *(Text(line) for line in lines))

@@ -14,6 +14,7 @@ from speedrun.data.vocabulary import Vocabulary
 from speedrun.execution import Execution
 from speedrun.schedules import step_settings, validation_steps
 from speedrun.tracks import Track, track
+from speedrun.vary import Vary
 
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment import documents as documents_module
@@ -22,6 +23,7 @@ from discreteness.experiment.config import ExperimentConfig, Packing, RunConfig
 from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.seeds import parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.experiment.validation_documents import asked_count, validation_documents
 from discreteness.shards.report import data_identity
 
 
@@ -32,6 +34,7 @@ class Experiment:
     track: Track
     data_root: str
     documents: tuple[Document, ...]
+    vary: Vary
     packing: Packing
     score_tokens: int
     world_size: int
@@ -74,7 +77,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         )
 
     # What is recorded.
-    documents = tuple(documents_module.load(config.documents) if config.documents else documents_module.built_in())
+    documents = tuple(load_documents(config.documents, config.data, recipe))
     plan = parse_checkpoints(config.checkpoints, recipe.schedule.last_step)
     val_tokens = recipe.data.val_tokens if run.val_tokens is None else run.val_tokens
     if val_tokens % recipe.data.val_chunk_tokens:
@@ -104,6 +107,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         "track": asdict(recipe),
         "checkpoints": list(plan),
         "documents": texts_hash(documents),
+        "vary": config.vary,
         "packing": config.packing,
         "score_tokens": config.score_tokens,
         "data": data,
@@ -115,6 +119,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         track=recipe,
         data_root=data_root,
         documents=documents,
+        vary=config.vary,
         packing=config.packing,
         score_tokens=config.score_tokens,
         world_size=world_size,
@@ -126,6 +131,20 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         seeds=seeds,
         identity=identity,
     )
+
+
+def load_documents(source: str | None, data: str | None, recipe: Track) -> list[Document]:
+    """The built-in documents, those of a folder, or for `val:COUNT` so many of the track's validation shards.
+
+    Raises DocumentError and ShardError as those who read them do.
+    """
+    count = asked_count(source)
+    if count is not None:
+        root = data_folder(data, recipe)
+        if recipe.data.made_on_first_use:
+            ensure_tiny_corpus(root)
+        return validation_documents(find_shards(root, recipe.data.val_glob), count)
+    return documents_module.load(source) if source else documents_module.built_in()
 
 
 def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:

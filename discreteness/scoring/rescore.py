@@ -23,20 +23,21 @@ from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.runs_file import trainers_library, with_libraries
 from discreteness.dataset.writer import DatasetWriter
-from discreteness.experiment import documents as documents_module
-from discreteness.experiment.documents import texts_hash
-from discreteness.experiment.prepare import Experiment
+from discreteness.experiment.documents import Document, texts_hash
+from discreteness.experiment.prepare import Experiment, load_documents
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.scoring.evaluator import Evaluator
 
 
-def rescore(origin_uri: str, documents: str, output: str, track_name: str | None = None) -> int:
+def rescore(
+    origin_uri: str, documents: str, output: str, track_name: str | None = None, data: str | None = None
+) -> int:
     """Scores every committed seed of a dataset that has its weights at all kept steps. Returns 0 if all seeds are
     scored.
 
-    `track_name`: needed if the origin's track is one of your own (module:name). Raises ValueError if the origin holds
-    no weights, or was made with another track than the one of that name, and OSError as `DatasetLock` and
-    `DatasetWriter.create_or_open` do.
+    `documents`, `data`: as for a run. `track_name`: needed if the origin's track is one of your own (module:name).
+    Raises ValueError if the origin holds no weights, or was made with another track than the one of that name, and
+    OSError as `DatasetLock` and `DatasetWriter.create_or_open` do.
     """
     origin = open_reader(origin_uri)
     recipe = _track_of(origin, track_name)
@@ -47,7 +48,8 @@ def rescore(origin_uri: str, documents: str, output: str, track_name: str | None
     complete = [seed for seed, paths in kept.items() if len(paths) == len(steps)]
     if partial := sorted(set(origin.seeds) - set(complete)):
         print(f"left out, as not all of steps {listed(steps)} are kept: seeds {listed(partial)}")
-    experiment = _experiment(origin, recipe, documents, tuple(steps), tuple(complete))
+    texts = tuple(load_documents(documents, data, recipe))
+    experiment = _experiment(origin, recipe, texts, tuple(steps), tuple(complete))
     with DatasetLock(output) as lock:
         dataset = DatasetWriter.create_or_open(
             output,
@@ -100,14 +102,14 @@ def _track_of(origin: Dataset, name: str | None) -> Track:
 
 
 def _experiment(
-    origin: Dataset, recipe: Track, documents: str, steps: tuple[int, ...], seeds: tuple[int, ...]
+    origin: Dataset, recipe: Track, texts: tuple[Document, ...], steps: tuple[int, ...], seeds: tuple[int, ...]
 ) -> Experiment:
     identity = origin.experiment["identity"]
-    texts = tuple(documents_module.load(documents))
     return Experiment(
         track=recipe,
         data_root="",
         documents=texts,
+        vary=identity["vary"],
         packing=identity["packing"],
         score_tokens=identity["score_tokens"],
         world_size=identity["world_size"],

@@ -60,7 +60,9 @@ def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"
     one_thread_on_a_cpu(device)
     try:
-        trainer = Trainer(experiment.track, experiment.data_root, device, process_group, experiment.execution)
+        trainer = Trainer(
+            experiment.track, experiment.data_root, device, process_group, experiment.execution, experiment.vary
+        )
         if rank:
             return _follow(experiment, trainer)
         if warning := shared_row_warning(experiment):

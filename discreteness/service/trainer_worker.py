@@ -54,7 +54,9 @@ def train_seeds(spec: TrainerSpec) -> None:
         data = experiment.track.data
         check_shards(experiment, data.train_glob, data.val_glob)
         tell("compiling its model" if experiment.execution.compiled else "building its model")
-        trainer = Trainer(experiment.track, experiment.data_root, device, process_group, experiment.execution)
+        trainer = Trainer(
+            experiment.track, experiment.data_root, device, process_group, experiment.execution, experiment.vary
+        )
         staging = Staging(trainer.model, CheckpointLayout.from_model(trainer.model))
     except Exception as error:  # missing shards, too little memory: said before it takes the trainer down
         text = f"rank {rank}: {type(error).__name__}: {error}"

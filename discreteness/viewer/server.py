@@ -123,6 +123,7 @@ async def _dataset(request: web.Request) -> web.Response:
         "name": growing.storage.root.rpartition("/")[2],
         "uri": growing.storage.uri,
         "track": str(identity.get("track", {}).get("name", "")),
+        "seeds_differ": dataset.seeds_differ,
         "identity_hash": dataset.experiment["identity_hash"],
         "steps": dataset.steps,
         "documents": [

@@ -36,6 +36,7 @@ from speedrun.schedules import (
 )
 from speedrun.tracks import Track
 from speedrun.validation import Validator
+from speedrun.vary import Vary, shuffles, weights_seed
 
 
 class SeedFailed(Exception):
@@ -57,6 +58,7 @@ class Checkpoint:
 class Trainer:
     """Trains seeds of one track on this rank of `process_group` (None: the only rank).
 
+    `vary`: what a seed changes. Where it is the data, seeds read the documents of all shards in orders of their own.
     Raises ValueError if the world size does not divide the track's slots, and ShardError if the shards are missing or
     bad, both before any training. On a GPU it compiles here, so that no later step has to.
     """
@@ -68,8 +70,9 @@ class Trainer:
         device: str | torch.device = "cpu",
         process_group: dist.ProcessGroup | None = None,
         execution: Execution | None = None,
+        vary: Vary = "init",
     ):
-        self.track = track
+        self.track, self.vary = track, vary
         self.device = torch.device(device)
         self.process_group = process_group
         self.rank = dist.get_rank(process_group) if process_group else 0
@@ -90,6 +93,7 @@ class Trainer:
                 self.world_size,
                 slots,
                 track.data.max_document_tokens,
+                shuffles(vary),
             ),
             vocabulary_of(track),
             track.schedule,
@@ -109,12 +113,14 @@ class Trainer:
             self._warm_up()
 
     def prepare(self, seed: int) -> None:
-        """Begin to draw the weights of the seed that is probably trained next. If another one comes, only the time is
-        lost."""
-        if self._drawn is None or self._drawn[0] != seed:
+        """Begin to draw the weights, and to shuffle the documents, of the seed that is probably trained next. If
+        another one comes, only the time is lost."""
+        self.batches.prepare(seed)
+        drawn_with = weights_seed(self.vary, seed)
+        if self._drawn is None or self._drawn[0] != drawn_with:
             pin = self.device.type == "cuda"
-            future = self._drawing.submit(draw_weights, self.track.model, self.model.dtype, seed, pin)
-            self._drawn = seed, future
+            future = self._drawing.submit(draw_weights, self.track.model, self.model.dtype, drawn_with, pin)
+            self._drawn = drawn_with, future
 
     def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Generator[Checkpoint]:
         """Yields a Checkpoint at each step of `plan` (0 = before the first update, `last_step` = after the last).
@@ -134,7 +140,7 @@ class Trainer:
         (_, drawn), self._drawn = self._drawn, None
         self.model.set_weights(drawn.result())
         self.optimizer.reset()
-        self.batches.start()
+        self.batches.start(seed=seed)
         meter = Meter(self.device, self.process_group)
         validated = validation_steps(self.track) if validate else ()
         with closing(self.batches):  # its thread would stay where the seed fails, or the consumer stops

@@ -75,6 +75,7 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
         assert getattr(again, name).to_pylist() == getattr(found, name).to_pylist()
     text = summary(open_dataset(dataset), found)
     assert "2 of 6 tokens have a drop in every seed, 4 in none, 0 in some" in text
+    assert "seeds: different weights, the same data in the same order" in text.splitlines()
 
 
 def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_path):

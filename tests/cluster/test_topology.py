@@ -25,6 +25,7 @@ def experiment(track, world_size, seeds=300, plan=tuple(range(0, 361, 10))):
         track=track,
         data_root="",
         documents=tuple(documents.built_in()),
+        vary="init",
         packing="isolated",
         score_tokens=16_384,
         world_size=world_size,

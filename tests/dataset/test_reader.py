@@ -131,13 +131,13 @@ def test_rows_pieces_and_means_say_what_losses_says(run):
 
 
 def test_a_dataset_says_what_it_holds(run):
-    about = "seeds: 2 (0 to 3), steps: 4 (0 to 20), documents: 3, tokens: 6"
+    about = "seeds: 2 (0 to 3), vary: init, steps: 4 (0 to 20), documents: 3, tokens: 6"
     assert repr(reader.open(run)) == f"<Dataset {run}, {about}>"
     create(run.parent / "new <b>&")
     new = reader.open(run.parent / "new <b>&")
-    assert "seeds: none, steps: 4" in repr(new)
+    assert "seeds: none, vary: init, steps: 4" in repr(new)
     commit(create(run.parent / "new <b>&"), 7)
-    assert "seeds: 1 (7), steps: 4" in repr(reader.open(run.parent / "new <b>&"))
+    assert "seeds: 1 (7), vary: init, steps: 4" in repr(reader.open(run.parent / "new <b>&"))
     html = new._repr_html_()
     assert "new &lt;b&gt;&amp;</td>" in html and "<b>" not in html
     assert html.startswith("<table>") and "<tr><th>steps</th><td>4 (0 to 20)</td></tr>" in html

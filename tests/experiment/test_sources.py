@@ -33,6 +33,8 @@ LEFT_OUT = {
     "shards/report": "names shards: the identity has what it found",
     "dataset/identity": "the identity itself",
     "experiment/documents": "the identity has the hash of names and token ids",
+    "experiment/validation_documents": "the identity has the hash of names and token ids",
+    "dataset/vary": "words for people; the identity has the value",
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
     "scoring/comparison": "compares two scores of the same weights, and changes neither",
     "cluster/estimate": "plans",

@@ -27,6 +27,7 @@ EXPERIMENT = Experiment(
     track=quick,
     data_root="",
     documents=DOCUMENTS,
+    vary="init",
     packing="isolated",
     score_tokens=16,
     world_size=1,

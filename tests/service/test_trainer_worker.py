@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from inspect import signature
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from speedrun.model.gpt import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
-from speedrun.training import Checkpoint, SeedFailed
+from speedrun.training import Checkpoint, SeedFailed, Trainer
 
 from discreteness.experiment import documents
 from discreteness.scoring.comparison import first_difference
@@ -193,6 +194,16 @@ def test_a_trainer_enters_trains_seed_after_seed_and_finishes_each_when_all_is_a
     assert [(record["seed"], record["step"]) for record in dispatcher.records] == [
         (seed, step) for seed in (5, 7) for step in asked
     ]
+
+
+def test_the_trainer_is_built_for_what_the_seeds_vary():
+    clock = Clock()
+    dispatcher, training, given = Dispatcher(clock, []), Training(), []
+    with worker(clock, training), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_worker, "Trainer", lambda *arguments: given.append(arguments) or training)
+        train_seeds(spec_of(dispatcher, replace(experiment(), vary="both")))
+    (arguments,) = given
+    assert signature(Trainer).bind(*arguments).arguments["vary"] == "both"
 
 
 def test_the_call_that_ends_a_silent_trainer_kills_its_rank_0():

@@ -8,7 +8,13 @@ import pyarrow as pa
 from discreteness.dataset.writer import DatasetWriter
 
 STEPS = (0, 1, 5, 20)
-IDENTITY = {"track": {"name": "tiny", "lr": 0.5}, "packing": "isolated", "world_size": 1, "sources": "aaaa"}
+IDENTITY = {
+    "track": {"name": "tiny", "lr": 0.5},
+    "vary": "init",
+    "packing": "isolated",
+    "world_size": 1,
+    "sources": "aaaa",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

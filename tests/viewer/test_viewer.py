@@ -98,6 +98,7 @@ def test_the_overview_shows_every_document_and_opens_one(new_page, address):
     until(page, f"{shades} > 10")
     until(page, "document.querySelectorAll('#spectrum .bar').length > 5")
     until(page, "document.querySelectorAll('#table tbody tr').length > 10")
+    assert page.inner_text("#seeds-differ") == "Seeds: different weights, the same data in the same order."
     page.click("#heatmap .names button:nth-child(2)")
     colored(page)
     assert "document=second.txt" in page.url

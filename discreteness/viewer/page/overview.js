@@ -13,6 +13,7 @@ export class Overview {
   // onOpen(document, token or null, step or null)
   constructor(dataset, onOpen) {
     Object.assign(this, { dataset, onOpen });
+    byId("seeds-differ").textContent = `Seeds: ${dataset.seeds_differ}.`;
     byId("table-csv").addEventListener("click", () => this.saveTable());
   }
 

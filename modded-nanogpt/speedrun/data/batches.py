@@ -41,10 +41,14 @@ class BatchStream:
         self._max_seqlen = torch.tensor(batches.max_document_tokens)
         self._thread: threading.Thread | None = None
 
-    def start(self, first_step: int = 0) -> None:
+    def prepare(self, seed: int) -> None:
+        """Begin what `start` with this seed will need."""
+        self.batches.prepare(seed)
+
+    def start(self, first_step: int = 0, seed: int = 0) -> None:
         """Forget what was made ahead and begin again: the sizes of `first_step`, the sampler's first documents."""
         self.close()
-        self.batches.rewind()
+        self.batches.rewind(seed)
         self._next_step, self._last_step = first_step, self.schedule.last_step
         self._made: queue.SimpleQueue[list[PackedTokens] | Exception] = queue.SimpleQueue()
         self._room = threading.Semaphore(self.depth)

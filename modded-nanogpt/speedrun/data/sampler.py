@@ -2,7 +2,7 @@
 
 - Every rank reads the same shards and works out the same assignment, so a shard that cannot be used raises an error on
   all ranks at once.
-- Nothing is random: the order of the documents is that of the files.
+- The order of the documents is that of the files, or one that the seed alone decides (document_order.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from speedrun.data.document_order import DocumentIndex, DocumentOrder
 from speedrun.data.shards import ShardError, bos_positions, open_shard
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -22,42 +23,29 @@ def offsets_length(num_tokens: int) -> int:
     return max(1, -(-(num_tokens // 300) // 128)) * 128
 
 
-class _Documents:
-    """Documents of a shard, each cut at a cap: where they begin, how many tokens the first j keep."""
-
-    def __init__(self, path: Path, max_document_tokens: int):
-        self.tokens = np.asarray(open_shard(path))  # plain: slices of a memmap object cost ten times as much
-        self.starts = bos_positions(path, self.tokens)
-        lengths = np.diff(self.starts, append=len(self.tokens))
-        self.kept = np.concatenate(([0], np.cumsum(np.minimum(lengths, max_document_tokens))))
-
-    def assign(self, first: int, num_ranks: int, budget: int) -> list[int] | None:
-        """First document of each rank, then of the next call, with `budget` tokens per rank; None if there are too
-        few."""
-        bounds = [first]
-        for _ in range(num_ranks):
-            end = int(np.searchsorted(self.kept, self.kept[bounds[-1]] + budget))
-            if end == len(self.kept):
-                return None
-            bounds.append(end)
-        return bounds
-
-    def spans(self, first: int, end: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and lengths of documents [first, end), the last cut so that lengths add up to `budget`."""
-        lengths = np.diff(self.kept[first : end + 1])
-        lengths[-1] -= lengths.sum() - budget
-        return self.starts[first:end], lengths
-
-
 class TrainingBatches:
     """Aligned sampler: ranks take consecutive documents, spans begin with BOS, what is cut off is dropped.
 
-    `shard_index` and `document_index` say where the next call begins. The index of a shard is made once, while the
-    shard before it is in use, and kept, so later seeds rewind without reading it again.
+    - In the order of the files, shard after shard, the end of a shard that does not fill a call is dropped.
+    - Shuffled, the documents of all shards are in one order, anew for each seed.
+
+    `shard_index` (0 where it is shuffled) and `document_index` say where the next call begins. The index of a shard is
+    made once, while the shard before it is in use, and kept, so later seeds rewind without reading it again.
     """
 
-    def __init__(self, paths: list[Path], rank: int, world_size: int, num_slots: int, max_document_tokens: int):
-        """A step has `num_slots` micro-batches over all ranks. Raises ValueError unless world_size divides them."""
+    def __init__(
+        self,
+        paths: list[Path],
+        rank: int,
+        world_size: int,
+        num_slots: int,
+        max_document_tokens: int,
+        shuffled: bool = False,
+    ):
+        """A step has `num_slots` micro-batches over all ranks. Raises ValueError unless world_size divides them.
+
+        Shuffled, every shard is read here, and ShardError raised if one of them is bad.
+        """
         if world_size < 1 or num_slots % world_size:
             raise ValueError(f"world size {world_size} does not divide the {num_slots} slots of a step: use a divisor")
         if not 0 <= rank < world_size:
@@ -67,13 +55,25 @@ class TrainingBatches:
         self.paths = [Path(path) for path in paths]
         self.rank, self.world_size = rank, world_size
         self.num_slots, self.max_document_tokens = num_slots, max_document_tokens
-        self._documents: dict[int, Future[_Documents]] = {}
+        self._num_parts = 1 if shuffled else len(paths)
+        self._index = DocumentIndex(self.paths, max_document_tokens) if shuffled else None
+        self._prepared: tuple[int, Future[DocumentOrder]] | None = None
+        self._documents: dict[int, Future[DocumentOrder]] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="shard-index")
         self.rewind()
 
-    def rewind(self) -> None:
-        """Start again from the first document of the first shard."""
+    def prepare(self, seed: int) -> None:
+        """Begin to shuffle for the seed that probably comes next. Nothing to do where the order is that of the
+        files."""
+        if self._index is not None and (self._prepared is None or self._prepared[0] != seed):
+            self._prepared = seed, self._reader.submit(DocumentOrder, self._index, seed)
+
+    def rewind(self, seed: int = 0) -> None:
+        """Start again from the first document: of the first shard, or of the order of `seed` where it is shuffled."""
         self.shard_index, self.document_index = 0, 0
+        self.prepare(seed)
+        if self._prepared is not None:
+            self._documents[0] = self._prepared[1]
 
     def next(self, batch_tokens: int) -> Batch:
         """This rank's next micro-batch of n = batch_tokens / num_slots tokens.
@@ -85,7 +85,7 @@ class TrainingBatches:
         num_tokens, rest = divmod(batch_tokens, self.num_slots)
         if rest or num_tokens < 1:
             raise ValueError(f"{batch_tokens} batch tokens do not split into {self.num_slots} slots: use a multiple")
-        while self.shard_index < len(self.paths):
+        while self.shard_index < self._num_parts:
             documents = self._open(self.shard_index)
             bounds = documents.assign(self.document_index, self.world_size, num_tokens + 1)
             if bounds is not None:
@@ -95,34 +95,39 @@ class TrainingBatches:
             self.shard_index, self.document_index = self.shard_index + 1, 0
         raise ShardError(
             f"the {len(self.paths)} training shards from {self.paths[0]} to {self.paths[-1]} ran out: a call "
-            f"needs {self.world_size} x {num_tokens + 1} tokens in documents of one shard; add shards or use "
-            "longer ones"
+            f"needs {self.world_size} x {num_tokens + 1} tokens in documents"
+            + ("; add shards" if self._index is not None else " of one shard; add shards or use longer ones")
         )
 
-    def _open(self, index: int) -> _Documents:
+    def _open(self, index: int) -> DocumentOrder:
         for near in (index, index + 1):
-            if near < len(self.paths) and near not in self._documents:
-                self._documents[near] = self._reader.submit(_Documents, self.paths[near], self.max_document_tokens)
+            if near < self._num_parts and near not in self._documents:
+                self._documents[near] = self._reader.submit(self._in_file_order, self.paths[near])
         documents = self._documents[index]
         if documents.exception():
             del self._documents[index]  # the file may be repaired before the next seed
         return documents.result()
 
-    def _pack(self, documents: _Documents, bounds: list[int], num_tokens: int) -> Batch:
+    def _in_file_order(self, path: Path) -> DocumentOrder:
+        return DocumentOrder(DocumentIndex([path], self.max_document_tokens))
+
+    def _pack(self, documents: DocumentOrder, bounds: list[int], num_tokens: int) -> Batch:
         length = offsets_length(num_tokens)
         most = int(np.diff(bounds).max())
         if most + 1 > length:
+            where = f"shard {self.paths[self.shard_index]} packs"
+            if self._index is not None:
+                where = f"shuffled, the shards from {self.paths[0]} to {self.paths[-1]} pack"
             raise ShardError(
-                f"shard {self.paths[self.shard_index]} packs {most} documents into {num_tokens} tokens, but "
+                f"{where} {most} documents into {num_tokens} tokens, but "
                 f"the offsets hold {length - 1}: use shards with longer documents, or more tokens per step"
             )
-        starts, lengths = documents.spans(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
-        ends = starts + lengths
-        tokens = np.concatenate([documents.tokens[start:end] for start, end in zip(starts, ends, strict=True)])
+        spans = documents.take(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
+        tokens = np.concatenate(spans)
         offsets = np.full(length, num_tokens, dtype=np.int32)
         offsets[0] = 0
         # The last span loses a token: inputs are one shorter than the tokens taken.
-        offsets[1 : len(lengths) + 1] = np.minimum(np.cumsum(lengths), num_tokens)
+        offsets[1 : len(spans) + 1] = np.minimum(np.cumsum([len(span) for span in spans]), num_tokens)
         return tokens[:-1].astype(np.int32), tokens[1:].astype(np.int64), offsets
 
 
