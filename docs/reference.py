@@ -27,7 +27,7 @@ from discreteness.experiment.config import JobConfig  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
-HEAD = """# Reference
+HEAD = """# Options, Python, files and metrics
 
 Written by `python docs/reference.py` from the sources: change those, then run it again. A test compares the two.
 """
