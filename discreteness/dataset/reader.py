@@ -288,7 +288,7 @@ class Dataset:
     def _tokens(self, document: DocumentInfo, token: Choice | None, answers: bool) -> Chosen:
         """Token indices, 1 to N."""
         if answers and token is not None:
-            raise ValueError("answers choose the tokens; give answers or token, not both")
+            raise ValueError(f"token={token!r} with answers=True: both choose tokens; give answers or token, not both")
         if answers:
             return Chosen(self.answers(document.doc_id))
         there = range(1, document.num_losses + 1)
