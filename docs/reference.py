@@ -1,11 +1,14 @@
 """help, docstrings, schemas, metrics -> docs/reference.md: `python docs/reference.py` writes it, a test compares."""
 
+import ast
 import inspect
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +27,7 @@ from discreteness.experiment.config import JobConfig  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
-HEAD = """# Reference
+HEAD = """# Options, Python, files and metrics
 
 Written by `python docs/reference.py` from the sources: change those, then run it again. A test compares the two.
 """
@@ -42,7 +45,7 @@ def page() -> str:
     parts += ["## discreteness\n"]
     for name in SUBCOMMANDS:
         parts += [f"### discreteness {name}\n", help_of(*name.split())]
-    parts += ["## Python\n", "What `discreteness.open(path)` returns:\n", *methods(Dataset)]
+    parts += ["## Python\n", "What `discreteness.open(path)` returns:\n", *attributes(Dataset), *methods(Dataset)]
     parts += ["## Files\n", "What each is for: [the dataset](dataset.md).\n", *map(columns, SCHEMAS.items())]
     parts += ["## Metrics\n", "How to read them: [metrics](metrics.md).\n"]
     parts += ["\n".join(f"- `{metric.exported}` ({metric.kind}): {metric.help}" for metric in METRICS) + "\n"]
@@ -69,6 +72,15 @@ def help_of(*command: str) -> str:
         os.environ["COLUMNS"] = columns_before
     lines = [line.rstrip() for line in printed.getvalue().strip().splitlines()]
     return "\n".join(["```text", *lines, "```\n"])
+
+
+def attributes(of: type) -> Iterator[str]:
+    """Those that the class declares, with the text below each."""
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(of))).body
+    for field, text in pairwise(declared.body):
+        if isinstance(field, ast.AnnAssign):
+            about = inspect.cleandoc(ast.literal_eval(text.value))
+            yield f"- **{field.target.id}** ({ast.unparse(field.annotation)}) {' '.join(about.split())}\n"
 
 
 def methods(of: type) -> Iterator[str]:

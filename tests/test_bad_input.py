@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -101,7 +102,8 @@ def folder(tmp_path):
 
 
 file_names = st.binary(min_size=1, max_size=40).map(lambda b: os.fsdecode(b.replace(b"/", b"").replace(b"\0", b"")))
-marked = st.lists(st.sampled_from(["⟦", "⟧", " Paris", " is", "\n", "é", "\0", "word", " "]), max_size=40).map("".join)
+marks = ["⟦", "⟧", "[answer[", "]answer]", "\\"]
+marked = st.lists(st.sampled_from([*marks, " Paris", " is", "\n", "é", "\0", "word", " "]), max_size=40).map("".join)
 contents = st.one_of(
     st.binary(max_size=200),
     marked.map(str.encode),
@@ -125,7 +127,9 @@ def test_documents(folder, files):
         else:
             for document in documents:
                 content = (here / document.name).read_bytes().decode()
-                assert document.text == content.replace("⟦", "").replace("⟧", "")
+                assert document.text == re.sub(
+                    r"[⟦⟧]|(\\)?(\[answer\[|\]answer\])", lambda mark: mark[2] if mark[1] else "", content
+                )
                 assert 1 < len(document.token_ids) <= 2048 and document.name.isprintable()
     assert sorted(here.iterdir()) == before
 

@@ -57,7 +57,8 @@ class Documents:
     """The documents that would be scored: names, tokens, answers."""
 
     path: Annotated[str | None, tyro.conf.Positional] = None
-    """Folder of UTF-8 .txt files, or val:200, as for run. Default: the built-in documents."""
+    """Folder of UTF-8 .txt files, in which ⟦ and ⟧, or [answer[ and ]answer], stand around answers; or val:200, as for
+    run. Default: the built-in documents."""
     show: str | None = None
     """Name of one document to print with its answers marked."""
     track: str = "auto"

@@ -24,6 +24,7 @@ NODE_TIMEOUT_S = 120
 TOLERANCE = {"bfloat16": 2e-2, "float32": 1e-4}
 """Largest error of attention and its gradients, as a share of the largest value."""
 GB = 1e9
+ABOUT_MEMORY = "docs/one-gpu.md#memory"
 
 
 @dataclass(frozen=True)
@@ -90,17 +91,18 @@ def of_gpus(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
             text = f"{report.host}: {kind}, {num_bytes / GB:.0f} GB, CUDA {report.cuda}"
             if recipe.needs_gpu and (major, minor) < FLASH_ATTENTION:
                 yield Finding("problem", "gpu", f"{text}: no bfloat16 attention; use Hopper GPUs, or --track tiny")
-            elif recipe.needs_gpu and major != HOPPER_MAJOR:
+                continue
+            warnings = []
+            if recipe.needs_gpu and major != HOPPER_MAJOR:
                 fp8 = ".".join(map(str, FP8_PRODUCTS))
-                yield Finding("warning", "gpu", f"{text}: the track is tuned for Hopper; below {fp8} add --no-fp8")
-            elif needed_bytes is not None and num_bytes < needed_bytes:
-                yield Finding("warning", "gpu", f"{text}: little memory; give a smaller --micro-batch-tokens")
-            else:
-                yield Finding("ok", "gpu", text)
+                warnings.append(f"the track is tuned for Hopper; below {fp8} add --no-fp8")
+            if needed_bytes is not None and num_bytes < needed_bytes:
+                warnings.append(f"the track may take {needed_bytes / GB:.0f} GB; what takes less: {ABOUT_MEMORY}")
+            level: Literal["ok", "warning"] = "warning" if warnings else "ok"
+            yield Finding(level, "gpu", f"{text}: {'; '.join(warnings)}" if warnings else text)
     if not any(report.gpus for report in reports):
-        level: Literal["ok", "problem"] = "problem" if recipe.needs_gpu else "ok"
         way = "use --track tiny, or a machine with Hopper GPUs" if recipe.needs_gpu else "track tiny needs none"
-        yield Finding(level, "gpu", f"none, and {way}")
+        yield Finding("problem" if recipe.needs_gpu else "ok", "gpu", f"none, and {way}")
 
 
 def of_attention(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:

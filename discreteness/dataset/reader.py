@@ -37,16 +37,27 @@ PART_RETRIES = 3
 class Dataset:
     """A dataset as it was when opened: seeds committed later appear when it is opened again.
 
-    `seeds`, `steps`: ascending. `documents`: in the order of their ids. `experiment`: experiment.json as it
-    is. `invalid`: files of losses/ that are not counted, with the reason. What `discreteness compact` made is
-    used where it is faster; the answers are the same to the bit. It can be pickled, and so be given to other processes:
-    there it has the same seeds.
+    What `discreteness compact` made is used where it is faster; the answers are the same to the bit. It can be pickled,
+    and so be given to other processes: there it has the same seeds.
     """
+
+    seeds: list[int]
+    """Committed seeds, ascending: the axis `seeds` of losses."""
+    steps: list[int]
+    """Steps of the checkpoints, ascending, 0 (before the first update) included: the axis `steps` of losses."""
+    documents: list[DocumentInfo]
+    """In the order of their ids; each has `doc_id`, `name`, `category`, and `num_losses`, its tokens without BOS."""
+    experiment: dict[str, Any]
+    """experiment.json as it is: the identity with track, steps and arithmetic, and the sources that were accepted."""
+    invalid: dict[str, str]
+    """Files of losses/ that are not counted, by path, with the reason."""
+    storage: Storage
+    """Where the dataset lies: `storage.uri`, and `storage.read(path)` for the bytes of one of its files."""
 
     def __init__(self, storage: Storage):
         self.storage = storage
         self._manifest = read_manifest(storage)
-        self.experiment: dict[str, Any] = json.loads(storage.read(EXPERIMENT_FILE))
+        self.experiment = json.loads(storage.read(EXPERIMENT_FILE))
         self._committed, self.invalid = scan(storage, self._manifest)
         self.seeds = list(self._committed)
         self.steps = list(self._manifest.steps)
@@ -291,7 +302,7 @@ class Dataset:
     def _tokens(self, document: DocumentInfo, token: Choice | None, answers: bool) -> Chosen:
         """Token indices, 1 to N."""
         if answers and token is not None:
-            raise ValueError("answers choose the tokens; give answers or token, not both")
+            raise ValueError(f"token={token!r} with answers=True: both choose tokens; give answers or token, not both")
         if answers:
             return Chosen(self.answers(document.doc_id))
         there = range(1, document.num_losses + 1)

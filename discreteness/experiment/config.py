@@ -34,14 +34,16 @@ class ExperimentConfig:
     """What a seed changes. init: its initial weights; all seeds read the same data in the same order. data: the order
     of the documents of all training shards; all seeds start from the weights of seed 0. both: both."""
     packing: Packing = "isolated"
-    """isolated: a document's losses do not depend on its neighbours. reference: one sequence, as SPEEDRUN section 8."""
+    """isolated: a document's losses do not depend on its neighbours. reference: all documents in one sequence, as the
+    original program packs them (docs/SPEEDRUN.md, section 8)."""
     score_tokens: int = 16_384
     """Most tokens in one scoring batch."""
     workers_per_trainer: int = 1
     """8, 4, 2 or 1 processes (one GPU each; one CPU each on tiny) that train one seed together."""
     attention: Literal["auto", "flash3", "varlen", "reference"] = "auto"
-    """auto: varlen on GPUs, reference on CPUs. flash3: FlashAttention-3, on Hopper GPUs, from the folder in
-    FLASH_ATTENTION_3 or from the hub at the commit in FLASH_ATTENTION_3_REVISION (docs/security.md)."""
+    """auto: varlen on GPUs, reference on CPUs. varlen: torch's own kernels. reference: plain matrix products, on any
+    device. flash3: FlashAttention-3, on Hopper GPUs, from the folder in FLASH_ATTENTION_3 or from the hub at the commit
+    in FLASH_ATTENTION_3_REVISION (docs/security.md)."""
     fp8: bool = True
     """8-bit products in the training head, on GPUs; scoring never uses them."""
     deterministic: bool = True

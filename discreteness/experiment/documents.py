@@ -1,8 +1,10 @@
 """text files -> validation documents: token ids, and which tokens are answers.
 
 A document is one UTF-8 file, taken as it is. An answer, which what stands before it or common knowledge
-decides, is marked in place: `The capital of France is⟦ Paris⟧.` The marks are no part of the text. They stand
-on borders of tokens, so the space before a word, which GPT-2's tokens begin with, is inside.
+decides, is marked in place: `The capital of France is⟦ Paris⟧.` The same in ASCII, for a keyboard without these
+brackets: `The capital of France is[answer[ Paris]answer].` Marks are not part of the text. They stand on borders of
+tokens, so the space before a word, which GPT-2's tokens begin with, is inside. `\\[answer[` and `\\]answer]` are these
+characters themselves, without the backslash.
 """
 
 import hashlib
@@ -19,6 +21,13 @@ MAX_TEXT_TOKENS = 2047
 """With BOS 2,048, the longest document that the small track trains on."""
 MAX_FILE_BYTES = MAX_TEXT_TOKENS * (128 + len("⟦⟧".encode()))
 """No token of GPT-2 has more than 128 bytes, and each may be marked: what is larger is not even read."""
+PARTNER = {"⟦": "⟧", "[answer[": "]answer]"}
+"""What closes each mark. The ASCII spelling is in no text by accident, as `[[` would be in code and wiki pages."""
+MARK = re.compile(r"(⟦|⟧|\\?\[answer\[|\\?\]answer\])")
+HOW_TO_MARK = (
+    "write each answer as ⟦answer⟧ or [answer[answer]answer], "
+    "and \\[answer[ or \\]answer] where these characters themselves are meant"
+)
 
 
 class DocumentError(ValueError):
@@ -112,16 +121,28 @@ def of_text(doc_id: int, path: Path, marked: str) -> Document:
 
 def _unmark(path: Path, marked: str) -> tuple[str, list[tuple[int, int]]]:
     """Return the text without marks, and the (start, end) of each marked part in it, in characters."""
-    parts = re.split("([⟦⟧])", marked)
-    texts, marks = parts[0::2], parts[1::2]
+    texts, marks = _texts_between_marks(marked)
     for n, mark in enumerate(marks):
-        alone = mark != "⟦⟧"[n % 2] or (mark == "⟦" and n + 1 == len(marks))
-        if alone or (mark == "⟧" and not texts[n]):
+        opens = n % 2 == 0
+        alone = mark not in PARTNER or n + 1 == len(marks) if opens else mark != PARTNER[marks[n - 1]]
+        if alone or not (opens or texts[n]):
             line = "".join(texts[: n + 1]).count("\n") + 1
-            what = f"{mark} has no partner" if alone else "⟦⟧ marks nothing"
-            raise DocumentError(f"{path}, line {line}: {what}; write each answer as ⟦answer⟧")
+            what = f"{mark} has no partner" if alone else f"{marks[n - 1]}{mark} marks nothing"
+            raise DocumentError(f"{path}, line {line}: {what}; {HOW_TO_MARK}")
     borders = list(accumulate(map(len, texts)))[:-1]
     return "".join(texts), list(zip(borders[0::2], borders[1::2], strict=True))
+
+
+def _texts_between_marks(marked: str) -> tuple[list[str], list[str]]:
+    """Return the marks in their order, and the text before the first, between each two, and after the last."""
+    texts, marks = [""], []
+    for n, part in enumerate(MARK.split(marked)):
+        if n % 2 and not part.startswith("\\"):
+            marks.append(part)
+            texts.append("")
+        else:
+            texts[-1] += part[n % 2 :]  # without the backslash of a mark that stands for itself
+    return texts, marks
 
 
 def _answers(path: Path, text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int]) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""The pool of evaluators: actors that turn checkpoint references into losses, kept alive and busy.
+"""The pool of evaluators: actors that turn checkpoints, given by their handles, into losses, kept alive and busy.
 
 - A checkpoint is scored on the node of its trainer, in order of arrival, while an evaluator is alive there.
 - An evaluator that dies or hangs is replaced, and its checkpoints are scored again, without a word to who asked.

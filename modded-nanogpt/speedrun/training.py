@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from speedrun.data.batches import BatchStream
+from speedrun.data.batches import BatchStream, shorter_passes
 from speedrun.data.sampler import TrainingBatches
 from speedrun.data.shards import find_shards
 from speedrun.data.vocabulary import vocabulary_of
@@ -211,9 +211,11 @@ class Trainer:
             packed = replace(packed, targets=packed.targets[:, :1].contiguous())
             self.model.token_losses(packed, self._stage_of(forward_state(self.track, first)))
         except torch.OutOfMemoryError as error:
+            given, num_slots = self.execution.micro_batch_tokens, self.track.data.num_slots
+            advice = shorter_passes(schedule.batch_tokens, num_slots, self.world_size, given)
             raise ValueError(
-                f"{torch.cuda.get_device_name(self.device)} has too little memory: train fewer tokens in one pass "
-                f"(--micro-batch-tokens, now {self.execution.micro_batch_tokens}), or free it ({error})"
+                f"{torch.cuda.get_device_name(self.device)} has too little memory: {advice}, "
+                f"or free what other processes hold of it ({error})"
             ) from None
 
     def validation_loss(self, state: ForwardState) -> float:

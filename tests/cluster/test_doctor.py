@@ -12,6 +12,7 @@ from speedrun.tracks import small, tiny
 
 from discreteness.cluster import doctor, node_report
 from discreteness.cluster.doctor import (
+    ABOUT_MEMORY,
     of_attention,
     of_authentication,
     of_data,
@@ -23,6 +24,7 @@ from discreteness.cluster.doctor import (
 from discreteness.cluster.estimate import layout_of
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.node_report import attention_difference, report_node
+from tests.conftest import ROOT
 
 HERE = doctor.NodeReport(
     host="a",
@@ -71,10 +73,14 @@ def test_gpus_and_their_generation():
         (HERE, "ok", ""),
         (with_gpu((8, 0)), "warning", "--no-fp8"),
         (with_gpu((7, 5)), "problem", "--track tiny"),
-        (with_gpu((9, 0), 24 * 10**9), "warning", "--micro-batch-tokens"),
+        (with_gpu((9, 0), 24 * 10**9), "warning", "may take 32 GB"),
+        (with_gpu((8, 9), 24 * 10**9), "warning", "may take 32 GB"),
+        (with_gpu((8, 9), 24 * 10**9), "warning", "tuned for Hopper"),
     ):
         finding = only(of_gpus([report], small))
         assert finding.level == level and way in finding.text
+    page, _, anchor = ABOUT_MEMORY.partition("#")
+    assert f"\n## {anchor}\n" in (ROOT / page).read_text().lower()
     hidden = replace(HERE, gpus=())
     assert levels(of_gpus([hidden], small)) == ["problem", "problem"]
     assert "update the driver" in next(iter(of_gpus([hidden], small))).text

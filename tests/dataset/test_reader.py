@@ -60,7 +60,10 @@ def test_what_is_missing_is_named_never_filled_in(run):
         ({"doc": "c", "token": 0}, "no token 0 with a loss in document 'c'; there are 1, 2"),
         ({"doc": "a.txt", "token": 4}, "no token 4 with a loss in document 'a.txt'; there are 1 to 3"),
         ({"doc": "c", "token": [1, 0, 9]}, "no token 0, 9 with a loss"),
-        ({"doc": "a.txt", "token": 1, "answers": True}, "give answers or token, not both"),
+        (
+            {"doc": "a.txt", "token": 1, "answers": True},
+            "token=1 with answers=True: both choose tokens; give answers or token, not both",
+        ),
         ({"doc": "c", "seeds": [0, 1, 2]}, "no seed 1, 2; there are 0, 3"),
         ({"doc": "c", "steps": [2]}, "no step 2; there are 0, 1, 5, 20"),
     ):

@@ -267,6 +267,49 @@ def test_a_text_without_marks_is_taken_as_it_is(tmp_path_factory, text):
     assert b"".join(decode_bytes(token) for token in d.token_ids[1:]) == text.encode()
 
 
+ASCII_MARK = re.compile(r"\[answer\[|\]answer\]")
+
+
+def escaped(text: str) -> str:
+    return ASCII_MARK.sub(r"\\\g<0>", text)
+
+
+pieces_of_marks = st.sampled_from(["[answer[", "]answer]", "[answer", "answer", "[", "]", "\\", "[[", " a", "\n"])
+
+
+@given(text=st.lists(pieces_of_marks, min_size=1, max_size=12).map("".join))
+def test_a_backslash_before_an_ascii_mark_makes_it_text(tmp_path_factory, text):
+    d = one(tmp_path_factory.mktemp("documents"), escaped(text))
+    assert d.text == text and d.answers == frozenset()
+    assert b"".join(decode_bytes(token) for token in d.token_ids[1:]) == text.encode()
+
+
+# Each begins with its only space, and so on a border of tokens.
+words = st.sampled_from([" Paris", " is", " 雪", " [[1,", " \\", " [answer[", " ]answer]", " a\\[answer[", " {{x}}."])
+
+
+@given(parts=st.lists(st.tuples(words, st.sampled_from(["text", "⟦⟧", "ascii"])), min_size=1, max_size=12))
+def test_both_spellings_mark_the_same_tokens(tmp_path_factory, parts):
+    marked, expected = "", []
+    for word, how in parts:
+        if how == "text":
+            marked += escaped(word)
+        elif how == "ascii" and not marked.endswith("\\") and not word.endswith("\\"):  # or the mark would be text
+            marked += f"[answer[{escaped(word)}]answer]"
+        else:
+            marked += f"⟦{escaped(word)}⟧"
+        expected += [how != "text"] * len(encode(word))
+    d = one(tmp_path_factory.mktemp("documents"), marked)
+    assert d.text == "".join(word for word, _ in parts)
+    assert [index in d.answers for index in range(1, len(d.token_ids))] == expected
+
+
+def test_text_in_other_brackets_is_text(tmp_path):
+    text = "a = [[1, 2], [3]]; [[Paris|the city]] {{x}} <answer>b</answer> [answer] \\[ x \\]"
+    d = one(tmp_path, text)
+    assert d.text == text and d.answers == frozenset()
+
+
 def test_line_ends_and_the_special_token_s_text_are_kept(tmp_path):
     d = one(tmp_path, "one\r\n<|endoftext|> two\n")
     assert d.text == "one\r\n<|endoftext|> two\n"
@@ -304,6 +347,10 @@ def test_bad_files(tmp_path):
     refused(tmp_path, "The answer⟧ is", "line 1", "⟧ has no partner")
     refused(tmp_path, "The⟦ answer⟦ is⟧", "⟦ has no partner")
     refused(tmp_path, "The⟦⟧ answer", "⟦⟧ marks nothing")
+    refused(tmp_path, "The⟦ answer]answer] is", "]answer] has no partner", "\\[answer[ or \\]answer]")
+    refused(tmp_path, "x = [answer[0]]", "line 1", "[answer[ has no partner", "\\[answer[ or \\]answer]")
+    refused(tmp_path, "The\n[answer[]answer]", "line 2", "[answer[]answer] marks nothing")
+    refused(tmp_path, "is [answer[Paris]answer].", "'Paris' cut a token")
     refused(tmp_path, "first\nis ⟦Paris⟧.", "line 2", "'Paris' cut a token", "space before a word")
     refused(tmp_path, "is⟦ Pa⟧ris.", "' Pa' cut a token")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from speedrun.data import batches as module
-from speedrun.data.batches import BatchStream, join_offsets, slots_joined
+from speedrun.data.batches import BatchStream, join_offsets, shorter_passes, slots_joined
 from speedrun.data.sampler import TrainingBatches
 from speedrun.data.shards import BOS, ShardError, write_shard
 from speedrun.data.vocabulary import Vocabulary
 from speedrun.schedules import step_settings
-from speedrun.tracks import ScheduleConfig
+from speedrun.tracks import ScheduleConfig, small
 
 NUM_SLOTS, CAP = 4, 40
 SCHEDULE = ScheduleConfig(
@@ -211,6 +211,20 @@ def test_unexpected_errors_arrive_too(shards, stream, monkeypatch):
 )
 def test_slots_joined(num_slots, slot_tokens, expected):
     assert slots_joined(num_slots, slot_tokens, 65536) == expected
+
+
+@pytest.mark.parametrize(
+    ("world_size", "given", "expected"),
+    [
+        (1, 65536, "give --micro-batch-tokens 49152, the length of the longest slot (now 65536)"),
+        (1, 49152, "its longest pass has 49152 tokens, one slot, and cannot be shorter: use a GPU with more memory"),
+        (1, 16, "its longest pass has 49152 tokens, one slot, and cannot be shorter: use a GPU with more memory"),
+        (8, 65536, "its longest pass has 49152 tokens, one slot, and cannot be shorter: use a GPU with more memory"),
+    ],
+)
+def test_what_takes_less_memory(world_size, given, expected):
+    """Of `small`: 131,072, 262,144 and 393,216 tokens in eight slots; one of eight ranks has one slot."""
+    assert shorter_passes(small.schedule.batch_tokens, small.data.num_slots, world_size, given) == expected
 
 
 def test_join_offsets_by_hand():

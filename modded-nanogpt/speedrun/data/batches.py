@@ -7,6 +7,7 @@
 
 import queue
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -135,6 +136,15 @@ def slots_joined(num_slots: int, slot_tokens: int, micro_batch_tokens: int) -> i
     """How many whole slots one pass takes: the most that fit and divide `num_slots`; a slot too long goes alone."""
     fitting = max(1, micro_batch_tokens // slot_tokens)
     return max(n for n in range(1, fitting + 1) if num_slots % n == 0)
+
+
+def shorter_passes(batch_tokens: Sequence[int], num_slots: int, world_size: int, micro_batch_tokens: int) -> str:
+    """What to do where a pass takes too much memory: it is whole slots, so the largest batch's slot is the least."""
+    slots = [tokens // num_slots for tokens in batch_tokens]
+    longest = max(slot * slots_joined(num_slots // world_size, slot, micro_batch_tokens) for slot in slots)
+    if longest > max(slots):
+        return f"give --micro-batch-tokens {max(slots)}, the length of the longest slot (now {micro_batch_tokens})"
+    return f"its longest pass has {longest} tokens, one slot, and cannot be shorter: use a GPU with more memory"
 
 
 def join_offsets(offsets: list[np.ndarray], slot_tokens: int) -> np.ndarray:
