@@ -33,6 +33,7 @@ LEFT_OUT = {
     "shards/report": "names shards: the identity has what it found",
     "dataset/identity": "the identity itself",
     "experiment/documents": "the identity has the hash of names and token ids",
+    "dataset/mismatch": "words of a refusal",
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
     "scoring/comparison": "compares two scores of the same weights, and changes neither",
     "cluster/estimate": "plans",
