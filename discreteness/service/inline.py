@@ -44,11 +44,12 @@ def run_inline(config: JobConfig) -> int:
 def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     if run.assume:
         raise ValueError(f"--assume {run.assume}: an inline run has this machine alone; leave --inline or --assume out")
-    experiment = prepare(config, run, this_machine().track(config.track))
+    machine = this_machine()
+    experiment = prepare(config, run, machine.track(config.track))
     if run.dry_run:
         experiment = still_to_train(experiment, run)
     if os.environ.get("RANK", "0") == "0":
-        for line in inline_report(experiment, run):
+        for line in inline_report(experiment, run, machine):
             log.say(line, "plan")
     if run.dry_run:
         return 0
