@@ -73,7 +73,7 @@ class Signals:
 
 def run(config: JobConfig) -> int:
     """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
-    with Log(config.run.log_format) as log:
+    with Log(config.run.log_format, goes_on=not config.run.dry_run) as log:
         return _run(config, log)
 
 

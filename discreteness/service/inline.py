@@ -37,7 +37,7 @@ from discreteness.service.log import LOG_INTERVAL_S, Log
 def run_inline(config: JobConfig) -> int:
     """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    with Log(config.run.log_format) as log:
+    with Log(config.run.log_format, goes_on=not config.run.dry_run) as log:
         return _run(replace(config.experiment, workers_per_trainer=world_size), config.run, log)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +106,31 @@ def test_a_person_reads_of_all_seeds_in_one_line(capsys):
     with Log("text") as log:
         Reporter(log, a_job(EXPERIMENT, range(5))).show(progress())
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_reader_that_leaves_ends_no_work_and_is_told_of_once(format, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        with Log(format) as log:
+            log.say("first")
+            assert b"first" in os.read(reading, 1000)
+            os.close(reading)
+            for number in range(3):
+                log.say(f"line {number}")
+            print("of others", file=pipe, flush=True)  # as Ray's threads do
+    told = capsys.readouterr().err
+    assert told.startswith("note: stdout cannot be written any more (Broken pipe)") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_where_nothing_goes_on_a_reader_that_leaves_ends_it(format, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        with pytest.raises(BrokenPipeError):
+            Log(format, goes_on=False).say("the plan")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())  # what is left in the buffer
+    assert capsys.readouterr().err == ""
