@@ -130,11 +130,19 @@ def job_metadata(config: JobConfig) -> dict[str, str]:
 
 def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -> None:
     declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
-    address = start_local(cluster, declared, metadata)
+    log.say("starting Ray on this machine", "starting")
+    address = start_local(cluster, declared, processes_of(job), metadata)
     note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
     token = token_file()
     asks = f" (it asks for the token in {token})" if token else ""
     log.say(f"Ray started on this machine{note}; dashboard http://{address}{asks}")
+
+
+def processes_of(job: Job) -> int:
+    """Ray's processes that a job has at the same time, at most: workers, evaluators, each trainer's controller, the
+    dispatcher, the actor that starts trainers, and the one that Ray Train keeps its state in."""
+    topology = job.topology
+    return job.num_trainers * (topology.workers_per_trainer + 1) + topology.evaluators + 3
 
 
 def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Signals) -> int:
@@ -153,6 +161,13 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
             scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
         )
         .remote(job, dataset, pool)
+    )
+    workers = topology.workers_per_trainer
+    log.say(
+        f"starting {job.num_trainers} trainer{'s' if job.num_trainers > 1 else ''} of {workers} "
+        f"process{'es' if workers > 1 else ''}, then {topology.evaluators} "
+        f"evaluator{'s' if topology.evaluators > 1 else ''}; each process loads PyTorch first",
+        "starting",
     )
     actor, trainers = start_trainers(dispatcher, job, scratch)
     try:
