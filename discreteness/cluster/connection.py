@@ -16,9 +16,6 @@ from discreteness.cluster.machines import Cluster, Node, this_machine
 AGENT_TIMEOUT_S = 300
 """How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
-WARNED_MULTIPLE = 4
-"""Ray 2.60 warns of this many times as many worker processes as it starts at once (its worker_pool.cc)."""
-
 
 def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
     """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started.
@@ -32,22 +29,14 @@ def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
     return this_machine()
 
 
-def start_local(
-    cluster: Cluster, num_cpus: int, num_processes: int = 0, metadata: dict[str, str] | None = None
-) -> str | None:
+def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
-
-    `num_processes`: how many of Ray's worker processes the job will have. Ray warns of as many as four times those that
-    it starts at once, by default one per core, which a job on two cores exceeds by its mere shape. It is told to start
-    so many at once that it warns only of more than the job's own.
 
     On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
     The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. Raises OSError if
     Ray does not come up in the time that it gives itself.
     """
     os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
-    at_once = max(int(min(num_cpus, cluster.nodes[0].cpus)), num_processes // WARNED_MULTIPLE + 1)
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(at_once))
     try:
         context = ray.init(
             address="local",

@@ -113,7 +113,7 @@ WORKER_COSTS = {
     ),
 }
 MEASURED_GPUS = ("H100", "H200", "GH200")
-"""Those for which the figures hold as they are: a seed took an H200 0.84 to 0.94 of an H100's time
+"""Those for which the figures hold as they are: a seed took an H200 0.84 to 0.93 of an H100's time
 (docs/performance.md), and a GH200 has the same chip."""
 
 

@@ -26,6 +26,7 @@ from discreteness.service.job import Job
 from discreteness.service.log import Log, last_line
 from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter
+from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
 from discreteness.service.timeouts import ANSWER_S, LEAVE_S
 from discreteness.service.trainers import start_trainers
@@ -107,6 +108,7 @@ def _run(config: JobConfig, log: Log) -> int:
         if job.num_done:
             log.say(f"{job.num_done} of {len(experiment.seeds)} seeds are committed already")
         dataset.log_job(experiment.seeds, run.max_attempts)
+        log.others.explained_processes = processes_of(job)
         try:
             if cluster.local:
                 _start_ray(job, cluster, job_metadata(config), log)
@@ -131,18 +133,11 @@ def job_metadata(config: JobConfig) -> dict[str, str]:
 def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -> None:
     declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
     log.say("starting Ray on this machine", "starting")
-    address = start_local(cluster, declared, processes_of(job), metadata)
+    address = start_local(cluster, declared, metadata)
     note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
     token = token_file()
     asks = f" (it asks for the token in {token})" if token else ""
     log.say(f"Ray started on this machine{note}; dashboard http://{address}{asks}")
-
-
-def processes_of(job: Job) -> int:
-    """Ray's processes that a job has at the same time, at most: workers, evaluators, each trainer's controller, the
-    dispatcher, the actor that starts trainers, and the one that Ray Train keeps its state in."""
-    topology = job.topology
-    return job.num_trainers * (topology.workers_per_trainer + 1) + topology.evaluators + 3
 
 
 def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Signals) -> int:

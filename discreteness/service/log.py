@@ -3,13 +3,14 @@
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from contextlib import redirect_stdout, suppress
 from types import TracebackType
 from typing import Any, Literal
 
 from rich.console import Console
 
 from discreteness.service.messages import Event, Level
+from discreteness.service.others_output import OthersOutput
 
 LOG_INTERVAL_S = 10
 """Between two lines that say how far a run is."""
@@ -28,7 +29,8 @@ class Log:
         self.json = format == "json"
         self.goes_on = goes_on
         self.stream = sys.stdout
-        self._others: AbstractContextManager = redirect_stdout(sys.stderr) if self.json else nullcontext()
+        self.others = OthersOutput(sys.stderr if self.json else sys.stdout)
+        self._redirection = redirect_stdout(self.others)  # type: ignore[type-var]
         self.console = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._handler = _Records(self)
 
@@ -56,11 +58,12 @@ class Log:
 
     def __enter__(self) -> "Log":
         _package().addHandler(self._handler)
-        self._others.__enter__()
+        self._redirection.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._others.__exit__(kind, error, traceback)
+        self._redirection.__exit__(kind, error, traceback)
+        self.others.end()
         _package().removeHandler(self._handler)
         if self.json and isinstance(error, Exception):  # for a person it is on stderr
             self.say(f"{type(error).__name__}: {error}", "error", level="error")

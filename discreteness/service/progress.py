@@ -8,7 +8,6 @@ from discreteness.service.job import Job
 from discreteness.service.log import LOG_INTERVAL_S, Log
 from discreteness.service.messages import Progress
 
-
 WAITING_INTERVAL_S = 60
 """Between two lines while nothing trains yet and what is waited for stays the same."""
 

@@ -1,9 +1,7 @@
 """How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
 
-import os
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from speedrun.execution import PLAIN
@@ -231,21 +229,6 @@ def test_an_assumption_that_names_no_machines_is_refused(text):
 def test_only_a_plan_is_made_for_machines_that_are_not_here():
     with pytest.raises(ValueError, match="add --dry-run"):
         RunConfig(assume="8xH100").check()
-
-
-@pytest.mark.parametrize(
-    ("cores", "declared", "processes", "at_once"), [(2, 4, 11, 3), (2, 4, 12, 4), (64, 64, 11, 64), (2, 1, 0, 1)]
-)
-def test_ray_warns_only_of_more_processes_than_a_job_has(monkeypatch, cores, declared, processes, at_once):
-    """It warns from four times as many as it starts at once: test_service.py sees that it does not."""
-    monkeypatch.setattr(connection.ray, "init", lambda **options: SimpleNamespace(dashboard_url="127.0.0.1:1"))
-    monkeypatch.setattr(connection, "keep_token_private", lambda: None)
-    monkeypatch.setenv("RAY_worker_maximum_startup_concurrency", "")  # put back at the end
-    monkeypatch.delenv("RAY_worker_maximum_startup_concurrency")
-    connection.start_local(Cluster((Node(cores, 0, None, 10**9, "here"),), local=True), declared, processes)
-    environment = dict(os.environ)
-    assert int(environment["RAY_worker_maximum_startup_concurrency"]) == at_once
-    assert processes < 4 * at_once
 
 
 def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeypatch):

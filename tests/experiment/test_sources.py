@@ -37,6 +37,8 @@ LEFT_OUT = {
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
     "scoring/comparison": "compares two scores of the same weights, and changes neither",
     "cluster/estimate": "plans",
+    "cluster/times": "plans",
+    "cluster/flops": "for plans and metrics",
     "cluster/hardware": "tables for plans and for what people read",
     "cluster/topology": "plans",
     "cluster/connection": "joins Ray or starts it",
@@ -53,6 +55,7 @@ LEFT_OUT = {
     "service/messages": "what processes tell each other",
     "service/timeouts": "how long somebody waits",
     "service/log": "what people read",
+    "service/others_output": "what people read",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }
 """Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""

@@ -4,14 +4,16 @@ import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from discreteness.service.log import Log
 from discreteness.service.messages import Counts, Event, Progress, Running
+from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
-from tests.support.job_case import a_job
+from tests.support.job_case import ONE_TRAINER, a_job
 
 EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
 
@@ -86,6 +88,21 @@ def test_as_json_stdout_is_ours_alone(capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["message"] == "all"
     assert printed.err == "(raylet) WARNING: many processes\n"
+
+
+def test_rays_warning_of_many_processes_is_left_out_while_the_job_explains_them(capsys):
+    """Two trainers of two workers and two evaluators, four CPUs declared: 24 and no more."""
+    job = a_job(EXPERIMENT, range(6), replace(ONE_TRAINER, trainers=2, workers_per_trainer=2, evaluators=2))
+    warning = "(raylet) WARNING: {} PYTHON worker processes have been started on node: 67 with address: 192.0.2.2"
+    with Log("text") as log:
+        log.others.explained_processes = processes_of(replace(job, topology=replace(job.topology, declared_cpus=4)))
+        print(warning.format(12))
+        print("(raylet)", "WARNING: ", end="")  # in pieces, as print writes them
+        print("24 PYTHON worker processes have been started on node: 67", flush=True)
+        log.say("ours")
+        print(warning.format(25))
+        print("(raylet) WARNING: 8 objects were lost", end="")
+    assert capsys.readouterr().out.splitlines() == ["ours", warning.format(25), "(raylet) WARNING: 8 objects were lost"]
 
 
 def test_a_program_hears_of_each_event_once_and_of_each_seed_in_training(capsys):
