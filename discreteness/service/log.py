@@ -56,6 +56,15 @@ class Log:
             text = f"stdout cannot be written any more ({error.strerror}): the run goes on without its lines"
             print(f"note: {text}; `discreteness watch` on its output shows where it is", file=sys.stderr, flush=True)
 
+    def follow_live(self) -> None:
+        """rich has just put a proxy in place of stdout, which draws what others print above its live line."""
+        self.others.stream, sys.stdout = sys.stdout, self.others  # type: ignore[assignment]
+
+    def leave_live(self) -> None:
+        """The proxy has gone."""
+        self.others.end()
+        self.others.stream = self.stream
+
     def __enter__(self) -> "Log":
         _package().addHandler(self._handler)
         self._redirection.__enter__()

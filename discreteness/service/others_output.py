@@ -2,8 +2,8 @@
 
 - Ray warns when a machine has four times as many of its processes as cores. A job with many processes per core, such as
   two trainers on two cores, exceeds that by its mere shape, and nothing is wrong.
-- The warning is left out only while its number is not above what the job has by its shape. More are still told of, as is
-  everything else, line by line.
+- The warning is left out only while its number is not above what the job has by its shape. More are still told of, and
+  everything else is passed on line by line.
 """
 
 import re

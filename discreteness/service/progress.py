@@ -39,6 +39,7 @@ class Reporter:
             if self.status is None:
                 self.status = self.log.console.status("")
                 self.status.start()
+                self.log.follow_live()
             self.status.update(self._line(progress))
         elif time.monotonic() - self.shown_s >= self._interval_s(progress):
             self.shown_s = time.monotonic()
@@ -56,6 +57,7 @@ class Reporter:
     def close(self) -> None:
         if self.status:
             self.status.stop()
+            self.log.leave_live()
             self.status = None
 
     def _interval_s(self, progress: Progress) -> float:

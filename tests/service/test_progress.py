@@ -112,6 +112,22 @@ def starting(**changes):
     return progress(**nothing | changes)
 
 
+def test_above_the_live_line_stands_what_others_print_without_what_the_job_explains(clock, capsys):
+    many = "(raylet) WARNING: {} PYTHON worker processes have been started on node: 67"
+    with Log("text") as log:
+        log.console, log.others.explained_processes = Console(file=io.StringIO(), force_terminal=True, width=300), 24
+        reporter = Reporter(log, a_job(EXPERIMENT, range(6)))
+        reporter.show(progress())
+        for line in (many.format(24), many.format(25), "(raylet) lost"):
+            print(line)
+        reporter.close()
+        print(many.format(24))
+        print("after")
+    drawn = log.console.file.getvalue()
+    assert many.format(25) in drawn and "(raylet) lost" in drawn and many.format(24) not in drawn
+    assert capsys.readouterr().out == "after\n"
+
+
 def test_while_nothing_trains_a_line_that_says_nothing_new_comes_once_a_minute(clock, capsys):
     job = a_job(EXPERIMENT, range(6), replace(ONE_TRAINER, trainers=2, evaluators=2))
     with Log("text") as log:
