@@ -32,8 +32,7 @@ def inline_report(experiment: Experiment, run: RunConfig, cluster: Cluster) -> t
     ranks = experiment.world_size
     gpu_types = {node.gpu_type for node in cluster.nodes if node.gpus}
     work = seed_work(experiment, worker_cost(experiment.track, gpu_types), ranks)
-    longer = "scoring" if work.score_s > work.train_s else "training"
-    pace = Pace(seed_s=work.train_s + work.score_s, bound=longer)
+    pace = Pace(seed_s=work.train_s + work.score_s, bound="scoring" if work.score_s > work.train_s else "training")
     places = Places(trainers=1, workers=ranks, evaluators=1, shared_devices=ranks)
     return (
         *what_is_recorded(experiment),

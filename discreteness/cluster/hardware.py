@@ -122,7 +122,7 @@ def worker_cost(track: Track, gpu_types: Collection[str | None] = ()) -> WorkerC
     are known and were not measured count by their peak, others as an H100."""
     slower = 1.0
     if (peak := peak_flop_s(gpu_types)) and not all(gpu in MEASURED_GPUS for gpu in gpu_types):
-        slower = peak_flop_s(MEASURED_GPUS[:1]) / peak
+        slower = next(kind.peak_flop_s for kind in GPU_KINDS if kind.ray_type in MEASURED_GPUS) / peak
     if cost := WORKER_COSTS.get(track.name):
         tokens_cost = slower
     else:

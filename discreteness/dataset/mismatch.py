@@ -86,8 +86,7 @@ def _documents(there: Manifest, here: Manifest, words_there: pa.Table | None, wo
     if words_there is not None:
         differing = _named(_words(words_there), _words(words_here), "with other text or answers")
     else:
-        lengths = [{document.name: document.num_losses for document in one.documents} for one in (there, here)]
-        differing = _named(*lengths, "of another length")
+        differing = _named(_lengths(there), _lengths(here), "of another length")
     return differing or "other tokens, or the same documents under other numbers"
 
 
@@ -100,10 +99,15 @@ def _words(table: pa.Table) -> dict[str, list[tuple]]:
     return documents
 
 
+def _lengths(manifest: Manifest) -> dict[str, int]:
+    return {document.name: document.num_losses for document in manifest.documents}
+
+
 def _shards(there: Any, here: Any) -> str:
     if there == here or not (isinstance(there, list) and isinstance(here, list)):
         return ""
-    return _named(*({shard["name"]: shard for shard in shards} for shards in (there, here)), "with other content")
+    old, new = ({shard["name"]: shard for shard in shards} for shards in (there, here))
+    return _named(old, new, "with other content")
 
 
 def _named(there: dict, here: dict, changed: str) -> str:
