@@ -257,6 +257,8 @@ def test_the_plan_says_which_evaluators_find_no_place():
     many = RunConfig(evaluators=16)
     here = choose(experiment(small, 1), many, Cluster((P5,), local=True))
     assert line(here, "evaluators: 16").endswith("; 8 of them find a place, 8 never will: ask for fewer")
+    eight = choose(experiment(small, 1), RunConfig(evaluators=8), Cluster((P5,), local=True))
+    assert line(here, "time:") == line(eight, "time:")  # those without a place score nothing
     later = choose(experiment(small, 1), many, Cluster((P5,), local=False))
     assert line(later, "evaluators: 16").endswith("; 8 of them find a place, 8 wait for machines that are not here")
     beside = choose(experiment(small, 1), RunConfig(evaluators=16, trainers=7), Cluster((P5,), local=True))
