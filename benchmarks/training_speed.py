@@ -4,7 +4,7 @@ python benchmarks/training_speed.py --data DIR [--variants default,bf16_head,...
 
 Every variant is built in this process; then blocks of updates are timed in turns (variant by variant, three rounds), so
 that clocks and neighbours hit all alike. A step's time is wall time over a block that begins and ends with an idle
-GPU. Before that, updates run with host waits made errors. FLOP utilisation is that of discreteness/service/flops.py,
+GPU. Before that, updates run with host waits made errors. FLOP utilisation is that of discreteness/cluster/flops.py,
 against the peak of an H100 or H200.
 """
 
@@ -21,8 +21,8 @@ from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import Track
 from speedrun.training import Trainer
 
+from discreteness.cluster.flops import flop_per_token
 from discreteness.cluster.hardware import peak_flop_s
-from discreteness.service.flops import flop_per_token
 
 H100_FLOP_S = peak_flop_s({"H100"})
 REFERENCE_MS = {131072: 233, 262144: 455, 393216: 670}

@@ -1,11 +1,14 @@
 """an experiment -> what a run of it records, stores and takes, before anything is trained."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from speedrun.schedules import forward_state, step_settings
+from speedrun.schedules import forward_state
 from speedrun.tracks import Track
 
-from discreteness.cluster.hardware import worker_cost
+from discreteness.cluster.hardware import MEASURED_GPUS, peak_flop_s, worker_cost
+from discreteness.cluster.machines import Cluster
+from discreteness.cluster.times import Pace, Places, SeedWork, seed_work
 from discreteness.dataset.vary import WORDS
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment
@@ -24,15 +27,19 @@ EXPERIMENT_BYTES, TOKEN_BYTES = 10_000, 6
 """experiment.json and log/, and what each token of the documents adds to documents.parquet."""
 
 
-def inline_report(experiment: Experiment, run: RunConfig) -> tuple[str, ...]:
-    """The plan of a run in one process per rank, which scores in its loop."""
+def inline_report(experiment: Experiment, run: RunConfig, cluster: Cluster) -> tuple[str, ...]:
+    """The plan of a run in one process per rank, which scores in its loop. ValueError as `check_price`."""
+    check_price(experiment, run)
     ranks = experiment.world_size
-    seed_s, _, _ = seed_times(experiment, run, ranks)
+    gpu_types = {node.gpu_type for node in cluster.nodes if node.gpus}
+    work = seed_work(experiment, worker_cost(experiment.track, gpu_types), ranks)
+    pace = Pace(seed_s=work.train_s + work.score_s, bound="scoring" if work.score_s > work.train_s else "training")
+    places = Places(trainers=1, workers=ranks, evaluators=1, shared_devices=ranks)
     return (
         *what_is_recorded(experiment),
         f"inline: {ranks} {'process' if ranks == 1 else 'processes'}, seed after seed; the first scores in its loop",
         what_is_stored(experiment, run, count_dataset_bytes(experiment, layout_of(experiment.track))),
-        what_it_takes(experiment, seed_s, rounds=len(experiment.seeds)),
+        *what_it_takes(experiment, run, cluster, (work, places, pace), ranks),
     )
 
 
@@ -61,13 +68,47 @@ def what_is_stored(experiment: Experiment, run: RunConfig, dataset_bytes: int) -
     return f"dataset: {rows} rows, {values} losses, about {dataset_bytes / 1e6:.1f} MB in {run.output}"
 
 
-def what_it_takes(experiment: Experiment, seed_s: float, rounds: int) -> str:
+def check_price(experiment: Experiment, run: RunConfig) -> None:
+    """Raises ValueError if GPUs are priced and none is used."""
+    if run.price_per_gpu_hour is not None and not experiment.track.needs_gpu:
+        raise ValueError(
+            f"--price-per-gpu-hour {run.price_per_gpu_hour:g}: --track {experiment.track.name} trains on CPUs; "
+            "leave it out"
+        )
+
+
+def what_it_takes(
+    experiment: Experiment, run: RunConfig, cluster: Cluster, seed: tuple[SeedWork, Places, Pace], devices: float
+) -> tuple[str, ...]:
+    """The line of the time, and with a price the one of the cost. `devices`: GPUs or cores that the run occupies, from
+    its start to its end."""
+    work, places, pace = seed
+    rounds = -(-len(experiment.seeds) // places.trainers)
+    duration_s = SETUP_S + rounds * pace.seed_s
+    hours = devices * duration_s / 3600
+    gpu_types = {node.gpu_type for node in cluster.nodes if node.gpus}
+    scoring_s = work.evaluator_s * places.trainers / places.evaluators
     kind = "GPU" if experiment.track.needs_gpu else "core"
-    hours = len(experiment.seeds) * seed_s * experiment.world_size / 3600
-    return (
-        f"time: about {seed_s:.0f} s per seed (nominal), {rounds} rounds, {_duration(SETUP_S + rounds * seed_s)}, "
-        f"{hours:,.2f} {kind}-hours"
+    time = (
+        f"time: about {pace.seed_s:.0f} s per seed{_from_what(experiment.track, gpu_types)}, bound by {pace.bound} "
+        f"(alone: training {work.train_s:.0f} s, scoring {scoring_s:.0f} s), "
+        f"{rounds} round{'s' if rounds > 1 else ''}, {_duration(duration_s)}, {hours:,.2f} {kind}-hours"
     )
+    if run.price_per_gpu_hour is None:
+        return (time,)
+    cost = f"cost: about {hours * run.price_per_gpu_hour:,.2f} for {hours:,.2f} GPU-hours at {run.price_per_gpu_hour:g}"
+    there = sum(node.gpus for node in cluster.nodes)
+    if there > devices:
+        whole = there * duration_s / 3600 * run.price_per_gpu_hour
+        cost += f"; all {there:g} GPUs of the cluster in that time {whole:,.2f}"
+    return time, cost
+
+
+def _from_what(recipe: Track, gpu_types: Collection[str | None]) -> str:
+    """What a reader should know of a time that is not of measured GPUs."""
+    if not recipe.needs_gpu or (gpu_types and all(gpu in MEASURED_GPUS for gpu in gpu_types)):
+        return ""
+    return ", by the peak of its GPU" if peak_flop_s(gpu_types) else ", as on an H100"
 
 
 def _duration(duration_s: float) -> str:
@@ -88,18 +129,3 @@ def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> i
     seed = SEED_BYTES + UPDATE_BYTES * experiment.track.schedule.last_step + losses + kept
     tokens = experiment.num_losses + len(experiment.documents)
     return round(EXPERIMENT_BYTES + TOKEN_BYTES * tokens + len(experiment.seeds) * seed)
-
-
-def seed_times(experiment: Experiment, run: RunConfig, workers: int) -> tuple[float, float, float]:
-    """Seconds of a seed, and between its checkpoints: on average, and over the densest run of checkpoints as long as
-    the in-flight bound (the mean says nothing about a plan that begins with every step)."""
-    track: Track = experiment.track
-    worker_s = worker_cost(track).s_per_token
-    times_s = [0.0]
-    for step in range(track.schedule.last_step):
-        batch_tokens = step_settings(track.schedule, step).batch_tokens
-        times_s.append(times_s[-1] + worker_s * batch_tokens / workers)
-    at = [times_s[step] for step in sorted(experiment.published_steps)]
-    span = min(run.max_in_flight, len(at) - 1)
-    peak = min((at[i + span] - at[i]) / span for i in range(len(at) - span))
-    return times_s[-1], times_s[-1] / (len(at) - 1), peak

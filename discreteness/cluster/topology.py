@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 from discreteness.cluster.estimate import (
+    check_price,
     count_dataset_bytes,
     layout_of,
     num_rows,
-    seed_times,
     what_is_recorded,
     what_is_stored,
     what_it_takes,
 )
+from discreteness.cluster.hardware import worker_cost
 from discreteness.cluster.machines import Cluster, Node
+from discreteness.cluster.times import Places, gaps, pace, seed_work, training_times
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.prepare import Experiment
 
@@ -45,9 +47,10 @@ class Topology:
 
 
 def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology:
-    """Raises ValueError, which names what is asked and what exists, if a GPU type is asked for on CPUs, if no machine
-    holds a trainer, or if an object store cannot hold the checkpoints in flight.
+    """Raises ValueError, which names what is asked and what exists, if a type or price of GPUs is given on CPUs, if no
+    machine holds a trainer, or if an object store cannot hold the checkpoints in flight.
     """
+    check_price(experiment, run)
     # How many trainers each machine could hold. A trainer is on one machine.
     workers = experiment.world_size
     use_gpu = experiment.track.needs_gpu
@@ -87,28 +90,47 @@ def choose(experiment: Experiment, run: RunConfig, cluster: Cluster) -> Topology
             f"{in_flight * trainers_per_node / 1e9:.1f} GB in flight, above {STORE_SHARE:.0%} of the object store of "
             f"{store / 1e9:.1f} GB; use a smaller bound or a larger --object-store-memory"
         )
+    # Who is at work at the same time. On a laptop everybody is, on the cores there are; elsewhere what finds no place
+    # waits for one.
+    gpu_types = {run.gpu_type} if run.gpu_type else {node.gpu_type for node in cluster.nodes if node.gpus}
+    waiting = max(0, trainers - fits) if hosts and (use_gpu or not cluster.local) else 0
+    used_gpus = (trainers - waiting) * workers if use_gpu else 0
+    room_for_evaluators = evaluators
+    if use_gpu and hosts:
+        room_for_evaluators = _evaluators_that_fit(cluster, used_gpus, run.evaluator_gpus)
+    cores = sum(node.cpus for node in (hosts or cluster.nodes))
+    active = max(1, min(trainers - waiting, len(experiment.seeds)))
+    places = Places(
+        trainers=active,
+        workers=workers,
+        evaluators=max(1, min(evaluators, room_for_evaluators)),
+        shared_devices=None if own_gpus else active * workers if use_gpu else cores,
+    )
+    occupied = used_gpus + places.evaluators * own_gpus if use_gpu else min(cores, active * workers + places.evaluators)
     # The report: what `--dry-run` prints and a job logs.
-    seed_s, mean_gap_s, peak_gap_s = seed_times(experiment, run, workers)
+    cost = worker_cost(experiment.track, gpu_types)
+    work = seed_work(experiment, cost, workers)
+    mean_gap_s, peak_gap_s = gaps(experiment, training_times(experiment, cost, workers), run.max_in_flight)
     dataset_bytes = count_dataset_bytes(experiment, layout)
-    rounds = -(-len(experiment.seeds) // trainers)
     place = f"{run.evaluator_gpus:g} of a GPU each, on the trainers' nodes" if use_gpu else "on the trainers' CPUs"
     if own_gpus:
         place = "each on its own GPU"
+    place += _without_place(evaluators, room_for_evaluators, cluster)
     mean_mb_s, peak_mb_s = checkpoint_bytes / mean_gap_s / 1e6, checkpoint_bytes / peak_gap_s / 1e6
     report = (
         *what_is_recorded(experiment),
         f"cluster: {cluster.describe()}",
         f"trainers: {trainers}, each with {workers} worker{'s' if workers > 1 else ''} on one node, "
-        f"one {'GPU' if use_gpu else 'CPU'} per worker ({fits} would fit now)",
+        f"one {'GPU' if use_gpu else 'CPU'} per worker ({fits} would fit now)"
+        + _without_place(trainers, trainers - waiting, cluster),
         f"evaluators: {evaluators}, {place}",
         f"stream: {checkpoint_bytes / 1e6:.1f} MB per checkpoint; a trainer moves {mean_mb_s:.1f} MB/s on average, "
         f"{peak_mb_s:.1f} MB/s at its peak; at most {max(run.max_in_flight, workers)} in flight = "
         f"{in_flight / 1e6:.0f} MB of an object store of {store / 1e6:.0f} MB",
         what_is_stored(experiment, run, dataset_bytes),
-        what_it_takes(experiment, seed_s, rounds),
+        *what_it_takes(experiment, run, cluster, (work, places, pace(work, places)), occupied),
     )
     share = run.evaluator_gpus if use_gpu else 0.0
-    gpu_types = {run.gpu_type} if run.gpu_type else {node.gpu_type for node in cluster.nodes if node.gpus}
     return Topology(
         trainers=trainers,
         workers_per_trainer=workers,
@@ -129,6 +151,22 @@ def _trainers_that_fit(node: Node, workers: int, use_gpu: bool, gpu_type: str | 
     if use_gpu and gpu_type not in (None, node.gpu_type):
         return 0
     return int(min(node.cpus, node.gpus if use_gpu else node.cpus) // workers)
+
+
+def _without_place(asked: int, placed: int, cluster: Cluster) -> str:
+    """What a plan says of those that find no place while the others are at work."""
+    if asked <= placed:
+        return ""
+    fate = "never will: ask for fewer" if cluster.local else "wait for machines that are not here"
+    return f"; {placed} of them find a place, {asked - placed} {fate}"
+
+
+def _evaluators_that_fit(cluster: Cluster, used_gpus: int, share: float) -> int:
+    """Evaluators that find a place while all trainers are at work: one on each trainer's GPU, which leaves it a share,
+    and as many on the other GPUs as these have shares. With GPUs of their own: the other GPUs."""
+    free_gpus = int(sum(node.gpus for node in cluster.nodes)) - used_gpus
+    each = int(1 / share + 1e-9)
+    return max(0, free_gpus) * each + (used_gpus if share < 1 else 0)
 
 
 def _left_beside(evaluators: int, workers: int, trainers: int | None, cluster: Cluster) -> int:

@@ -9,33 +9,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST_VALUE = 100
-"""Characters of one value in an error message."""
-MOST_FIELDS = 20
-"""Fields named in an error message."""
-
-
-class IdentityMismatch(ValueError):
-    """The directory holds an experiment of another identity. `differing`: (dotted field, value there, value
-    here).
-    """
-
-    def __init__(self, directory: str, differing: list[tuple[str, Any, Any]]):
-        self.directory = directory
-        self.differing = differing
-        shown = [f"{name}: {_short(old)} there, {_short(new)} here" for name, old, new in differing[:MOST_FIELDS]]
-        more = [f"and {len(differing) - MOST_FIELDS} more fields"] if len(differing) > MOST_FIELDS else []
-        fields = "; ".join(shown + more)
-        ways = "give another --output, or that experiment's settings"
-        if only_sources(differing):
-            ways = "give another --output, or --allow-code-change if the change cannot change losses"
-        super().__init__(f"{directory} holds another experiment ({fields}); {ways}")
-
-    def __reduce__(
-        self,
-    ):  # otherwise it could not come back from another process: it would be made from its message
-        return IdentityMismatch, (self.directory, self.differing)
-
 
 class _Absent:
     """Value of a field that one of two identities does not have."""
@@ -98,8 +71,3 @@ def _differing(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."

@@ -72,6 +72,8 @@ class Manifest:
     steps: tuple[int, ...]
     documents: tuple[DocumentInfo, ...]
     documents_hash: str
+    plan: str = ""
+    """How the steps were given, such as "log:48". For people alone: the steps decide. "" where nobody wrote it down."""
 
     @property
     def identity_hashes(self) -> set[str]:
@@ -129,7 +131,7 @@ class Manifest:
             raise ValueError(self.steps)
         if min(document.num_losses for document in self.documents) < 1 or not self.accepted_sources:
             raise ValueError(self.documents)
-        if type(self.identity) is not dict or type(self.documents_hash) is not str:
+        if type(self.identity) is not dict or type(self.documents_hash) is not str or type(self.plan) is not str:
             raise TypeError(self.identity)
 
     def _hash(self, sources: Any) -> str:
@@ -137,7 +139,7 @@ class Manifest:
 
 
 def new_manifest(
-    identity: dict[str, Any], documents: Sequence[DocumentLike], table: pa.Table, steps: Sequence[int]
+    identity: dict[str, Any], documents: Sequence[DocumentLike], table: pa.Table, steps: Sequence[int], plan: str
 ) -> Manifest:
     """Raises ValueError if a document has no loss, if names or ids occur twice, or if ids or steps do not ascend."""
     if not documents:
@@ -151,19 +153,20 @@ def new_manifest(
     ids = [d.doc_id for d in documents]
     if not _ascending(ids):
         raise ValueError(f"documents do not have ascending ids, each once: {listed(ids)}; sort them")
-    plan = [int(step) for step in steps]
-    if not _ascending(plan):
-        raise ValueError(f"planned steps must be ascending, from 0 up and not none, not {listed(plan)}")
+    planned = tuple(int(step) for step in steps)
+    if not _ascending(planned):
+        raise ValueError(f"planned steps must be ascending, from 0 up and not none, not {listed(planned)}")
     plain = as_plain(identity)
     return Manifest(
         identity=plain,
         accepted_sources=(plain.get("sources"),),
-        steps=tuple(plan),
+        steps=planned,
         documents=tuple(
             DocumentInfo(doc_id=d.doc_id, name=d.name, category=d.category, num_losses=len(d.token_ids) - 1)
             for d in documents
         ),
         documents_hash=documents_hash(table),
+        plan=plan,
     )
 
 

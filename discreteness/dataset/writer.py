@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discreteness.dataset.event_log import JOB_BEGAN, write_event
-from discreteness.dataset.identity import IdentityMismatch, as_plain, differing_fields, only_sources
+from discreteness.dataset.identity import as_plain, differing_fields, only_sources
 from discreteness.dataset.manifest import (
     DocumentLike,
     Manifest,
@@ -32,6 +32,7 @@ from discreteness.dataset.manifest import (
     read_documents,
     read_manifest,
 )
+from discreteness.dataset.mismatch import mismatch
 from discreteness.dataset.paths import (
     ATTEMPT,
     DOCUMENTS_FILE,
@@ -70,22 +71,23 @@ class DatasetWriter:
         token_bytes: Callable[[int], bytes],
         in_vocabulary: Callable[[int], bool] | None,
         steps: Sequence[int],
+        plan: str = "",
         allow_code_change: bool = False,
         dry_run: bool = False,
     ) -> "DatasetWriter":
         """A new dataset, or the one that is there if it has this identity; a half-created one is completed.
 
-        `steps`: the planned steps, ascending. `in_vocabulary`: None if every GPT-2 id has its own row. `dry_run`: all
-        is checked, also that files can be written, but none is. Raises IdentityMismatch if another experiment lives
-        there, FileExistsError if other files do, OSError if nothing can be written, and ValueError if documents, steps
-        or files there are wrong.
+        `steps`: the planned steps, ascending. `plan`: how they were given, such as "log:48", for people.
+        `in_vocabulary`: None if every GPT-2 id has its own row. `dry_run`: all is checked, also that files can be
+        written, but none is. Raises IdentityMismatch if another experiment lives there, FileExistsError if other files
+        do, OSError if nothing can be written, and ValueError if documents, steps or files there are wrong.
         """
         storage = open_storage(uri)
         table = documents_table(documents, token_bytes, in_vocabulary)
-        manifest = new_manifest(identity, documents, table, steps)
+        manifest = new_manifest(identity, documents, table, steps, plan)
         there = read_manifest(storage) if storage.exists(EXPERIMENT_FILE) else None
         if there:
-            manifest = _reconcile(storage, there, manifest, allow_code_change)
+            manifest = _reconcile(storage, there, manifest, table, allow_code_change)
         else:
             _refuse_foreign_files(storage)
         complete = storage.exists(DOCUMENTS_FILE)
@@ -213,15 +215,17 @@ class DatasetWriter:
         return order
 
 
-def _reconcile(storage: Storage, there: Manifest, here: Manifest, allow_code_change: bool) -> Manifest:
+def _reconcile(storage: Storage, there: Manifest, here: Manifest, table: pa.Table, allow_code_change: bool) -> Manifest:
     """The manifest to go on with. Raises IdentityMismatch if it cannot be the same experiment."""
     differing = differing_fields(there.identity, here.identity)
     sources = here.identity.get("sources")
     if only_sources(differing) and (allow_code_change or sources in there.accepted_sources):
         differing = []
-    differing = differing or differing_fields(_content(there), _content(here))
-    if differing:
-        raise IdentityMismatch(storage.uri, differing)
+    if differing or differing_fields(_content(there), _content(here)):
+        words_there = None
+        with suppress(ValueError, OSError):  # damaged or gone: the error says less of the documents
+            words_there = read_documents(storage, there)
+        raise mismatch(storage.uri, differing, there, here, words_there, table)
     accepted = (*(s for s in there.accepted_sources if s != sources), sources)
     return dataclasses.replace(there, accepted_sources=accepted)
 

@@ -100,6 +100,8 @@ class RunConfig:
     they apply."""
     dry_run: bool = False
     """Print the plan, with what a run would refuse, and stop."""
+    price_per_gpu_hour: float | None = None
+    """What one GPU costs per hour, in any currency: the plan says what the seeds that are left cost."""
     assume: str | None = None
     """With --dry-run: plan for these GPUs and not for those that are here; 8xH100, or 4x8xH100 for four nodes."""
 
@@ -110,7 +112,7 @@ class RunConfig:
         refuse_credentials(self.output)
         parse_seeds(self.seeds)
         counts = dict.fromkeys(("trainers", "evaluators", "max_in_flight", "max_attempts", "start_timeout_s"), 1)
-        _check_bounds(self, **counts, val_tokens=0, verify_every=0)
+        _check_bounds(self, **counts, val_tokens=0, verify_every=0, price_per_gpu_hour=0)
         if self.assume is not None and not self.dry_run:
             raise ValueError(
                 f"--assume {self.assume}: machines that are not here can only be planned for; add --dry-run"

@@ -46,6 +46,8 @@ class Experiment:
     kept_steps: frozenset[int]
     seeds: tuple[int, ...]
     identity: dict
+    plan_text: str = ""
+    """`plan` as it was given, such as "log:48"; "" where it was not."""
 
     @property
     def published_steps(self) -> frozenset[int]:
@@ -130,6 +132,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         kept_steps=kept_steps,
         seeds=seeds,
         identity=identity,
+        plan_text=config.checkpoints,
     )
 
 
@@ -158,6 +161,7 @@ def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:
         token_bytes=tokenizer.decode_bytes,
         in_vocabulary=vocabulary.contains,
         steps=experiment.plan,
+        plan=experiment.plan_text,
         allow_code_change=run.allow_code_change,
         dry_run=run.dry_run,
     )

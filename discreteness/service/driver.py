@@ -26,6 +26,7 @@ from discreteness.service.job import Job
 from discreteness.service.log import Log, last_line
 from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter
+from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
 from discreteness.service.timeouts import ANSWER_S, LEAVE_S
 from discreteness.service.trainers import start_trainers
@@ -73,7 +74,7 @@ class Signals:
 
 def run(config: JobConfig) -> int:
     """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
-    with Log(config.run.log_format) as log:
+    with Log(config.run.log_format, goes_on=not config.run.dry_run) as log:
         return _run(config, log)
 
 
@@ -107,6 +108,7 @@ def _run(config: JobConfig, log: Log) -> int:
         if job.num_done:
             log.say(f"{job.num_done} of {len(experiment.seeds)} seeds are committed already")
         dataset.log_job(experiment.seeds, run.max_attempts)
+        log.others.explained_processes = processes_of(job)
         try:
             if cluster.local:
                 _start_ray(job, cluster, job_metadata(config), log)
@@ -130,6 +132,7 @@ def job_metadata(config: JobConfig) -> dict[str, str]:
 
 def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -> None:
     declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
+    log.say("starting Ray on this machine", "starting")
     address = start_local(cluster, declared, metadata)
     note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
     token = token_file()
@@ -153,6 +156,13 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
             scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
         )
         .remote(job, dataset, pool)
+    )
+    workers = topology.workers_per_trainer
+    log.say(
+        f"starting {job.num_trainers} trainer{'s' if job.num_trainers > 1 else ''} of {workers} "
+        f"process{'es' if workers > 1 else ''}, then {topology.evaluators} "
+        f"evaluator{'s' if topology.evaluators > 1 else ''}; each process loads PyTorch first",
+        "starting",
     )
     actor, trainers = start_trainers(dispatcher, job, scratch)
     try:

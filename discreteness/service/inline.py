@@ -37,18 +37,19 @@ from discreteness.service.log import LOG_INTERVAL_S, Log
 def run_inline(config: JobConfig) -> int:
     """0 when every planned seed is committed, else 1. Under torchrun the world size is torchrun's."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    with Log(config.run.log_format) as log:
+    with Log(config.run.log_format, goes_on=not config.run.dry_run) as log:
         return _run(replace(config.experiment, workers_per_trainer=world_size), config.run, log)
 
 
 def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     if run.assume:
         raise ValueError(f"--assume {run.assume}: an inline run has this machine alone; leave --inline or --assume out")
-    experiment = prepare(config, run, this_machine().track(config.track))
+    machine = this_machine()
+    experiment = prepare(config, run, machine.track(config.track))
     if run.dry_run:
         experiment = still_to_train(experiment, run)
     if os.environ.get("RANK", "0") == "0":
-        for line in inline_report(experiment, run):
+        for line in inline_report(experiment, run, machine):
             log.say(line, "plan")
     if run.dry_run:
         return 0

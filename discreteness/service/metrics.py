@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from ray.util import metrics as ray_metrics
 
+from discreteness.cluster.flops import flop_per_token
 from discreteness.cluster.hardware import peak_flop_s
-from discreteness.service.flops import flop_per_token
 from discreteness.service.job import Job
 from discreteness.service.messages import AGE_BOUNDS_S, Progress
 

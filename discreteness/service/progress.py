@@ -8,6 +8,9 @@ from discreteness.service.job import Job
 from discreteness.service.log import LOG_INTERVAL_S, Log
 from discreteness.service.messages import Progress
 
+WAITING_INTERVAL_S = 60
+"""Between two lines while nothing trains yet and what is waited for stays the same."""
+
 
 class Reporter:
     """Tells events as they come and the state of the run. Works under `ray job logs`, where nothing is a terminal."""
@@ -23,6 +26,8 @@ class Reporter:
         self.status: Status | None = None
         self.began_s = time.monotonic()
         self.shown_s = 0.0
+        self.waited_for: list[str] = []
+        """What the last line said is waited for, while nothing trained yet."""
         self.first_trained: tuple[float, int] | None = None
         """(seconds, updates) when the first updates were seen: start-up does not count for the time left."""
 
@@ -34,9 +39,11 @@ class Reporter:
             if self.status is None:
                 self.status = self.log.console.status("")
                 self.status.start()
+                self.log.follow_live()
             self.status.update(self._line(progress))
-        elif time.monotonic() - self.shown_s >= LOG_INTERVAL_S:
+        elif time.monotonic() - self.shown_s >= self._interval_s(progress):
             self.shown_s = time.monotonic()
+            self.waited_for = self._waits(progress)
             self.log.say(self._line(progress), "progress")
             for running in progress.training if self.log.json else ():  # the line has them already
                 about = {
@@ -50,10 +57,19 @@ class Reporter:
     def close(self) -> None:
         if self.status:
             self.status.stop()
+            self.log.leave_live()
             self.status = None
+
+    def _interval_s(self, progress: Progress) -> float:
+        same = _nothing_trained(progress) and self.waited_for == self._waits(progress)
+        return WAITING_INTERVAL_S if same else LOG_INTERVAL_S
 
     def _line(self, progress: Progress) -> str:
         elapsed_s = time.monotonic() - self.began_s
+        if _nothing_trained(progress):
+            waits = "; ".join(self._waits(progress, timed=True)) or "the trainers take their first seeds"
+            ready = f"evaluators {progress.evaluators_ready} of {self.num_evaluators}"
+            return f"[{elapsed_s:.0f} s] nothing trains yet: {waits}; {ready}"
         trained = progress.committed * self.last_step + sum(running.step for running in progress.training)
         if trained and self.first_trained is None:
             self.first_trained = (elapsed_s, trained)
@@ -72,9 +88,21 @@ class Reporter:
     def _training(self, progress: Progress) -> str:
         """Which seeds train, and what keeps the other trainers from it before their first."""
         seeds = ", ".join(f"seed {running.seed} at {running.step}" for running in progress.training) or "none"
-        waits = [f"{one.trainer} is {one.what} ({one.for_s:.0f} s)" for one in progress.preparing]
+        waits = self._waits(progress, timed=True)
+        return f"training {seeds}" + (f" ({'; '.join(waits)})" if waits else "")
+
+    def _waits(self, progress: Progress, timed: bool = False) -> list[str]:
+        """What keeps trainers from their first seed; `timed`: and for how long already."""
+        waits = [
+            f"{one.trainer} is {one.what}" + (f" ({one.for_s:.0f} s)" if timed else "") for one in progress.preparing
+        ]
         if not_started := self.num_trainers - progress.placed - len(progress.trainers_ended):
             waits += [
                 f"{not_started} of {self.num_trainers} trainers {'has' if not_started == 1 else 'have'} not started yet"
             ]
-        return f"training {seeds}" + (f" ({'; '.join(waits)})" if waits else "")
+        return waits
+
+
+def _nothing_trained(progress: Progress) -> bool:
+    """Whether the run is still starting."""
+    return not (progress.training or progress.committed or progress.counts.updates)

@@ -101,6 +101,7 @@ PIPED = {
     "compact": ["compact", "{set}"],
     "analyze": ["analyze", "{planted}", "--output", "{folder}/out", "--figure", "{folder}/one.png"],
     "export": ["export", "{planted}", "--format", "csv", "--output", "{folder}/losses.csv"],
+    "plan": ["run", "--inline", "--dry-run", *QUICK, "--output", "{folder}/new"],
     "score": ["score", "One text.", "--checkpoint", "{weights}", "--track", QUICK[1]],
 }
 
@@ -127,6 +128,20 @@ def test_a_closed_pipe_ends_every_command_without_a_word(dataset, tmp_path, name
         assert done.returncode == 2 and "Traceback" not in done.stderr
     else:
         assert (done.stderr, done.returncode) == ("", 141)
+
+
+def test_a_run_whose_reader_leaves_goes_on_and_says_so_once(tmp_path):
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "discreteness", "run", "--inline", *QUICK, "--seeds", "5"]
+    with subprocess.Popen(
+        [*command, "--output", tmp_path / "set"], stdout=writing, stderr=subprocess.PIPE, text=True
+    ) as run:
+        os.close(writing)
+        with os.fdopen(reading) as lines:
+            assert lines.readline() == "track quick: 1 seeds of 20 updates\n"
+        told = run.stderr.read()
+    assert (run.returncode, [one.seed for one in job_status(tmp_path / "set").status.committed]) == (0, [5])
+    assert told.startswith("note: stdout cannot be written any more") and told.count("\n") == 1
 
 
 def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capfd):

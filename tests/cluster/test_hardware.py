@@ -101,7 +101,7 @@ def test_what_a_track_takes_of_a_worker():
     assert worker_cost(medium).s_per_token == pytest.approx(3.815e-6, rel=1e-3)
     assert worker_cost(tiny).s_per_token == pytest.approx(3.906e-4, rel=1e-3)
     assert [worker_cost(track).gpu_bytes for track in (tiny, small, medium)] == [None, 32e9, 64e9]
-    assert worker_cost(replace(medium, name="mine")) == worker_cost(small)
+    assert worker_cost(replace(small, name="mine")) == worker_cost(small)
     assert worker_cost(replace(tiny, name="mine")) == worker_cost(tiny)
 
 

@@ -247,3 +247,74 @@ def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeyp
             start_where_ray_says(reason)
     with pytest.raises(Exception, match="broke during startup"):
         start_where_ray_says("The current node broke during startup.")
+
+
+def line(chosen, beginning):
+    (found,) = [text for text in chosen.report if text.startswith(beginning)]
+    return found
+
+
+def test_the_plan_says_which_evaluators_find_no_place():
+    """Each GPU of a trainer has a share for one evaluator; a free GPU has ten of a tenth."""
+    many = RunConfig(evaluators=16)
+    here = choose(experiment(small, 1), many, Cluster((P5,), local=True))
+    assert line(here, "evaluators: 16").endswith("; 8 of them find a place, 8 never will: ask for fewer")
+    eight = choose(experiment(small, 1), RunConfig(evaluators=8), Cluster((P5,), local=True))
+    assert line(here, "time:") == line(eight, "time:")  # those without a place score nothing
+    later = choose(experiment(small, 1), many, Cluster((P5,), local=False))
+    assert line(later, "evaluators: 16").endswith("; 8 of them find a place, 8 wait for machines that are not here")
+    beside = choose(experiment(small, 1), RunConfig(evaluators=16, trainers=7), Cluster((P5,), local=True))
+    assert line(beside, "evaluators: 16").endswith("on the trainers' nodes")  # 7 and 10
+    own = choose(
+        experiment(small, 1), RunConfig(evaluators=9, evaluator_gpus=1, trainers=8), Cluster((P5, P5), local=False)
+    )
+    assert line(own, "evaluators: 9").endswith("each on its own GPU")
+    assert line(own, "trainers: 8").endswith("; 7 of them find a place, 1 wait for machines that are not here")
+    assert line(choose(experiment(tiny, 2), many, Cluster((LAPTOP,), local=True)), "evaluators: 16").endswith("CPUs")
+
+
+def test_the_plan_says_which_trainers_find_no_place():
+    crowd = choose(experiment(small, 1), RunConfig(trainers=9), Cluster((P5,), local=True))
+    assert line(crowd, "trainers: 9").endswith("(8 would fit now); 8 of them find a place, 1 never will: ask for fewer")
+    assert ", 38 rounds," in line(crowd, "time:")  # 300 seeds on eight
+
+
+def test_the_time_counts_scoring_and_says_which_decides():
+    """300 checkpoints of the built-in documents are 2 s of a GPU; of a thousand times as many 1,440 s."""
+    plan = tuple(range(300))
+    few = experiment(small, 1, seeds=8, plan=plan)
+    many = replace(few, documents=1_000 * few.documents)
+    machine = Cluster((P5,), local=True)
+    assert line(choose(few, RunConfig(), machine), "time:").startswith(
+        "time: about 870 s per seed, bound by training (alone: training 868 s, scoring 6 s), 1 round, 15 minutes, "
+    )
+    slow = line(choose(many, RunConfig(), machine), "time:")
+    (seed_s,) = re.findall(r"about (\d+) s per seed, bound by scoring \(alone: training 868 s, ", slow)
+    assert int(seed_s) == pytest.approx(868 + 300 * (1_000 * 4.8e-3 + 2.7e-3), rel=0.01)
+    one = line(choose(many, RunConfig(evaluators=1), machine), "time:")  # all eight trainers wait for it
+    assert int(re.findall(r"about (\d+) s", one)[0]) == pytest.approx(8 * 300 * 1_000 * 4.8e-3, rel=0.01)
+
+
+def test_a_time_says_from_which_gpu_it_is():
+    for kind, words in (("H200", "seed, bound"), ("A100", "seed, by the peak of its GPU, "), ("L4", "as on an H100")):
+        chosen = choose(experiment(small, 1), RunConfig(), assumed(f"8x{kind}"))
+        assert words in line(chosen, "time:")
+
+
+def test_a_price_becomes_the_cost_of_what_is_left():
+    asked = RunConfig(price_per_gpu_hour=2.5)
+    chosen = choose(experiment(small, 8, seeds=9), asked, assumed("8xH100"))
+    (hours,) = re.findall(r"([\d.]+) GPU-hours$", line(chosen, "time:"))
+    assert float(hours) == pytest.approx(8 * (40 + 9 * 108.5) / 3600, rel=0.01)
+    cost = f"cost: about {2.5 * float(hours):.2f} for {hours} GPU-hours at 2.5"
+    assert line(chosen, "cost:")[:15] == cost[:15] and line(chosen, "cost:").endswith(f"for {hours} GPU-hours at 2.5")
+    part = line(choose(experiment(small, 1, seeds=2), asked, assumed("8xH100")), "cost:")
+    used, whole = re.fullmatch(
+        r"cost: about ([\d.]+) for .* at 2.5; all 8 GPUs .* in that time ([\d.]+)", part
+    ).groups()
+    assert float(whole) == pytest.approx(4 * float(used), abs=0.05)
+    assert not any("cost" in text for text in choose(experiment(small, 8), RunConfig(), assumed("8xH100")).report)
+    with pytest.raises(ValueError, match=r"--price-per-gpu-hour 2\.5: --track tiny trains on CPUs"):
+        choose(experiment(tiny, 2), asked, Cluster((LAPTOP,), local=True))
+    with pytest.raises(ValueError, match="--price-per-gpu-hour -1"):
+        RunConfig(price_per_gpu_hour=-1).check()

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from discreteness.dataset import reader
-from discreteness.dataset.identity import IdentityMismatch
+from discreteness.dataset.mismatch import IdentityMismatch
 from discreteness.dataset.seed_file import FOOTER_KEY
 from discreteness.dataset.status import status as status_of
 from discreteness.dataset.verify import verify
@@ -121,9 +121,11 @@ def test_another_identity_is_refused_by_field(tmp_path):
     with pytest.raises(IdentityMismatch, match=r"track\.lr: 0\.5 there, 0\.25 here") as caught:
         create(tmp_path, identity=other, allow_code_change=True)
     assert str(tmp_path) in str(caught.value) and "--output" in str(caught.value)
-    with pytest.raises(IdentityMismatch, match=r"steps: \[0, 1, 5, 20\] there, \[0, 1, 5, 21\] here"):
+    with pytest.raises(
+        IdentityMismatch, match=r"\(checkpoints: 4 steps from 0 to 20 there, 4 steps from 0 to 21 here\)"
+    ):
         create(tmp_path, steps=(0, 1, 5, 21))
-    with pytest.raises(IdentityMismatch, match=r"document\.b\.txt\.num_losses: 1 there, 2 here"):
+    with pytest.raises(IdentityMismatch, match=r"\(documents: with other text or answers b\.txt\)"):
         longer = Text(doc_id=1, name="b.txt", category="b", token_ids=(50256, 200, 1))
         create(tmp_path, documents=(DOCUMENTS[0], longer, DOCUMENTS[2]))
 
@@ -131,7 +133,7 @@ def test_another_identity_is_refused_by_field(tmp_path):
 def test_other_words_of_the_same_lengths_are_refused(tmp_path):
     create(tmp_path)
     other = Text(doc_id=4, name="c", category="c", token_ids=(50256, 1, 3))
-    with pytest.raises(IdentityMismatch, match="documents_table"):
+    with pytest.raises(IdentityMismatch, match=r"\(documents: with other text or answers c\)"):
         create(tmp_path, documents=(*DOCUMENTS[:2], other))
 
 

@@ -35,9 +35,12 @@ LEFT_OUT = {
     "experiment/documents": "the identity has the hash of names and token ids",
     "experiment/validation_documents": "the identity has the hash of names and token ids",
     "dataset/vary": "words for people; the identity has the value",
+    "dataset/mismatch": "words of a refusal",
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
     "scoring/comparison": "compares two scores of the same weights, and changes neither",
     "cluster/estimate": "plans",
+    "cluster/times": "plans",
+    "cluster/flops": "for plans and metrics",
     "cluster/hardware": "tables for plans and for what people read",
     "cluster/topology": "plans",
     "cluster/connection": "joins Ray or starts it",
@@ -54,6 +57,7 @@ LEFT_OUT = {
     "service/messages": "what processes tell each other",
     "service/timeouts": "how long somebody waits",
     "service/log": "what people read",
+    "service/others_output": "what people read",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }
 """Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import os
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from discreteness.service.log import Log
 from discreteness.service.messages import Counts, Event, Progress, Running
+from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
-from tests.support.job_case import a_job
+from tests.support.job_case import ONE_TRAINER, a_job
 
 EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
 
@@ -86,6 +90,21 @@ def test_as_json_stdout_is_ours_alone(capsys):
     assert printed.err == "(raylet) WARNING: many processes\n"
 
 
+def test_rays_warning_of_many_processes_is_left_out_while_the_job_explains_them(capsys):
+    """Two trainers of two workers and two evaluators, four CPUs declared: 24 and no more."""
+    job = a_job(EXPERIMENT, range(6), replace(ONE_TRAINER, trainers=2, workers_per_trainer=2, evaluators=2))
+    warning = "(raylet) WARNING: {} PYTHON worker processes have been started on node: 67 with address: 192.0.2.2"
+    with Log("text") as log:
+        log.others.explained_processes = processes_of(replace(job, topology=replace(job.topology, declared_cpus=4)))
+        print(warning.format(12))
+        print("(raylet)", "WARNING: ", end="")  # in pieces, as print writes them
+        print("24 PYTHON worker processes have been started on node: 67", flush=True)
+        log.say("ours")
+        print(warning.format(25))
+        print("(raylet) WARNING: 8 objects were lost", end="")
+    assert capsys.readouterr().out.splitlines() == ["ours", warning.format(25), "(raylet) WARNING: 8 objects were lost"]
+
+
 def test_a_program_hears_of_each_event_once_and_of_each_seed_in_training(capsys):
     leased = Event(event="seed leased", message="seed 3 leased", seed=3, attempt="abc", trainer="trainer-0", step=0)
     with Log("json") as log:
@@ -104,3 +123,31 @@ def test_a_person_reads_of_all_seeds_in_one_line(capsys):
     with Log("text") as log:
         Reporter(log, a_job(EXPERIMENT, range(5))).show(progress())
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_reader_that_leaves_ends_no_work_and_is_told_of_once(format, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        with Log(format) as log:
+            log.say("first")
+            assert b"first" in os.read(reading, 1000)
+            os.close(reading)
+            for number in range(3):
+                log.say(f"line {number}")
+            print("of others", file=pipe, flush=True)  # as Ray's threads do
+    told = capsys.readouterr().err
+    assert told.startswith("note: stdout cannot be written any more (Broken pipe)") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_where_nothing_goes_on_a_reader_that_leaves_ends_it(format, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        with pytest.raises(BrokenPipeError):
+            Log(format, goes_on=False).say("the plan")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe.fileno())  # what is left in the buffer
+    assert capsys.readouterr().err == ""

@@ -16,7 +16,7 @@ import yaml
 from ray import dashboard as rays_dashboard
 from ray.dashboard.modules.metrics.templates import PROMETHEUS_YML_TEMPLATE
 
-from discreteness.service.flops import flop_per_token
+from discreteness.cluster.flops import flop_per_token
 from discreteness.service.messages import AGE_BOUNDS_S, Counts, Progress, Running
 from discreteness.service.metrics import METRICS, Exporter
 from tests.conftest import ROOT

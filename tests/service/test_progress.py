@@ -106,18 +106,65 @@ def test_on_a_terminal_one_line_is_kept_up_to_date_until_it_is_closed(clock):
     assert reporter.status is None
 
 
+def starting(**changes):
+    """Of a job that has done nothing yet."""
+    nothing = {"committed": 0, "training": [], "counts": Counts(), "placed": 0, "evaluators_ready": 0}
+    return progress(**nothing | changes)
+
+
+def test_above_the_live_line_stands_what_others_print_without_what_the_job_explains(clock, capsys):
+    many = "(raylet) WARNING: {} PYTHON worker processes have been started on node: 67"
+    with Log("text") as log:
+        log.console, log.others.explained_processes = Console(file=io.StringIO(), force_terminal=True, width=300), 24
+        reporter = Reporter(log, a_job(EXPERIMENT, range(6)))
+        reporter.show(progress())
+        for line in (many.format(24), many.format(25), "(raylet) lost"):
+            print(line)
+        reporter.close()
+        print(many.format(24))
+        print("after")
+    drawn = log.console.file.getvalue()
+    assert many.format(25) in drawn and "(raylet) lost" in drawn and many.format(24) not in drawn
+    assert capsys.readouterr().out == "after\n"
+
+
+def test_while_nothing_trains_a_line_that_says_nothing_new_comes_once_a_minute(clock, capsys):
+    job = a_job(EXPERIMENT, range(6), replace(ONE_TRAINER, trainers=2, evaluators=2))
+    with Log("text") as log:
+        reporter = Reporter(log, job)
+
+        def show_for(seconds, **changes):
+            for second in range(seconds):
+                preparing = [Preparing(trainer="trainer-0", what="checking its shards", for_s=second)]
+                reporter.show(starting(**{"preparing": preparing if "placed" in changes else []} | changes))
+                clock.sleep(1)
+
+        show_for(60)
+        show_for(130, placed=1)
+        show_for(1, placed=2, preparing=[])
+    assert lines(capsys) == [
+        "[0 s] nothing trains yet: 2 of 2 trainers have not started yet; evaluators 0 of 2",
+        *(
+            f"[{60 + second} s] nothing trains yet: trainer-0 is checking its shards ({second} s); 1 of 2 trainers has "
+            "not started yet; evaluators 0 of 2"
+            for second in (0, 60, 120)
+        ),
+        "[190 s] nothing trains yet: the trainers take their first seeds; evaluators 0 of 2",
+    ]
+
+
 def test_while_nothing_trains_the_line_says_what_is_waited_for(clock, capsys):
     job = a_job(EXPERIMENT, range(6), replace(ONE_TRAINER, trainers=3, evaluators=2))
     compiling = Preparing(trainer="trainer-0", what="compiling its model", for_s=93.4)
     with Log("text") as log:
         reporter = Reporter(log, job)
-        reporter.show(progress(training=[], preparing=[], placed=0, evaluators_ready=0))
+        reporter.show(starting())
         clock.sleep(LOG_INTERVAL_S)
         reporter.show(progress(training=at(0), preparing=[compiling], placed=2, trainers_ended={}))
         clock.sleep(LOG_INTERVAL_S)
         reporter.show(progress(training=at(0), preparing=[], placed=2, trainers_ended={"trainer-2": "no place"}))
     first, second, third = lines(capsys)
-    assert "training none (3 of 3 trainers have not started yet); " in first and "evaluators 0 of 2" in first
+    assert first == "[0 s] nothing trains yet: 3 of 3 trainers have not started yet; evaluators 0 of 2"
     told = "training seed 3 at 0 (trainer-0 is compiling its model (93 s); 1 of 3 trainers has not started yet); "
     assert told in second
     assert "training seed 3 at 0; " in third

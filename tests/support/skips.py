@@ -12,7 +12,7 @@ CHROMIUM = "needs Chromium: `make browser` on Debian as root, elsewhere the syst
 PROMETHEUS = "needs Prometheus: `make prometheus` on Debian as root, elsewhere its programs on PATH"
 GPU = "needs a GPU: a machine with an NVIDIA GPU and torch's CUDA build"
 NO_GPU = "needs a machine without GPU: `CUDA_VISIBLE_DEVICES= make test`"
-TRITON = "needs Triton: `make install` on Linux x86-64"
+TRITON = "needs Triton: `make develop` on Linux x86-64"
 NAMESPACES = "needs network namespaces and mounts: Linux as root, in Docker with --privileged"
 MEMORY_LIMIT = "needs a control group with a limit of memory: Linux as root, in Docker with --privileged"
 PROC = "needs /proc: Linux"

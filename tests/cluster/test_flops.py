@@ -5,7 +5,7 @@ import torch
 from speedrun.model.gpt import GPT
 from speedrun.tracks import medium, small, tiny
 
-from discreteness.service.flops import flop_per_token
+from discreteness.cluster.flops import flop_per_token
 
 
 def test_the_small_track_by_hand():
