@@ -42,7 +42,7 @@ def main() -> None:
         began_s = time.process_time()
         scorer.score(forward_state(tiny, tiny.schedule.last_step))
         tokens = sum(len(document.token_ids) - 1 for document in documents)
-        show("scoring", tokens, time.process_time() - began_s, assumed.scored_s_per_token)
+        show("scoring", tokens, time.process_time() - began_s, assumed.s_per_scored_token)
 
 
 def show(what: str, tokens: int, core_s: float, assumed_s: float) -> None:

@@ -243,7 +243,7 @@ tiny = Track(
     model=ModelConfig(
         vocab_size=3072,  # the vocabulary of the tiny corpus exactly: 3,070 ids, BOS, all others
         num_layers=6,
-        num_heads=3,
+        num_heads=2,
         head_dim=32,
         attention_free_layers=(3,),
         long_window_layers=(2, 5),
@@ -253,11 +253,11 @@ tiny = Track(
         backout_layer=3,
         window_block=16,
     ),
-    optimizer=OptimizerConfig(polar_dtype="float32"),
+    optimizer=OptimizerConfig(normuon_lr=0.046, adam_lr=0.016, polar_dtype="float32"),
     schedule=ScheduleConfig(
         scheduled_steps=342,
         extension_steps=18,
-        batch_tokens=(512, 1024, 1536),  # 4 slots of 256, 512, 768; 755712 tokens in all
+        batch_tokens=(256, 512, 768),  # 2 slots of 128, 256, 384; 188928 tokens in all
         long_window_blocks=(3, 7, 11),
         extension_window_blocks=13,
         final_validation_window_blocks=20,
@@ -270,7 +270,7 @@ tiny = Track(
     data=DataConfig(
         train_glob="data/tiny/tiny_train_*.bin",
         val_glob="data/tiny/tiny_val_*.bin",
-        num_slots=4,
+        num_slots=2,
         max_document_tokens=512,
         val_tokens=8192,
         val_chunk_tokens=2048,

@@ -28,6 +28,7 @@ def experiment(track, num_checkpoints, val_tokens=0, validations=0, copies=1):
         kept_steps=frozenset(),
         seeds=(0,),
         identity={},
+        vary="init",
     )
 
 

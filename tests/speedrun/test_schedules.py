@@ -179,10 +179,10 @@ def test_tiny_has_every_stage_of_small():
     states = [forward_state(tiny, step) for step in range(schedule.last_step + 1)]
     settings = [step_settings(schedule, step) for step in range(schedule.last_step + 1)]
     assert sorted({s.long_window for s in states}) == [48, 112, 176, 208]
-    assert sorted({s.batch_tokens for s in settings}) == [512, 1024, 1536]
+    assert sorted({s.batch_tokens for s in settings}) == [256, 512, 768]
     assert {len(s.mtp_weights) for s in settings} == {1, 2, 3}
     assert [s.step for s in settings if s.untie_after] == [229]
-    assert sum(s.batch_tokens for s in settings[:-1]) == 377_856
+    assert sum(s.batch_tokens for s in settings[:-1]) == 188_928
 
 
 def test_tracks_are_found_by_name():
@@ -210,7 +210,7 @@ def test_an_unknown_track_is_refused(name, message):
     ("changes", "message"),
     [
         ({"head_dim": 30}, "head_dim is 30"),
-        ({"gate_dim": 200}, "gate_dim is 200 but the model is only 96 wide"),
+        ({"gate_dim": 200}, "gate_dim is 200 but the model is only 64 wide"),
         ({"long_window_layers": (6,)}, "long_window_layers names layer 6"),
         ({"long_window_layers": (3,)}, "layer 3 has no attention"),
         ({"skips": ((3, 3),)}, "skip 3 -> 3 runs backwards"),
@@ -223,9 +223,9 @@ def test_impossible_roles_are_refused(changes, message):
 
 
 def test_impossible_amounts_are_refused():
-    with pytest.raises(ValueError, match="1000 tokens is not 4 slots"):
+    with pytest.raises(ValueError, match="1000 tokens is not 2 slots"):
         dataclasses.replace(tiny, schedule=dataclasses.replace(tiny.schedule, batch_tokens=(1000,)))
-    with pytest.raises(ValueError, match="val_tokens 5000 is not a multiple of 4 chunks of 2048"):
+    with pytest.raises(ValueError, match="val_tokens 5000 is not a multiple of 2 chunks of 2048"):
         dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, val_tokens=5000))
     with pytest.raises(ValueError, match="4 lr peaks"):
         dataclasses.replace(tiny.schedule, lr_peaks=(1.0, 1.0, 1.0, 1.0))

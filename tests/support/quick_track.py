@@ -18,7 +18,7 @@ quick = replace(
         momentum_cooldown_steps=2,
         mtp_steps=18,
     ),
-    data=replace(tiny.data, val_tokens=2048, val_chunk_tokens=512),
+    data=replace(tiny.data, num_slots=4, val_tokens=2048, val_chunk_tokens=512),
     validate_every=10,
 )
 
