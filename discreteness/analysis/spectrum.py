@@ -1,7 +1,8 @@
-"""fits + curves -> learning-time spectrum: when tokens are learned, and how well that rebuilds the mean loss's fall.
+"""fits + curves -> learning-time spectrum: when tokens are learned, beside the fall of the mean loss.
 
 The mean loss falls smoothly; the question (arXiv 2606.29858, after arXiv 2303.13506) is whether its derivative is the
-density of the learning times of single tokens. All is summed over curves, so sets are joined by adding.
+density of the learning times of single tokens. That fitted terms add up to the mean says nothing: they do for any
+curves. The share of the fall that lies in drops does (`numbers`). All is summed over curves, so sets are joined by adding.
 """
 
 from collections.abc import Sequence
@@ -40,12 +41,6 @@ class Spectrum:
     def per_octave(self, falls: np.ndarray) -> np.ndarray:
         """Falls [bins] -> minus the derivative of the mean loss, nats per octave."""
         return falls / self.curves / np.diff(self.edges)
-
-
-def rebuilt_share(measured: np.ndarray, account: np.ndarray) -> float:
-    """R^2 of `account` [bins] for the measured derivative: 1 is all of it, below 0 worse than a constant; nan: flat."""
-    variation = ((measured - measured.mean()) ** 2).sum()
-    return float(1 - ((measured - account) ** 2).sum() / variation) if variation > 0 else float("nan")
 
 
 def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) -> Spectrum:

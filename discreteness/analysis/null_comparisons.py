@@ -1,0 +1,73 @@
+"""a sample of a dataset -> what its drops must be compared with: chance on smooth curves, and means of tokens."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from discreteness.analysis.averages import means
+from discreteness.analysis.fits import Fits, fit
+from discreteness.analysis.intervals import Share, share
+from discreteness.analysis.noise import noise_by_time, shared_by_seeds
+from discreteness.analysis.processes import Processes
+from discreteness.analysis.sample import Sample
+from discreteness.analysis.surrogates import Chance, chance, residuals, sampled, surrogates
+from discreteness.analysis.verdicts import judged
+
+_CURVES_AT_ONCE = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullComparisons:
+    """- `noise`: float64 [steps], how noise changes along the run.
+    - `averages`: (kind, number of tokens) of `averages.Means` -> share of such means with a drop.
+    """
+
+    noise: np.ndarray
+    shared_residuals: Share
+    chance: Chance
+    averages: dict[tuple[str, int | None], Share]
+
+
+def compare(sample: Sample, workers: Processes) -> NullComparisons:
+    """Fits some thousands of curves, however large the dataset is."""
+    random, steps = np.random.default_rng(0), sample.steps
+    chosen = sampled(sample, random)
+    losses = sample.losses[chosen]
+    curves = losses.reshape(-1, len(steps))
+    fits = _fit(curves, steps, None, workers, "noise")
+    left = residuals(curves, fits, steps)
+    noise = noise_by_time(left, steps)
+    drawn = surrogates(fits.smooth(steps).reshape(losses.shape), left.reshape(losses.shape), steps, random)
+    found = chance(_fit(drawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves"))
+    return NullComparisons(
+        noise=noise,
+        shared_residuals=shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]),
+        chance=found,
+        averages=_averages(sample, found.evidence, workers),
+    )
+
+
+def _averages(sample: Sample, evidence: float, workers: Processes) -> dict[tuple[str, int | None], Share]:
+    of_kind = list(means(sample))
+    # The noise of a mean is another one than that of a token, so each kind's own curves say how it changes.
+    fits = workers.map(partial(_fit_means, steps=sample.steps), [one.losses for one in of_kind], "means of tokens")
+    return {
+        (one.kind, one.tokens): share(judged(found, evidence).is_drop, np.ones(len(one.groups)), one.groups)
+        for one, found in zip(of_kind, fits, strict=True)
+    }
+
+
+def _fit_means(losses: np.ndarray, steps: np.ndarray) -> Fits:
+    return fit(losses, steps)
+
+
+def _fit(
+    curves: np.ndarray, steps: np.ndarray, noise: np.ndarray | None, workers: Processes, label: str
+) -> Fits:
+    parts = [curves[start : start + _CURVES_AT_ONCE] for start in range(0, len(curves), _CURVES_AT_ONCE)]
+    return Fits.concatenate(list(workers.map(partial(_fit_part, steps=steps, noise=noise), parts, label)))
+
+
+def _fit_part(curves: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> Fits:
+    return fit(curves, steps, noise)

@@ -1,0 +1,91 @@
+"""fits of a sample -> smooth curves with the dataset's own noise, and how many of them the fit calls a drop.
+
+A surrogate is the smooth fit of a curve plus that curve's own residuals, whose sign is drawn anew for every block of
+time (the block wild bootstrap; Shao 2010 for residuals that are correlated, Cameron, Gelbach & Miller 2008 for those of
+clusters). All tokens and seeds of a resample have the same blocks and signs. So the noise keeps its level at every
+time, its correlation within a block, and what tokens and seeds share of it, and is otherwise another noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from discreteness.analysis.fits import MIN_DELTA_BIC, Fits, octaves
+from discreteness.analysis.intervals import Share, share
+from discreteness.analysis.sample import Sample
+
+CURVES = 2000
+"""Curves of the sample of which surrogates are made: those of some tokens, in all its seeds."""
+RESAMPLES = 40
+"""Draws of blocks and signs."""
+CURVES_OF_RESAMPLE = 100
+"""Surrogates of each draw."""
+BLOCK_OCTAVES = 2.0
+"""As long as a drop may be wide, about."""
+MAX_FALSE_SHARE = 0.05
+"""The evidence asked of a drop is such that at most this share of smooth curves would have one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """What chance gives on smooth curves with the noise of this dataset.
+
+    - `evidence`: the least `delta_bic` of a drop.
+    - `false_share`: of smooth curves, those with a drop; its interval is over resamples.
+    - `low`, `high`: 95 % of resamples lie between, that is, of datasets with as many curves as a resample has.
+    - `at_constant`: the share at MIN_DELTA_BIC, which a fit alone asks for.
+    """
+
+    evidence: float
+    false_share: Share
+    low: float
+    high: float
+    at_constant: float
+
+
+def sampled(sample: Sample, random: np.random.Generator) -> np.ndarray:
+    """Places of up to CURVES / seeds tokens of the sample, ascending."""
+    count = min(len(sample.doc_ids), CURVES // len(sample.seeds))
+    return np.sort(random.choice(len(sample.doc_ids), count, replace=False))
+
+
+def residuals(losses: np.ndarray, fits: Fits, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+    """`losses` [n, steps] less the curve that the evidence prefers, the smooth one or the one with drops."""
+    steep = (fits.delta_bic >= MIN_DELTA_BIC)[:, None]
+    return losses - np.where(steep, fits.curve(steps), fits.smooth(steps))
+
+
+def surrogates(smooth: np.ndarray, noise: np.ndarray, steps: Sequence[int] | np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """float32 [RESAMPLES, curves, steps] of `smooth` and `noise` [tokens, seeds, steps]."""
+    x = octaves(steps)
+    tokens = max(1, CURVES_OF_RESAMPLE // smooth.shape[1])
+    drawn = []
+    for _ in range(RESAMPLES):
+        chosen = random.choice(len(smooth), tokens, replace=len(smooth) < tokens)
+        drawn.append((smooth[chosen] + noise[chosen] * _signs(x, random)).reshape(-1, len(x)))
+    return np.stack(drawn).astype(np.float32)
+
+
+def _signs(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One sign per block, of 1 and -1; blocks begin anywhere [steps]."""
+    block = np.floor((x - x[0]) / BLOCK_OCTAVES + random.random()).astype(np.int64)
+    return random.choice([-1.0, 1.0], block[-1] + 1)[block]
+
+
+def chance(fits: Fits) -> Chance:
+    """`fits`: of the surrogates, one resample after another."""
+    called = np.where(fits.is_drop, fits.delta_bic, -np.inf)
+    # The share above the threshold is at most MAX_FALSE_SHARE.
+    evidence = max(MIN_DELTA_BIC, float(np.quantile(called, 1 - MAX_FALSE_SHARE, method="higher")))
+    false = called >= evidence
+    resample = np.repeat(np.arange(RESAMPLES), len(called) // RESAMPLES)
+    shares = false.reshape(RESAMPLES, -1).mean(axis=1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return Chance(
+        evidence=evidence,
+        false_share=share(false, np.ones(len(false)), resample),
+        low=float(low),
+        high=float(high),
+        at_constant=float(fits.is_drop.mean()),
+    )
