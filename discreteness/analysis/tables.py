@@ -24,8 +24,8 @@ from discreteness.dataset.storage import Storage, open_storage
 
 FOLDER = "analysis"
 COLUMNS = {
-    "fits": "doc_id document token_index token seed time width high low r2 delta_bic is_drop num_drops final_loss base "
-    "times widths falls drops",
+    "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 "
+    "delta_bic is_drop num_drops fall fall_in_drops final_loss base origin times widths falls drops",
     "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share time "
     "time_spread width fall dip dip_p dip_q cluster",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
@@ -126,12 +126,18 @@ def fits_table(dataset: Dataset, done: list[Done]) -> pa.Table:
             "width": fits.width,
             "high": fits.high,
             "low": fits.low,
+            "time_error": fits.time_error,
+            "width_error": fits.width_error,
+            "height_error": fits.height_error,
             "r2": fits.r2,
             "delta_bic": fits.delta_bic,
             "is_drop": fits.is_drop,
             "num_drops": fits.num_drops.astype(np.int32),
+            "fall": fits.fall,
+            "fall_in_drops": fits.fall_in_drops,
             "final_loss": part.final_losses,
             "base": fits.base,
+            "origin": fits.origin,
             "times": _lists(fits.times, np.isfinite(fits.times)),
             "widths": _lists(fits.widths, np.isfinite(fits.times)),
             "falls": _lists(fits.falls, np.isfinite(fits.times)),
