@@ -98,7 +98,9 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
         tokens=tokens_table(dataset, fits, len(dataset.seeds)),
         spectrum=spectrum_table(dataset, done),
         seeds=dataset.seeds,
-        numbers=numbers(fits, nulls, share(mean_drops, np.ones(len(mean_drops)), dataset.seeds), schedule, len(dataset.steps)),
+        numbers=numbers(
+            fits, nulls, share(mean_drops, np.ones(len(mean_drops)), dataset.seeds), schedule, len(dataset.steps)
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """loss curves -> drops: each curve as a sum of sigmoids in log step, weighed against the best smooth curve.
 
-The axis is octaves, log2(step + 1), on which points weigh evenly. A drop is a fall too sharp for any mixture of
-exponential relaxations: docs/analysis.md has the definition, its reasons, and how often it is wrong on planted data.
+The axis is octaves, on which points weigh as their noise says. A drop is a fall too sharp for any relaxation at a rate
+that grows no faster than time: docs/analysis.md has the definition, its reasons, and how often it is wrong on planted
+data.
 """
 
 from collections.abc import Sequence
@@ -10,23 +11,29 @@ from typing import Self
 
 import numpy as np
 
-from discreteness.analysis.sigmoids import PRECISION, Atoms, Terms, centred, refine, search, sigmoids
+from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, apart, standard_errors
+from discreteness.analysis.noise import noise_by_time
+from discreteness.analysis.refinement import Terms, refine
+from discreteness.analysis.search import PRECISION, Atoms, centred
+from discreteness.analysis.sigmoids import sigmoids
 from discreteness.dataset.manifest import listed
 
 MIN_POINTS = 8
 """Checkpoints below which a curve says nothing about its shape."""
 BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
-MAX_DROP_WIDTH = 2.5
-"""Octaves. An exponential relaxation takes 4.45 from 10 % to 90 %, a mixture of them more: a drop is sharper."""
-MIN_DROP_FALL = 0.5
-"""Nats that a drop must take the loss below all that came before."""
 MIN_DELTA_BIC = 10.0
 """Evidence asked of a drop: odds of about 150 to 1 by the criterion's own approximation (Kass & Raftery 1995)."""
 
+_MIN_WIDTH = 0.125
+"""Octaves."""
+_SMOOTH_HEIGHT = 3.0
+"""Of a smooth term, in ranges of its curve."""
 _PARAMETERS_OF_TERM = 3
 _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
+_SAMPLE = 512
+"""Curves from which the noise by time is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +43,18 @@ class Fits:
     time: np.ndarray
     """[n] updates at the middle of the main fall: the largest drop, or the largest fall where there is no drop."""
     width: np.ndarray
-    """[n] octaves (doublings of step + 1) from 10 % to 90 % of the main fall."""
+    """[n] octaves (doublings of step + origin) from 10 % to 90 % of the main fall."""
     high: np.ndarray
-    """[n] level before the main fall, within what the fitted curve shows."""
+    """[n] level before the main fall, within what the fitted curve shows. If the loss had been lower before, as where a
+    fall undoes a rise: that lower level."""
     low: np.ndarray
     """[n] level after it."""
+    time_error: np.ndarray
+    """[n] standard error of the main fall's time, in octaves; nan where there is no drop. So for the next two."""
+    width_error: np.ndarray
+    """[n] octaves"""
+    height_error: np.ndarray
+    """[n] nats, of the main fall's term"""
     r2: np.ndarray
     """[n] share of the curve's variance over log step that the fit explains; 0 for a constant curve."""
     delta_bic: np.ndarray
@@ -49,6 +63,10 @@ class Fits:
     """bool [n] there is a drop, with evidence of at least MIN_DELTA_BIC."""
     num_drops: np.ndarray
     """int64 [n]"""
+    fall: np.ndarray
+    """[n] nats that the fitted curve falls in all, from its beginning to its lowest level."""
+    fall_in_drops: np.ndarray
+    """[n] nats of it that lie in drops."""
     times: np.ndarray
     """[n, MAX_TERMS] middles of all terms, ascending; nan where a curve needs fewer. So for the next two."""
     widths: np.ndarray
@@ -59,116 +77,215 @@ class Fits:
     """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false."""
     base: np.ndarray
     """[n] level after all terms."""
+    origin: np.ndarray
+    """[n] updates: the first step after 0 that was recorded. The axis is log2(step / origin + 1)."""
+    rival: Terms
+    """Of each curve its best smooth description."""
 
     def curve(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """The fitted curves at these steps, float64 [n, len(steps)]."""
         terms = self.terms(steps)
         return self.base[:, None] + terms.sum(axis=1)
 
+    def smooth(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The best smooth curves at these steps, float64 [n, len(steps)]."""
+        return self.rival.values(self._octaves(steps))
+
     def terms(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """What each term adds at these steps, float64 [n, MAX_TERMS, len(steps)]: its fall before, 0 after."""
         used = np.isfinite(self.times)
-        centers, widths = np.where(used, octaves(self.times), 0.0), np.where(used, self.widths, 1.0)
-        return np.where(used, self.falls, 0.0)[:, :, None] * sigmoids(octaves(steps), centers, widths)
+        centers = np.where(used, octaves(self.times, self.origin[:, None]), 0.0)
+        widths = np.where(used, self.widths, 1.0)
+        return np.where(used, self.falls, 0.0)[:, :, None] * sigmoids(self._octaves(steps), centers, widths)
+
+    def _octaves(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[n, 1, len(steps)]"""
+        return octaves(np.asarray(steps), self.origin[:, None, None])
 
     def __getitem__(self, index: slice | np.ndarray) -> Self:
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        def joined(name: str) -> np.ndarray | Terms:
+            values = [getattr(part, name) for part in parts]
+            return Terms.concatenate(values) if name == "rival" else np.concatenate(values)
+
+        return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
 
-def octaves(steps: Sequence[int] | np.ndarray) -> np.ndarray:
-    """log2(step + 1): step 0 has a place."""
-    return np.log2(1 + np.asarray(steps, np.float64))
+def octaves(steps: Sequence[int] | np.ndarray, origin: float | np.ndarray = 1.0) -> np.ndarray:
+    """log2(step / origin + 1): step 0 has a place."""
+    return np.log2(1 + np.asarray(steps, np.float64) / origin)
 
 
-def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray) -> Fits:
+def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray | None = None) -> Fits:
     """Fits each curve of `losses` [n, steps], in nats, at `steps` [steps], updates, ascending from 0 up.
 
-    Any real dtype; what is computed is float64. The work is done in this process.
+    - Any real dtype; what is computed is float64. The work is done in this process.
+    - `noise` [steps]: how the noise of a checkpoint changes along the run, in any unit, for each curve has its own
+      level. Without it, it is taken from the residuals of all the curves given, so that a verdict depends on them.
 
-    Raises ValueError if there are fewer than MIN_POINTS steps, if shapes do not match, if the steps do not ascend, or
-    if a loss is not finite.
+    Raises ValueError if there are fewer than MIN_POINTS steps, if shapes do not match, if the steps do not ascend, if a
+    loss is not finite, or if a noise is not above 0.
     """
     losses, at = np.asarray(losses), np.asarray(steps, np.float64)
-    if losses.ndim != 2 or at.ndim != 1 or losses.shape[1] != len(at):
-        raise ValueError(f"losses {losses.shape} and steps {at.shape} do not match; give [curves, steps] and [steps]")
-    if len(at) < MIN_POINTS:
-        raise ValueError(f"{len(at)} checkpoints are too few to fit; give at least {MIN_POINTS}")
-    if at[0] < 0 or not (np.diff(at) > 0).all():
-        raise ValueError(f"steps must ascend, each once, from 0 up, not {listed(at.tolist())}")
-    if not np.isfinite(losses).all():
-        row, column = np.argwhere(~np.isfinite(losses))[0]
-        raise ValueError(f"curve {row} has a loss of {losses[row, column]} at step {steps[column]}")
+    _check(losses, at, noise)
 
     # Bins: checkpoints that are close in log step are averaged.
-    x, owner = _bins(at)
+    origin = at[at > 0][0]
+    x, owner = _bins(octaves(at, origin))
     counts = np.bincount(owner)
-    # Noise of neighbouring checkpoints is partly shared: an average of k is better than one, but not k times better.
-    weights = np.sqrt(counts)
-    weights *= len(x) / weights.sum()
-    atoms = Atoms.on(x, weights, MAX_DROP_WIDTH)
-
-    # Curves are fitted in chunks: what is needed of each is its mean over every bin.
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    parts = [
-        _fit(np.add.reduceat(losses[start : start + _CHUNK], starts, axis=1, dtype=np.float64) / counts, x, atoms)
-        for start in range(0, max(1, len(losses)), _CHUNK)
-    ]
-    return Fits.concatenate(parts)
+    means = np.concatenate(
+        [
+            np.add.reduceat(losses[start : start + _CHUNK], starts, axis=1, dtype=np.float64) / counts
+            for start in range(0, max(1, len(losses)), _CHUNK)
+        ]
+    )
+    # Noise of neighbouring checkpoints is partly shared: an average of k is better than one, but not k times better.
+    variances = 1 / np.sqrt(counts)
+    if noise is not None:
+        variances = variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts
+    elif len(means):
+        sample = means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE]
+        variances = noise_by_time(_residuals(sample, x, _weights(variances)), x, variances)
+
+    atoms = Atoms.on(x, _weights(variances), MAX_DROP_WIDTH)
+    return Fits.concatenate(
+        [_fit(means[start : start + _CHUNK], x, atoms, origin) for start in range(0, max(1, len(means)), _CHUNK)]
+    )
 
 
-def _bins(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check(losses: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> None:
+    if losses.ndim != 2 or steps.ndim != 1 or losses.shape[1] != len(steps):
+        raise ValueError(
+            f"losses {losses.shape} and steps {steps.shape} do not match; give [curves, steps] and [steps]"
+        )
+    if len(steps) < MIN_POINTS:
+        raise ValueError(f"{len(steps)} checkpoints are too few to fit; give at least {MIN_POINTS}")
+    if steps[0] < 0 or not (np.diff(steps) > 0).all():
+        raise ValueError(f"steps must ascend, each once, from 0 up, not {listed(steps.tolist())}")
+    if not np.isfinite(losses).all():
+        row, column = np.argwhere(~np.isfinite(losses))[0]
+        raise ValueError(f"curve {row} has a loss of {losses[row, column]} at step {steps[column]:g}")
+    if noise is not None:
+        noise = np.asarray(noise)
+        if noise.shape != steps.shape:
+            raise ValueError(f"noise {noise.shape} and steps {steps.shape} do not match; give one level per step")
+        if not (np.isfinite(noise) & (noise > 0)).all():
+            wrong = np.flatnonzero(~(np.isfinite(noise) & (noise > 0)))[0]
+            raise ValueError(f"the noise at step {steps[wrong]:g} is {noise[wrong]}; give a number above 0")
+
+
+def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Octaves of each bin's mean [bins], and each step's bin [steps]. A bin holds what is near in log step."""
-    x = octaves(steps)
     _, owner = np.unique(np.floor(x * BINS_PER_OCTAVE), return_inverse=True)
     return np.bincount(owner, weights=x) / np.bincount(owner), owner
 
 
-def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms) -> Fits:
+def _weights(variances: np.ndarray) -> np.ndarray:
+    return len(variances) / variances / (1 / variances).sum()
+
+
+def _residuals(curves: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of the most flexible fits [n, bins]."""
+    atoms = Atoms.on(x, weights, MAX_DROP_WIDTH)
+    parts = []
+    for start in range(0, len(curves), _CHUNK):
+        some = curves[start : start + _CHUNK]
+        chosen, _ = atoms.search(atoms.products(some), atoms.sigmoids())[-1]
+        parts.append(some - _refined(some, x, atoms, chosen, _MIN_WIDTH).values(x))
+    return np.concatenate(parts)
+
+
+def _refined(
+    curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray, min_width: float, **more: float
+) -> Terms:
+    grid = (atoms.centers[chosen], atoms.widths[chosen], atoms.tails[chosen])
+    return refine(curves, x, atoms.weights, *grid, min_width=min_width, **more)
+
+
+def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits:
     """`curves` [n, bins]."""
-    # What each shape alone explains of each curve.
     weights = atoms.weights
-    centred_curves = centred(curves, weights)
-    total = (centred_curves**2).sum(axis=1)
-    products = centred_curves @ atoms.values.T
+    products = atoms.products(curves)
+    total = (centred(curves, weights) ** 2).sum(axis=1)
+    varies = total > 1e-20 * (curves**2).sum(axis=1)
+    precision = (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
 
     # The fit: one to MAX_TERMS sigmoids of any width, from the grid and then refined.
-    any_width, smooth = slice(0, atoms.num_sigmoids), slice(atoms.num_narrow, None)
-    found = search(products[:, any_width], atoms.gram[any_width, any_width], atoms.penalties)
-    candidates = [refine(curves, x, weights, atoms.centers[chosen], atoms.widths[chosen]) for chosen, _ in found]
-
-    # The alternative: as many smooth shapes, from the grid alone. They may cancel as they like, short of the limits of
-    # arithmetic: what they can draw is smooth.
-    free = np.full(len(atoms.values) - atoms.num_narrow, 1e-6)
-    smooth_left = [total - e for _, e in search(products[:, smooth], atoms.gram[smooth, smooth], free)]
-
-    # Evidence: the Bayesian information criterion (Schwarz 1978) of each number of terms, of either kind.
-    precision = (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
+    found = atoms.search(products, atoms.sigmoids())
+    candidates = [_refined(curves, x, atoms, chosen, _MIN_WIDTH) for chosen, _ in found]
     points = _independent_points(np.sqrt(weights) * (curves - candidates[-1].values(x)))
-    bics = np.stack([_bic(c.left, k + 1, points, len(x), precision) for k, c in enumerate(candidates)])
-    smooth_bics = np.stack([_bic(left, k + 1, points, len(x), precision) for k, left in enumerate(smooth_left)])
 
-    # Each curve gets the number of terms with the lowest criterion.
-    best = bics.argmin(axis=0)
-    left = np.choose(best, [candidate.left for candidate in candidates])
+    def bic(candidate: Terms, of: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Bayesian information criterion (Schwarz 1978) [n], over as many points as are independent."""
+        parameters = 1 + _PARAMETERS_OF_TERM * candidate.centers.shape[1]
+        return points[of] * np.log(candidate.left / len(x) + precision[of]) + parameters * np.log(points[of])
+
+    candidates[1] = _second_start(curves, x, weights, candidates, bic)
+    # Terms that draw one fall together are not several; the curve gets the number with the lowest criterion.
+    bics = np.stack([np.where(apart(c), bic(c), np.inf) for c in candidates])
+    falls = Falls.of(Terms.chosen(bics.argmin(axis=0), candidates), x)
+
+    # The alternative: as many smooth shapes. What they can draw is smooth, even if they cancel.
+    grid = atoms.search(products, atoms.smooth())
+    rivals = [
+        _refined(curves, x, atoms, chosen, MAX_DROP_WIDTH, max_height=_SMOOTH_HEIGHT, moves=0) for chosen, _ in grid
+    ]
+    open_ = np.flatnonzero(
+        falls.sharp.any(axis=1) & (np.stack([bic(r) for r in rivals]).min(axis=0) - bics.min(axis=0) >= MIN_DELTA_BIC)
+    )
+    if len(open_):
+        rivals = [
+            r.replaced(
+                open_, _refined(curves[open_], x, atoms, chosen[open_], MAX_DROP_WIDTH, max_height=_SMOOTH_HEIGHT)
+            )
+            for r, (chosen, _) in zip(rivals, grid, strict=True)
+        ]
+    smooth_bics = np.stack([bic(r) for r in rivals])
     return _described(
+        falls,
         x,
-        _chosen(best, candidates),
-        r2=np.where(total > 0, 1 - left / np.where(total > 0, total, 1), 0.0),
+        weights,
+        points,
+        r2=np.where(varies, 1 - falls.terms.left / np.where(varies, total, 1), 0.0),
         delta_bic=smooth_bics.min(axis=0) - bics.min(axis=0),
+        rival=Terms.chosen(smooth_bics.argmin(axis=0), rivals),
+        origin=origin,
     )
 
 
-def _chosen(best: np.ndarray, candidates: list[Terms]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each curve the candidate `best` [n], as Terms.padded."""
-    padded = [candidate.padded() for candidate in candidates]
-    base, centers, widths, falls = (
-        np.choose(best[(...,) + (None,) * (padded[0][i].ndim - 1)], [p[i] for p in padded]) for i in range(4)
+def _second_start(curves, x, weights, candidates, bic) -> Terms:
+    """The fit with two terms, also tried from that with three, of which the nearest two are joined: where the search
+    has put one term between two falls, it may not find its way.
+    """
+    two, three = candidates[1:]
+    where = np.flatnonzero(bic(three) < bic(two))
+    if not len(where):
+        return two
+    order = np.argsort(three.centers[where], axis=1)
+    centers, widths, falls = (
+        np.take_along_axis(a[where], order, axis=1) for a in (three.centers, three.widths, three.falls)
     )
-    return base, centers, widths, falls
+    rows, near = np.arange(len(where)), np.diff(centers, axis=1).argmin(axis=1)
+    # The pair is the terms near and near + 1; the third stays: 2 where near is 0, 0 where near is 1.
+    stays = np.where(near == 0, 2, 0)
+    heights = np.abs(np.stack([falls[rows, near], falls[rows, near + 1]])) + 1e-9
+    middle = (heights[0] * centers[rows, near] + heights[1] * centers[rows, near + 1]) / heights.sum(axis=0)
+    spread = np.maximum(widths[rows, near], widths[rows, near + 1])
+    started = refine(
+        curves[where],
+        x,
+        weights,
+        np.stack([middle, centers[rows, stays]], axis=1),
+        np.stack([spread, widths[rows, stays]], axis=1),
+        two.tails[where],
+        min_width=_MIN_WIDTH,
+    )
+    better = started.left < two.left[where]
+    return two.replaced(where[better], started[better])
 
 
 def _independent_points(residuals: np.ndarray) -> np.ndarray:
@@ -181,68 +298,54 @@ def _independent_points(residuals: np.ndarray) -> np.ndarray:
     return residuals.shape[1] * (1 - shared) / (1 + shared)
 
 
-def _bic(left: np.ndarray, num_terms: int, points: np.ndarray, num_bins: int, precision: np.ndarray) -> np.ndarray:
-    """Bayesian information criterion [n] of a sum of terms that leaves these squares, over its independent points."""
-    parameters = 1 + _PARAMETERS_OF_TERM * num_terms
-    return points * np.log(np.maximum(left, 0) / num_bins + precision) + parameters * np.log(points)
-
-
 def _described(
+    falls: Falls,
     x: np.ndarray,
-    terms: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    weights: np.ndarray,
+    points: np.ndarray,
     r2: np.ndarray,
     delta_bic: np.ndarray,
+    rival: Terms,
+    origin: float,
 ) -> Fits:
-    """Which of the terms (as Terms.padded) are drops, and the main fall of each curve."""
-    # Terms in the order of their times, with harmless values where there is none.
-    base, centers, widths, falls = terms
-    order = np.argsort(centers, axis=1, kind="stable")  # nan last
-    centers, widths, falls = (np.take_along_axis(a, order, axis=1) for a in (centers, widths, falls))
-    used = np.isfinite(centers)
-    where, how_wide, how_far = np.where(used, centers, 0.0), np.where(used, widths, 1.0), np.where(used, falls, 0.0)
-
-    def model(at: np.ndarray) -> np.ndarray:
-        """Fitted losses at octaves [n, points]."""
-        return base[:, None] + np.einsum("nk,nkp->np", how_far, sigmoids(at[:, None, :], where, how_wide))
-
-    # A new low: how far below all that came before a term takes the loss, right after it and an octave later.
-    values = model(np.broadcast_to(x, (len(base), len(x))))
-    lowest_yet = np.minimum.accumulate(values, axis=1)
-    before = np.maximum(np.searchsorted(x, where - how_wide / 2, side="right") - 1, 0)
-    after = np.minimum(np.searchsorted(x, where + how_wide / 2), len(x) - 1)
-    an_octave_on = np.minimum(np.searchsorted(x, where + how_wide / 2 + 1), len(x) - 1)
-    ends = np.maximum(np.take_along_axis(values, after, axis=1), np.take_along_axis(values, an_octave_on, axis=1))
-    new_low = np.take_along_axis(lowest_yet, before, axis=1) - ends
-
-    # Drops, by the definition in docs/analysis.md.
-    seen = (centers - widths / 2 >= x[0]) & (centers + widths / 2 <= x[-1]) & (centers >= x[1]) & (centers <= x[-3])
-    # Most of what the loss falls during the term is this term's: not a correction to a wide one, as at a kink.
-    in_all = model(where - how_wide / 2) - model(where + how_wide / 2)
-    sharp = used & seen & (widths <= MAX_DROP_WIDTH) & (falls >= MIN_DROP_FALL) & (0.8 * falls >= in_all / 2)
-    drops = sharp & (new_low >= MIN_DROP_FALL) & (delta_bic >= MIN_DELTA_BIC)[:, None]
+    """Which of the terms are drops, and the main fall of each curve."""
+    terms = falls.terms
+    drops = falls.sharp & (delta_bic >= MIN_DELTA_BIC)[:, None]
+    is_drop = drops.any(axis=1)
 
     # The main fall: the largest drop, or the largest fall where there is no drop.
-    candidates = np.where(drops.any(axis=1, keepdims=True) & ~drops, -np.inf, np.where(used, falls, -np.inf))
-    main = candidates.argmax(axis=1)[:, None]
-    middle = model(np.take_along_axis(where, main, axis=1))[:, 0]
-    half = np.take_along_axis(how_far, main, axis=1)[:, 0] / 2
+    heights = np.where(np.isfinite(terms.centers), terms.falls, -np.inf)
+    main = np.where(is_drop[:, None] & ~drops, -np.inf, np.where(drops, falls.high - falls.low, heights)).argmax(axis=1)
+
+    def of_main(values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, main[:, None], axis=1)[:, 0]
+
+    errors = np.full((3, len(main)), np.nan)
+    errors[:, is_drop] = standard_errors(terms[is_drop], x, weights, points[is_drop], main[is_drop])
+    fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
-        time=_updates(np.take_along_axis(centers, main, axis=1)[:, 0]),
-        width=np.take_along_axis(widths, main, axis=1)[:, 0],
-        # Terms that overlap may each be larger than what the curve shows of them.
-        high=np.minimum(middle + half, values.max(axis=1)),
-        low=np.maximum(middle - half, values.min(axis=1)),
+        time=_updates(of_main(terms.centers), origin),
+        width=of_main(terms.widths),
+        high=of_main(falls.high),
+        low=of_main(falls.low),
+        time_error=errors[0],
+        width_error=errors[1],
+        height_error=errors[2],
         r2=r2,
         delta_bic=delta_bic,
-        is_drop=drops.any(axis=1),
+        is_drop=is_drop,
         num_drops=drops.sum(axis=1),
-        times=_updates(centers),
-        widths=widths,
-        falls=falls,
+        fall=fall,
+        fall_in_drops=np.minimum(np.minimum(falls.new_low, terms.falls).sum(axis=1, where=drops), fall),
+        times=_updates(terms.centers, origin),
+        widths=terms.widths,
+        falls=terms.falls,
         drops=drops,
-        base=base,
+        base=terms.base,
+        origin=np.full(len(main), origin),
+        rival=rival,
     )
 
 
-def _updates(position: np.ndarray) -> np.ndarray:
-    return 2**position - 1
+def _updates(position: np.ndarray, origin: float) -> np.ndarray:
+    return origin * (2**position - 1)

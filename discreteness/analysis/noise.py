@@ -1,42 +1,26 @@
-"""residuals of a sample -> how noise changes along a run, and how much of it all seeds share."""
-
-from collections.abc import Sequence
+"""Residuals of many curves -> how the noise changes along the run, and how much of it neighbouring bins share."""
 
 import numpy as np
 
-from discreteness.analysis.fits import octaves
-from discreteness.analysis.intervals import Share, share
+_SMOOTHING = 1.0
+"""Octaves over which the noise of neighbouring bins is averaged (standard deviation)."""
+_PRIOR = 200.0
+"""Residuals that must disagree before the noise is taken from them and not from the number of checkpoints alone."""
+_LARGEST = 16.0
+"""Squares beyond this many typical ones are misfits, not noise."""
 
-_HALF_WINDOW_OCTAVES = 0.5
-"""Levels are averaged over checkpoints that are this near: a single one has its own luck."""
-_FLOOR = 0.05
-"""Of the largest level: no checkpoint is so exact that nothing else counts."""
 
+def noise_by_time(residuals: np.ndarray, x: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Variance of a bin's noise by time, relative to that of the same curve at other times [bins].
 
-def noise_by_time(residuals: np.ndarray, steps: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The level at each checkpoint, float64 [steps], in units of its own mean; `residuals` [n, steps], nats.
-
-    Every curve counts the same: each has a level of its own, and only their common course is wanted.
+    `residuals` [n, bins] of the most flexible fits; `expected` [bins], variances that are known beforehand. Curves may
+    have different levels of noise: each counts alike. What the residuals say is averaged over curves and about an
+    octave, and it counts the more the more of them there are.
     """
-    power = (residuals**2).mean(axis=1, keepdims=True)
-    course = (residuals**2 / np.where(power > 0, power, 1.0)).mean(axis=0)
-    x = octaves(steps)
-    near = np.abs(x[:, None] - x) <= _HALF_WINDOW_OCTAVES
-    level = np.sqrt(near @ course / near.sum(axis=1))
-    return np.maximum(level, _FLOOR * level.max()) / level.mean() if level.any() else np.ones(len(x))
-
-
-def shared_by_seeds(residuals: np.ndarray, documents: np.ndarray) -> Share:
-    """Share of the variance of residuals from one checkpoint to the next that is common to all seeds, with its interval
-    over documents; nan for one seed. `residuals` [tokens, seeds, steps]; `documents` [tokens]: which one each is of.
-
-    Differences of neighbouring checkpoints: what is left of a smooth fit's misfit does not count as shared noise. The
-    common variance is the mean product of two different seeds, which needs no assumption about the rest.
-    """
-    num_seeds = residuals.shape[1]
-    if num_seeds < 2:
-        return Share(value=float("nan"), low=float("nan"), high=float("nan"))
-    moves = np.diff(residuals, axis=2)
-    power = (moves**2).sum(axis=(1, 2)) / num_seeds
-    pairs = ((moves.sum(axis=1) ** 2).sum(axis=1) - num_seeds * power) / (num_seeds * (num_seeds - 1))
-    return share(pairs, power, documents)
+    squares = residuals**2 / expected
+    typical = np.median(squares, axis=1, keepdims=True) / 0.455  # the median of a squared Gaussian number
+    squares = np.minimum(squares / np.maximum(typical, 1e-300), _LARGEST)
+    kernel = np.exp(-0.5 * ((x[:, None] - x) / _SMOOTHING) ** 2)
+    found = (kernel @ squares.sum(axis=0) + _PRIOR) / (kernel.sum(axis=1) * len(squares) + _PRIOR)
+    relative = expected * found
+    return relative / relative.mean()

@@ -8,10 +8,10 @@ import numpy as np
 from discreteness.analysis.averages import means
 from discreteness.analysis.fits import Fits, fit
 from discreteness.analysis.intervals import Share, share
-from discreteness.analysis.noise import noise_by_time, shared_by_seeds
 from discreteness.analysis.processes import Processes
+from discreteness.analysis.residuals import levels, residuals_of, shared_by_seeds
 from discreteness.analysis.sample import Sample
-from discreteness.analysis.surrogates import Chance, chance, residuals, sampled, surrogates
+from discreteness.analysis.surrogates import Chance, chance, sampled, surrogates
 from discreteness.analysis.verdicts import judged
 
 _CURVES_AT_ONCE = 250
@@ -36,8 +36,8 @@ def compare(sample: Sample, workers: Processes) -> NullComparisons:
     losses = sample.losses[chosen]
     curves = losses.reshape(-1, len(steps))
     fits = _fit(curves, steps, None, workers, "noise")
-    left = residuals(curves, fits, steps)
-    noise = noise_by_time(left, steps)
+    left = residuals_of(curves, fits, steps)
+    noise = levels(left, steps)
     drawn = surrogates(fits.smooth(steps).reshape(losses.shape), left.reshape(losses.shape), steps, random)
     found = chance(_fit(drawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves"))
     return NullComparisons(
@@ -62,9 +62,7 @@ def _fit_means(losses: np.ndarray, steps: np.ndarray) -> Fits:
     return fit(losses, steps)
 
 
-def _fit(
-    curves: np.ndarray, steps: np.ndarray, noise: np.ndarray | None, workers: Processes, label: str
-) -> Fits:
+def _fit(curves: np.ndarray, steps: np.ndarray, noise: np.ndarray | None, workers: Processes, label: str) -> Fits:
     parts = [curves[start : start + _CURVES_AT_ONCE] for start in range(0, len(curves), _CURVES_AT_ONCE)]
     return Fits.concatenate(list(workers.map(partial(_fit_part, steps=steps, noise=noise), parts, label)))
 

@@ -181,6 +181,4 @@ def numbers(
     )
 
 
-_NEEDED = (
-    "doc_id seed is_drop low stable common schedule onset fall fall_in_drops fall_after_onset fall_in_drops_after_onset"
-).split()
+_NEEDED = ["doc_id", "seed", "is_drop", "low", "stable", "common", "schedule", "onset", "fall", "fall_in_drops", "fall_after_onset", "fall_in_drops_after_onset"]

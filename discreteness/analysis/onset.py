@@ -22,7 +22,9 @@ def unigram_losses(dataset: Dataset) -> dict[int, float]:
     Frequencies come from the documents, as a dataset does not hold its training data: the more tokens they have, the
     nearer to the loss of a model that knows frequencies alone, which it approaches from below.
     """
-    ids = {document.doc_id: dataset.tokens(document.doc_id)["token_id"].to_numpy()[1:] for document in dataset.documents}
+    ids = {
+        document.doc_id: dataset.tokens(document.doc_id)["token_id"].to_numpy()[1:] for document in dataset.documents
+    }
     _, kinds, counts = np.unique(np.concatenate(list(ids.values())), return_inverse=True, return_counts=True)
     losses = -np.log(counts / len(kinds))[kinds] if len(kinds) >= MIN_TOKENS else np.full(len(kinds), np.nan)
     parts = np.split(losses, np.cumsum([len(part) for part in ids.values()])[:-1])

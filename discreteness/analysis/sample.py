@@ -44,9 +44,7 @@ def draw_sample(dataset: Dataset) -> Sample:
     ends = np.cumsum([document.num_losses for document in documents]) * len(seeds) * len(dataset.steps)
     chosen = sorted(documents[: max(1, int((ends <= MAX_LOSSES).sum()))], key=lambda document: document.doc_id)
     return Sample(
-        losses=np.concatenate(
-            [dataset.losses(document.doc_id, seeds=seeds).transpose(2, 0, 1) for document in chosen]
-        ),
+        losses=np.concatenate([dataset.losses(document.doc_id, seeds=seeds).transpose(2, 0, 1) for document in chosen]),
         doc_ids=np.repeat([document.doc_id for document in chosen], [document.num_losses for document in chosen]),
         steps=np.array(dataset.steps),
         seeds=seeds,

@@ -104,7 +104,9 @@ def _sharpest(dataset: Dataset, found: Analysis, num_tokens: int) -> Iterator[st
     for row in _sharpest_rows(found, num_tokens):
         token = Token.at(dataset, row["doc_id"], row["token_index"])
         name = f"{token.text!r} ({token.document}, token {token.token})"
-        stable, common = ("-" if share is None else f"{share:.0%}" for share in (row["stable_share"], row["common_share"]))
+        stable, common = (
+            "-" if share is None else f"{share:.0%}" for share in (row["stable_share"], row["common_share"])
+        )
         spread = "-" if row["time_spread"] is None else f"{row['time_spread']:.2f}"
         yield (
             f"{name:<44}{row['drop_share']:>7.0%}{stable:>8}{common:>8}{row['time']:>8.0f}{spread:>12}"

@@ -50,13 +50,9 @@ def sampled(sample: Sample, random: np.random.Generator) -> np.ndarray:
     return np.sort(random.choice(len(sample.doc_ids), count, replace=False))
 
 
-def residuals(losses: np.ndarray, fits: Fits, steps: Sequence[int] | np.ndarray) -> np.ndarray:
-    """`losses` [n, steps] less the curve that the evidence prefers, the smooth one or the one with drops."""
-    steep = (fits.delta_bic >= MIN_DELTA_BIC)[:, None]
-    return losses - np.where(steep, fits.curve(steps), fits.smooth(steps))
-
-
-def surrogates(smooth: np.ndarray, noise: np.ndarray, steps: Sequence[int] | np.ndarray, random: np.random.Generator) -> np.ndarray:
+def surrogates(
+    smooth: np.ndarray, noise: np.ndarray, steps: Sequence[int] | np.ndarray, random: np.random.Generator
+) -> np.ndarray:
     """float32 [RESAMPLES, curves, steps] of `smooth` and `noise` [tokens, seeds, steps]."""
     x = octaves(steps)
     tokens = max(1, CURVES_OF_RESAMPLE // smooth.shape[1])

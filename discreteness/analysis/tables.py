@@ -29,9 +29,9 @@ from discreteness.dataset.storage import Storage, open_storage
 
 FOLDER = "analysis"
 COLUMNS = {
-    "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 delta_bic "
-    "is_drop num_drops stable common schedule onset final_loss fall fall_in_drops fall_after_onset "
-    "fall_in_drops_after_onset base times widths falls drops",
+    "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 "
+    "delta_bic is_drop num_drops stable common schedule onset final_loss fall fall_in_drops fall_after_onset "
+    "fall_in_drops_after_onset base origin times widths falls drops",
     "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share stable_share "
     "common_share time time_spread width fall dip dip_p dip_q cluster",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
@@ -159,6 +159,7 @@ def fits_table(dataset: Dataset, done: list[Done], schedule: Schedule) -> pa.Tab
             "fall_in_drops": fits.fall_in_drops,
             **{name: _nulls(values) for name, values in _falls_after(fits, ended, dataset.steps).items()},
             "base": fits.base,
+            "origin": fits.origin,
             **{name: _lists(getattr(fits, name), np.isfinite(fits.times)) for name in ("times", "widths", "falls")},
             "drops": _lists(fits.drops, np.isfinite(fits.times)),
         }
@@ -178,7 +179,9 @@ def _falls_after(fits: Fits, onset_end: float, steps: Sequence[int]) -> dict[str
     start = fits.curve([onset_end])[:, 0]
     after = np.clip(start - curve[:, later].min(axis=1), 0, fits.fall)
     heights = fits.falls * fits.drops
-    shares = np.nansum(heights * (fits.times > onset_end), axis=1) / np.where(fits.is_drop, np.nansum(heights, axis=1), 1)
+    shares = np.nansum(heights * (fits.times > onset_end), axis=1) / np.where(
+        fits.is_drop, np.nansum(heights, axis=1), 1
+    )
     return {
         "fall_after_onset": after,
         "fall_in_drops_after_onset": np.minimum(fits.fall_in_drops * shares, after),

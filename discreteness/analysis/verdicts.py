@@ -63,7 +63,9 @@ def verdicts(losses: np.ndarray, steps: np.ndarray, basis: Basis) -> Verdicts:
         dropped, mine = curves[places], fits[places]
         within = np.maximum(SAME_OCTAVES, np.nan_to_num(mine.time_error))
         if len(steps) >= 2 * MIN_POINTS:
-            halves = [fit(dropped[:, part], steps[part], basis.noise[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
+            halves = [
+                fit(dropped[:, part], steps[part], basis.noise[part]) for part in (slice(0, None, 2), slice(1, None, 2))
+            ]
             stable[places] = np.all([keeps_main_drop(mine, half, within) for half in halves], axis=0)
         if basis.num_tokens >= MIN_TOKENS:
             shared = basis.mean_misfits[places % losses.shape[1]]
