@@ -1,7 +1,7 @@
 """a sample of curves -> how often the mean of 1, 2, 4, ... 128 of them has a drop.
 
-If single tokens drop, each at its own time, their mean falls smoothly and the share goes to zero. Where it does not, the
-drops are those of a common cause, or what the fit makes of any curve.
+If single tokens drop, each at its own time, their mean falls smoothly and the share goes to zero. Where it does not,
+the drops are those of a common cause, or what the fit makes of any curve.
 """
 
 from collections.abc import Iterator

@@ -34,6 +34,10 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}" if abs(value) < 0.0995 else f"{100 * value:.0f}"
 
 
+def without_interval(value: float) -> Share:
+    return Share(value=value, low=float("nan"), high=float("nan"))
+
+
 def share(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray) -> Share:
     """sum(numerators) / sum(denominators) [n], with the interval over `groups` [n], of any kind."""
     _, owner = np.unique(groups, return_inverse=True)
@@ -41,7 +45,7 @@ def share(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray) 
     below = np.bincount(owner, weights=np.asarray(denominators, np.float64))
     value = above.sum() / below.sum() if below.sum() else np.nan
     if len(above) < MIN_GROUPS or not below.sum():
-        return Share(value=float(value), low=float("nan"), high=float("nan"))
+        return without_interval(float(value))
     drawn = np.random.default_rng(0).multinomial(len(above), np.full(len(above), 1 / len(above)), _RESAMPLES)
     bottoms = drawn @ below
     ratios = (drawn @ above)[bottoms != 0] / bottoms[bottoms != 0]

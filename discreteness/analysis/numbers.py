@@ -2,19 +2,24 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from discreteness.analysis.intervals import MIN_GROUPS, Share, share
+from discreteness.analysis.intervals import MIN_GROUPS, Share, share, without_interval
 from discreteness.analysis.null_comparisons import NullComparisons
 from discreteness.analysis.schedule_changes import Change, Schedule
 
 SOMETHING_LEARNED = 4.0
 """Nats: a drop that ends above leaves the token a probability below 2 %."""
+_NEEDED = (
+    "doc_id seed is_drop width low stable common schedule onset fall fall_in_drops fall_after_onset "
+    "fall_in_drops_after_onset"
+)
+"""Columns of the table of fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,8 @@ class Numbers:
     """Of curves with a drop, those that lose it when what all tokens share is taken out."""
     schedule_change_share: Share
     """Of curves with a drop, those whose main one is where the schedule changes."""
+    schedule_change_chance: Share
+    """The same if drops were spread evenly over the logarithmic axis; without an interval."""
     unlearned_share: Share
     """Of curves with a drop, those whose main one ends above SOMETHING_LEARNED nats."""
     fall_share_in_drops: Share
@@ -119,10 +126,10 @@ def _share(value: float | None, bounds: list[float | None]) -> Share:
 
 
 def numbers(
-    fits: pa.Table, nulls: NullComparisons, grand_mean_drops: Share, schedule: Schedule, num_checkpoints: int
+    fits: pa.Table, nulls: NullComparisons, grand_mean_drops: Share, schedule: Schedule, steps: Sequence[int]
 ) -> Numbers:
     """`fits`: the table. `grand_mean_drops`: seeds in which the mean of all tokens has a drop."""
-    column = {name: fits[name].to_numpy(zero_copy_only=False) for name in _NEEDED}
+    column = {name: fits[name].to_numpy(zero_copy_only=False) for name in _NEEDED.split()}
     documents, seeds = column["doc_id"], column["seed"]
     num_documents, num_seeds = len(np.unique(documents)), len(np.unique(seeds))
     over, groups = (
@@ -147,6 +154,8 @@ def numbers(
         shares = {number: one for (k, number), one in nulls.averages.items() if k == kind and number}
         return {1: of(dropped), **shares}
 
+    # The widths of a thousand drops say what those of all do.
+    widths = column["width"][dropped][:: max(1, int(dropped.sum()) // 1000)]
     chance = nulls.chance
     fall, in_drops = column["fall"], column["fall_in_drops"]
     after, in_drops_after = column["fall_after_onset"], column["fall_in_drops_after_onset"]
@@ -154,7 +163,7 @@ def numbers(
         curves=len(dropped),
         tokens=len(dropped) // num_seeds,
         seeds=num_seeds,
-        checkpoints=num_checkpoints,
+        checkpoints=len(steps),
         documents=num_documents,
         intervals_over=over,
         evidence=chance.evidence,
@@ -169,6 +178,7 @@ def numbers(
         stable_share=of_drops(column["stable"]),
         common_share=of_drops(column["common"]),
         schedule_change_share=of_drops(np.where(column["schedule"] == None, np.nan, column["schedule"] != "")),  # noqa: E711
+        schedule_change_chance=without_interval(schedule.reach(widths, steps)),
         unlearned_share=of_drops(column["low"] > SOMETHING_LEARNED),
         fall_share_in_drops=of(in_drops, fall),
         onset_drop_share=of(np.where(np.isfinite(after), onset == 1, np.nan)),
@@ -179,6 +189,3 @@ def numbers(
         shared_residual_share=nulls.shared_residuals,
         changes=schedule.changes,
     )
-
-
-_NEEDED = ["doc_id", "seed", "is_drop", "low", "stable", "common", "schedule", "onset", "fall", "fall_in_drops", "fall_after_onset", "fall_in_drops_after_onset"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from discreteness.analysis.fits import MIN_DELTA_BIC, Fits, octaves
-from discreteness.analysis.intervals import Share, share
+from discreteness.analysis.intervals import Share, share, without_interval
 
 _HALF_WINDOW_OCTAVES = 0.5
 """Levels are averaged over checkpoints that are this near: a single one has its own luck."""
@@ -41,7 +41,7 @@ def shared_by_seeds(residuals: np.ndarray, documents: np.ndarray) -> Share:
     """
     num_seeds = residuals.shape[1]
     if num_seeds < 2:
-        return Share(value=float("nan"), low=float("nan"), high=float("nan"))
+        return without_interval(float("nan"))
     moves = np.diff(residuals, axis=2)
     power = (moves**2).sum(axis=(1, 2)) / num_seeds
     pairs = ((moves.sum(axis=1) ** 2).sum(axis=1) - num_seeds * power) / (num_seeds * (num_seeds - 1))

@@ -4,7 +4,7 @@ A drop that lies where the recipe changes may be the recipe's doing, in all toke
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from discreteness.analysis.fits import octaves
 from discreteness.dataset.reader import Dataset
 
 NEAR_OCTAVES = 0.25
-"""A drop reaches this much further than from its 10 % to its 90 % point."""
+"""A drop reaches from its 10 % to its 90 % point, but at least this far from its middle: a time is not known better."""
 _JUMP = 0.02
 """Share of the highest rate by which one update must change the rate, more than its neighbours do, to be a jump."""
 _COOLDOWN_END = 0.95
@@ -51,9 +51,18 @@ class Schedule:
         said = np.full(len(times), "", object)
         for what in dict.fromkeys(change.what for change in self.changes):
             at = octaves([change.step for change in self.changes if change.what == what])
-            near = np.abs(octaves(times)[:, None] - at) <= (widths / 2 + NEAR_OCTAVES)[:, None]
+            near = np.abs(octaves(times)[:, None] - at) <= np.maximum(widths / 2, NEAR_OCTAVES)[:, None]
             said[near.any(axis=1)] += f", {what}"
         return np.array([text.removeprefix(", ") for text in said], object)
+
+    def reach(self, widths: np.ndarray, steps: Sequence[int] | np.ndarray) -> float:
+        """The share of drops of these widths [n] that would be where something changes, if their middles were spread
+        evenly over the logarithmic axis of the run.
+        """
+        x = octaves(steps)
+        middles = 2 ** np.linspace(x[0], x[-1], 200) - 1
+        at, wide = np.repeat(middles, len(widths)), np.tile(widths, len(middles))
+        return float((self.during(at, wide) != "").mean()) if len(widths) else float("nan")
 
 
 def schedule_of(dataset: Dataset) -> Schedule:

@@ -1,8 +1,8 @@
 """fits + curves -> learning-time spectrum: when tokens are learned, beside the fall of the mean loss.
 
 The mean loss falls smoothly; the question (arXiv 2606.29858, after arXiv 2303.13506) is whether its derivative is the
-density of the learning times of single tokens. That fitted terms add up to the mean says nothing: they do for any
-curves. The share of the fall that lies in drops does (`numbers`). All is summed over curves, so sets are joined by adding.
+density of the learning times of single tokens. That fitted terms add up to the mean says nothing, as they do for any
+curves; how much of the fall lies in drops does (`numbers`). All is summed over curves, so sets are joined by adding.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""tables and numbers of an analysis -> what a terminal shows: the paragraph, documents, and the sharpest tokens."""
+"""tables and numbers of an analysis -> what a terminal shows: the paragraphs, documents, and the sharpest tokens."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from discreteness.analysis.across_seeds import (
 )
 from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.tables import Analysis, count_losses
-from discreteness.analysis.words import paragraph
+from discreteness.analysis.words import paragraphs
 from discreteness.dataset.reader import Dataset
 
 
@@ -52,7 +52,7 @@ def summary(dataset: Dataset, found: Analysis, num_tokens: int = 12) -> str:
     rows = num_seeds * len(dataset.steps) * len(dataset.documents)
     return "\n".join(
         [
-            paragraph(found.numbers),
+            paragraphs(found.numbers),
             "",
             f"{num_seeds} seeds x {len(dataset.steps)} checkpoints x {len(dataset.documents)} documents "
             f"= {rows} rows, {num_seeds * len(dataset.steps) * num_losses} losses",
@@ -68,8 +68,8 @@ def summary(dataset: Dataset, found: Analysis, num_tokens: int = 12) -> str:
 
 def _documents(dataset: Dataset, found: Analysis) -> Iterator[str]:
     yield (
-        f"{'document':<32}{'curves':>8}{'drops':>8}{'stable':>8}{'common':>8}{'schedule':>10}{'onset':>7}{'in drops':>10}"
-        f"{'last loss':>11}{'learned':>9}"
+        f"{'document':<32}{'curves':>8}{'drops':>8}{'stable':>8}{'common':>8}{'schedule':>10}{'onset':>7}"
+        f"{'in drops':>10}{'last loss':>11}{'learned':>9}"
     )
     fits = found.fits
     doc_ids = fits["doc_id"].to_numpy()
@@ -86,9 +86,9 @@ def _documents(dataset: Dataset, found: Analysis) -> Iterator[str]:
             f"{shares['schedule']:>10}{shares['onset']:>7}{in_drops[mine].sum() / max(fall[mine].sum(), 1e-9):>10.0%}"
             f"{final[mine].mean():>11.3f}{(final[mine] < LEARNED_LOSS).mean():>9.0%}"
         )
-    yield "(drops: curves with a drop; of these, stable: in the even and the odd checkpoints, common: gone without what all"
-    yield " tokens share, schedule: where it changes, onset: above the loss of token frequencies; in drops: share of the"
-    yield " nats that curves fall; learned: final loss below ln 2)"
+    yield "(drops: curves with a drop; of these, stable: also in even and odd checkpoints alone, common: gone without what"
+    yield " all tokens share, schedule: where it changes, onset: above the loss of token frequencies; in drops: of the nats"
+    yield " that curves fall; learned: final loss below ln 2)"
 
 
 def _percent(values: np.ndarray) -> str:
@@ -99,7 +99,8 @@ def _percent(values: np.ndarray) -> str:
 
 def _sharpest(dataset: Dataset, found: Analysis, num_tokens: int) -> Iterator[str]:
     yield (
-        f"{'sharpest drops':<44}{'seeds':>7}{'stable':>8}{'common':>8}{'time':>8}{'+- octaves':>12}{'width':>7}{'fall':>7}"
+        f"{'sharpest drops':<44}{'seeds':>7}{'stable':>8}{'common':>8}{'time':>8}{'+- octaves':>12}"
+        f"{'width':>7}{'fall':>7}"
     )
     for row in _sharpest_rows(found, num_tokens):
         token = Token.at(dataset, row["doc_id"], row["token_index"])
