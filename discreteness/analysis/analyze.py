@@ -99,7 +99,7 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
         spectrum=spectrum_table(dataset, done),
         seeds=dataset.seeds,
         numbers=numbers(
-            fits, nulls, share(mean_drops, np.ones(len(mean_drops)), dataset.seeds), schedule, dataset.steps
+            fits, nulls, share(mean_drops, np.ones(len(mean_drops)), np.array(dataset.seeds)), schedule, dataset.steps
         ),
     )
 

@@ -33,6 +33,6 @@ def without_common(
 
 
 def keeps_main_drop(fits: Fits, again: Fits, within: np.ndarray | float) -> np.ndarray:
-    """bool [n]: whether fits `again`, of the same curves changed, have a drop `within` so many octaves of the main one."""
+    """bool [n]: whether fits `again`, of changed curves, have a drop within so many octaves of the main one."""
     distances = np.abs(octaves(again.times) - octaves(fits.time)[:, None])
     return fits.is_drop & (again.drops & (distances <= np.asarray(within)[..., None])).any(axis=1)

@@ -16,6 +16,7 @@ from discreteness.analysis.intervals import Share
 from discreteness.analysis.schedule_changes import Change
 from discreteness.analysis.summary import Token, sharpest
 from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, output_storage
+from discreteness.analysis.verdicts import judged
 from discreteness.dataset.reader import Dataset
 
 COLORS = [matplotlib.colormaps["tab20"](number) for number in range(20)]
@@ -147,7 +148,7 @@ def _fits(dataset: Dataset, found: Analysis, tokens: list[Token]) -> Figure:
     for axes, token in zip(figure.axes, tokens, strict=False):
         axes.set_axis_on()
         losses = dataset.losses(token.document, token.token)
-        fits = fit(losses, steps)
+        fits = judged(fit(losses, steps), found.numbers.evidence)
         axes.plot(steps + 1, losses[:SHOWN_SEEDS].T, color="0.75", linewidth=0.7)
         axes.plot(steps + 1, losses[0], ".", color="0.3", markersize=4)
         axes.plot(dense + 1, fits.curve(dense)[0], color=COLORS[0])
@@ -158,7 +159,7 @@ def _fits(dataset: Dataset, found: Analysis, tokens: list[Token]) -> Figure:
         axes.set_title(f"{_name(token)}\n{said}evidence {fits.delta_bic[0]:.0f}, $R^2$ {fits.r2[0]:.3f}", fontsize=8)
         _label(axes)
     figure.suptitle(
-        f"Losses, the fit of seed {dataset.seeds[0]}, and its drops (red); other seeds and changes of the schedule in grey"
+        f"Losses, the fit of seed {dataset.seeds[0]}, its drops in red; other seeds, and changes of the schedule, in grey"
     )
     return figure
 

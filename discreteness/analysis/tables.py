@@ -138,7 +138,7 @@ def fits_table(dataset: Dataset, done: list[Done], schedule: Schedule) -> pa.Tab
     for part in done:
         fits, seeds = part.verdicts.fits, np.array(part.work.seeds, np.int32)
         num_tokens = len(fits.time) // len(seeds)
-        during = schedule.during(fits.time, fits.width) if schedule.known else np.full(len(fits.time), None)
+        during = pa.array(schedule.during(fits.time, fits.width), mask=~fits.is_drop | (not schedule.known))
         ended = part.work.onset_end
         columns = {
             "doc_id": np.full(len(fits.time), part.work.doc_id, np.int32),
@@ -152,7 +152,7 @@ def fits_table(dataset: Dataset, done: list[Done], schedule: Schedule) -> pa.Tab
             "num_drops": fits.num_drops.astype(np.int32),
             "stable": _yes_or_no(part.verdicts.stable),
             "common": _yes_or_no(part.verdicts.common),
-            "schedule": pa.array(np.where(fits.is_drop, during, None), pa.string()),
+            "schedule": during,
             "onset": _yes_or_no(np.where(fits.is_drop & np.isfinite(ended), fits.time <= ended, np.nan)),
             "final_loss": part.final_losses,
             "fall": fits.fall,
@@ -176,7 +176,7 @@ def _falls_after(fits: Fits, onset_end: float, steps: Sequence[int]) -> dict[str
         return dict.fromkeys(("fall_after_onset", "fall_in_drops_after_onset"), np.full(len(fits.fall), np.nan))
     curve = fits.curve(steps)
     later = np.array(steps) >= onset_end
-    start = fits.curve([onset_end])[:, 0]
+    start = fits.curve(np.array([onset_end]))[:, 0]
     after = np.clip(start - curve[:, later].min(axis=1), 0, fits.fall)
     heights = fits.falls * fits.drops
     shares = np.nansum(heights * (fits.times > onset_end), axis=1) / np.where(

@@ -42,14 +42,19 @@ class Verdicts:
 def judged(fits: Fits, evidence: float) -> Fits:
     """Fits in which only what has so much evidence is a drop; the main falls stay the same."""
     drops = fits.drops & (fits.delta_bic >= evidence)[:, None]
-    none = ~drops.any(axis=1)
+    none: np.ndarray = ~drops.any(axis=1)
+    time_error, width_error, height_error = (
+        np.where(none, np.nan, errors) for errors in (fits.time_error, fits.width_error, fits.height_error)
+    )
     return replace(
         fits,
         drops=drops,
         is_drop=~none,
         num_drops=drops.sum(axis=1),
         fall_in_drops=np.where(none, 0.0, fits.fall_in_drops),
-        **{name: np.where(none, np.nan, getattr(fits, name)) for name in ("time_error", "width_error", "height_error")},
+        time_error=time_error,
+        width_error=width_error,
+        height_error=height_error,
     )
 
 

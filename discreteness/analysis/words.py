@@ -61,7 +61,7 @@ def _verdict(found: Numbers) -> str:
             f"If each token dropped at a time of its own, means of {most} would hardly ever have a drop. Here they have "
             "one at least half as often as single tokens, so the drops are not shown to be events of single tokens."
         )
-    return f"Means of {most} have a drop less than half as often, as they must if tokens drop at times of their own."
+    return f"Means of {most} have one less than half as often, as they must if tokens drop at times of their own."
 
 
 def _how_they_hold(found: Numbers) -> Iterator[str]:
@@ -78,9 +78,9 @@ def _how_they_hold(found: Numbers) -> Iterator[str]:
 
 
 def _schedule(changes: tuple[Change, ...]) -> str:
-    steps = {
-        what: [str(one.step) for one in changes if one.what == what] for what in {one.what: None for one in changes}
-    }
+    steps: dict[str, list[str]] = {}
+    for change in changes:
+        steps.setdefault(change.what, []).append(str(change.step))
     return ", ".join(
         f"cooldown from {at[-1]} on" if what == "cooldown" else f"{what} at {_listed(at)}" for what, at in steps.items()
     )
@@ -101,20 +101,17 @@ def _onset(found: Numbers) -> Iterator[str]:
 
 def _limits(found: Numbers) -> Iterator[str]:
     yield (
-        "What this does not show: a drop is a shape, not a cause. The share of smooth curves covers noise alone; smooth "
-        "falls of shapes that the fit does not know may count as drops too."
+        "What this does not show: a drop is a shape, not a cause. The share of smooth curves covers noise alone; "
+        "smooth falls of shapes that the fit does not know may count as drops too."
     )
     if np.isnan(found.shared_residual_share.value):
         yield "With one seed, nothing is known of others."
         return
     yield (
-        f"{_seeds_share(found.shared_residual_share)}, as all seeds read the same data in the same order: a drop at the "
-        "same moment in every seed may be that moment's data and not the token."
+        f"Seeds are not independent: {found.shared_residual_share} of the noise between neighbouring checkpoints is "
+        "common to all of them, as all read the same data in the same order. A drop at the same moment in every seed "
+        "may be that moment's data and not the token."
     )
-
-
-def _seeds_share(share: Share) -> str:
-    return f"Seeds are not independent: {share} of the noise between neighbouring checkpoints is common to all of them"
 
 
 def _percent(share: Share) -> str:
