@@ -159,7 +159,7 @@ def _fits(dataset: Dataset, found: Analysis, tokens: list[Token]) -> Figure:
         axes.set_title(f"{_name(token)}\n{said}evidence {fits.delta_bic[0]:.0f}, $R^2$ {fits.r2[0]:.3f}", fontsize=8)
         _label(axes)
     figure.suptitle(
-        f"Losses, the fit of seed {dataset.seeds[0]}, its drops in red; other seeds, and changes of the schedule, in grey"
+        f"Losses, the fit of seed {dataset.seeds[0]}, its drops in red; other seeds and changes of schedule in grey"
     )
     return figure
 

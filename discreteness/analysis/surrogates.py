@@ -1,9 +1,9 @@
 """fits of a sample -> smooth curves with the dataset's own noise, and how many of them the fit calls a drop.
 
-A surrogate is the smooth fit of a curve plus that curve's own residuals, whose sign is drawn anew for every block of
-time (the block wild bootstrap; Shao 2010 for residuals that are correlated, Cameron, Gelbach & Miller 2008 for those of
-clusters). All tokens and seeds of a resample have the same blocks and signs. So the noise keeps its level at every
-time, its correlation within a block, and what tokens and seeds share of it, and is otherwise another noise.
+A surrogate is the smooth fit of a curve plus that curve's own residuals, times a random factor that wanders along the
+run (the dependent wild bootstrap, Shao 2010: blocks without edges, at which a sign that changes at once would look like
+a drop). All tokens and seeds of a resample have the same factor. So the noise keeps its level at every time, its
+correlation over less than an octave, and what tokens and seeds share of it, and is otherwise another noise.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from discreteness.analysis.sample import Sample
 CURVES = 2000
 """Curves of the sample of which surrogates are made: those of some tokens, in all its seeds."""
 RESAMPLES = 40
-"""Draws of blocks and signs."""
+"""Draws of the factor."""
 CURVES_OF_RESAMPLE = 100
 """Surrogates of each draw."""
-BLOCK_OCTAVES = 2.0
-"""As long as a drop may be wide, about."""
+MEMORY_OCTAVES = 1.0
+"""After which two values of the factor share 1/e: longer than noise is correlated, shorter than a drop may be wide."""
 MAX_FALSE_SHARE = 0.05
 """The evidence asked of a drop is such that at most this share of smooth curves would have one."""
 
@@ -59,14 +59,14 @@ def surrogates(
     drawn = []
     for _ in range(RESAMPLES):
         chosen = random.choice(len(smooth), tokens, replace=len(smooth) < tokens)
-        drawn.append((smooth[chosen] + noise[chosen] * _signs(x, random)).reshape(-1, len(x)))
+        drawn.append((smooth[chosen] + noise[chosen] * _factor(x, random)).reshape(-1, len(x)))
     return np.stack(drawn).astype(np.float32)
 
 
-def _signs(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """One sign per block, of 1 and -1; blocks begin anywhere [steps]."""
-    block = np.floor((x - x[0]) / BLOCK_OCTAVES + random.random()).astype(np.int64)
-    return random.choice([-1.0, 1.0], block[-1] + 1)[block]
+def _factor(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """[steps] of mean 0, variance 1 and at most root 2: the cosine of a random phase that diffuses."""
+    moves = random.normal(size=len(x)) * np.sqrt(2 * np.diff(x, prepend=x[0]) / MEMORY_OCTAVES)
+    return np.sqrt(2) * np.cos(random.uniform(0, 2 * np.pi) + np.cumsum(moves))
 
 
 def chance(fits: Fits) -> Chance:

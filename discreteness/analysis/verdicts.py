@@ -42,7 +42,7 @@ class Verdicts:
 def judged(fits: Fits, evidence: float) -> Fits:
     """Fits in which only what has so much evidence is a drop; the main falls stay the same."""
     drops = fits.drops & (fits.delta_bic >= evidence)[:, None]
-    none: np.ndarray = ~drops.any(axis=1)
+    none = np.asarray(~drops.any(axis=1))
     time_error, width_error, height_error = (
         np.where(none, np.nan, errors) for errors in (fits.time_error, fits.width_error, fits.height_error)
     )
