@@ -31,6 +31,13 @@ class NullComparisons:
 
 def compare(sample: Sample, workers: Processes) -> NullComparisons:
     """Fits some thousands of curves, however large the dataset is."""
+    noise, shared_residuals, found = smooth_curves(sample, workers)
+    averages = _averages(sample, found.evidence, workers)
+    return NullComparisons(noise=noise, shared_residuals=shared_residuals, chance=found, averages=averages)
+
+
+def smooth_curves(sample: Sample, workers: Processes) -> tuple[np.ndarray, Share, Chance]:
+    """Noise by time [steps], its share that all seeds have in common, and what chance gives with it."""
     random, steps = np.random.default_rng(0), sample.steps
     chosen = sampled(sample, random)
     losses = sample.losses[chosen]
@@ -40,12 +47,7 @@ def compare(sample: Sample, workers: Processes) -> NullComparisons:
     noise = levels(left, steps)
     drawn = surrogates(fits.smooth(steps).reshape(losses.shape), left.reshape(losses.shape), steps, random)
     found = chance(_fit(drawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves"))
-    return NullComparisons(
-        noise=noise,
-        shared_residuals=shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]),
-        chance=found,
-        averages=_averages(sample, found.evidence, workers),
-    )
+    return noise, shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
 
 
 def _averages(sample: Sample, evidence: float, workers: Processes) -> dict[tuple[str, int | None], Share]:

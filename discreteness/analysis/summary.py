@@ -87,8 +87,8 @@ def _documents(dataset: Dataset, found: Analysis) -> Iterator[str]:
             f"{final[mine].mean():>11.3f}{(final[mine] < LEARNED_LOSS).mean():>9.0%}"
         )
     yield "(drops: curves with a drop; of these, stable: also in even and odd checkpoints alone, common: gone without"
-    yield " what all tokens share, schedule: where it changes, onset: above the loss of token frequencies; in drops: of the"
-    yield " nats that curves fall; learned: final loss below ln 2)"
+    yield " what all tokens share, schedule: where it changes, onset: above the loss of token frequencies; in drops: of"
+    yield " the nats that curves fall; learned: final loss below ln 2)"
 
 
 def _percent(values: np.ndarray) -> str:

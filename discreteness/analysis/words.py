@@ -58,8 +58,8 @@ def _verdict(found: Numbers) -> str:
         return "So single tokens have a drop at most twice as often as noise alone gives one: this shows no drops."
     if shares[most].value >= shares[1].value / 2:
         return (
-            f"If each token dropped at a time of its own, means of {most} would hardly ever have a drop. They have one at "
-            "least half as often as single tokens, so the drops are not shown to be events of single tokens."
+            f"If each token dropped at a time of its own, means of {most} would hardly ever have a drop. They have one "
+            "at least half as often as single tokens, so the drops are not shown to be events of single tokens."
         )
     return f"Means of {most} have one less than half as often, as they must if tokens drop at times of their own."
 
