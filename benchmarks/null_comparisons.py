@@ -1,6 +1,6 @@
 """planted smooth datasets -> the share of false drops that each has, next to the one that it reports of itself.
 
-python benchmarks/null_comparisons.py [--tokens 300] [--datasets 3] [--plans log:48,log:300]
+python -m benchmarks.null_comparisons [--tokens 300] [--datasets 3] [--plans log:48,log:300]
 
 No curve has a drop. Noise grows along the run, is correlated in time, differs from token to token, and is shared by
 tokens and seeds as in a real run of `tiny`: 5 % of its variance by all tokens, 65 % by the seeds of a token.
@@ -9,8 +9,8 @@ tokens and seeds as in a real run of `tiny`: 5 % of its variance by all tokens, 
 import argparse
 
 import numpy as np
-from planted import SMOOTH, column, steps_of
 
+from benchmarks.planted import SMOOTH, column, steps_of
 from discreteness.analysis.fits import fit, octaves
 from discreteness.analysis.null_comparisons import smooth_curves
 from discreteness.analysis.processes import processes

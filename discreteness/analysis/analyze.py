@@ -83,10 +83,9 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     mean_fits = fit(means.all_tokens, dataset.steps)
 
     # Every curve.
-    misfits = means.all_tokens - mean_fits.smooth(dataset.steps)
     unigram = unigram_losses(dataset)
     ends = {doc_id: onset_end(mean, dataset.steps, unigram[doc_id]) for doc_id, mean in means.documents.items()}
-    work = [_work(dataset, part, nulls, misfits, ends[part.doc_id]) for part in parts]
+    work = [_work(dataset, part, nulls, means.all_tokens, ends[part.doc_id]) for part in parts]
     done = list(workers.map(_do, work, "fitting"))
 
     # What they say.
@@ -128,13 +127,13 @@ def _sum(part: _Part) -> np.ndarray:
     return open_dataset(part.uri).losses(part.doc_id, seeds=part.seeds).sum(axis=2, dtype=np.float64)
 
 
-def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, misfits: np.ndarray, ended: float) -> Work:
+def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, means: np.ndarray, ended: float) -> Work:
     rows = [dataset.seeds.index(seed) for seed in part.seeds]
     basis = Basis(
         noise=nulls.noise,
         evidence=nulls.chance.evidence,
         num_tokens=count_losses(dataset),
-        mean_misfits=misfits[rows],
+        means=means[rows],
     )
     return Work(uri=part.uri, doc_id=part.doc_id, seeds=part.seeds, basis=basis, onset_end=ended)
 

@@ -16,6 +16,8 @@ NUMBERS = (2, 4, 8, 16, 32, 64, 128)
 """Tokens that are averaged."""
 CURVES = 400
 """Means of each number of tokens: the standard error of a share of a third is 2.4 %."""
+_REUSE = 4
+"""Means that a token may be in, on average, where there are few tokens."""
 
 Kind = Literal["within", "across", "documents"]
 
@@ -41,13 +43,15 @@ def means(sample: Sample) -> Iterator[Means]:
     for number in NUMBERS:
         large = np.flatnonzero(sizes >= number)
         if len(large):
-            chosen = random.choice(large, CURVES, p=sizes[large] / sizes[large].sum())
+            count = _count(int(sizes[large].sum()), number, sample)
+            chosen = random.choice(large, count, p=sizes[large] / sizes[large].sum())
             tokens = [first[document] + random.choice(sizes[document], number, replace=False) for document in chosen]
             yield Means(kind="within", tokens=number, losses=_means(sample, tokens, random), groups=doc_ids[chosen])
         if len(sizes) > 1 and len(sample.doc_ids) >= number:
-            tokens = [random.choice(len(sample.doc_ids), number, replace=False) for _ in range(CURVES)]
+            count = _count(len(sample.doc_ids), number, sample)
+            tokens = [random.choice(len(sample.doc_ids), number, replace=False) for _ in range(count)]
             yield Means(
-                kind="across", tokens=number, losses=_means(sample, tokens, random), groups=np.zeros(CURVES, np.int64)
+                kind="across", tokens=number, losses=_means(sample, tokens, random), groups=np.zeros(count, np.int64)
             )
     yield Means(
         kind="documents",
@@ -55,6 +59,11 @@ def means(sample: Sample) -> Iterator[Means]:
         losses=sample.document_means().reshape(-1, len(sample.steps)),
         groups=np.repeat(doc_ids, len(sample.seeds)),
     )
+
+
+def _count(num_tokens: int, number: int, sample: Sample) -> int:
+    """Means of `number` tokens that so many tokens in all seeds of the sample are good for."""
+    return max(1, min(CURVES, _REUSE * num_tokens * len(sample.seeds) // number))
 
 
 def _means(sample: Sample, tokens: list[np.ndarray], random: np.random.Generator) -> np.ndarray:

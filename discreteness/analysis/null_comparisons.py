@@ -11,7 +11,7 @@ from discreteness.analysis.intervals import Share, share
 from discreteness.analysis.processes import Processes
 from discreteness.analysis.residuals import levels, residuals_of, shared_by_seeds
 from discreteness.analysis.sample import Sample
-from discreteness.analysis.surrogates import Chance, chance, sampled, surrogates
+from discreteness.analysis.surrogates import Chance, chance, sampled, smooth_shapes, surrogates
 from discreteness.analysis.verdicts import judged
 
 _CURVES_AT_ONCE = 250
@@ -45,7 +45,8 @@ def smooth_curves(sample: Sample, workers: Processes) -> tuple[np.ndarray, Share
     fits = _fit(curves, steps, None, workers, "noise")
     left = residuals_of(curves, fits, steps)
     noise = levels(left, steps)
-    drawn = surrogates(fits.smooth(steps).reshape(losses.shape), left.reshape(losses.shape), steps, random)
+    smooth = smooth_shapes(curves, fits, steps, random)
+    drawn = surrogates(smooth.reshape(losses.shape), left.reshape(losses.shape), steps, random)
     found = chance(_fit(drawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves"))
     return noise, shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
 

@@ -1,6 +1,6 @@
 """fits of a sample -> smooth curves with the dataset's own noise, and how many of them the fit calls a drop.
 
-A surrogate is the smooth fit of a curve plus that curve's own residuals, times a random factor that wanders along the
+A surrogate is the smooth fit of a curve plus the residuals of one, times a random factor that wanders along the
 run (the dependent wild bootstrap, Shao 2010: blocks without edges, at which a sign that changes at once would look like
 a drop). All tokens and seeds of a resample have the same factor. So the noise keeps its level at every time, its
 correlation over less than an octave, and what tokens and seeds share of it, and is otherwise another noise.
@@ -20,7 +20,7 @@ CURVES = 2000
 RESAMPLES = 40
 """Draws of the factor."""
 CURVES_OF_RESAMPLE = 100
-"""Surrogates of each draw."""
+"""Surrogates of each draw, or as many as a quarter of the sampled curves: each draw takes other tokens."""
 MEMORY_OCTAVES = 1.0
 """After which two values of the factor share 1/e: longer than noise is correlated, shorter than a drop may be wide."""
 MAX_FALSE_SHARE = 0.05
@@ -50,15 +50,31 @@ def sampled(sample: Sample, random: np.random.Generator) -> np.ndarray:
     return np.sort(random.choice(len(sample.doc_ids), count, replace=False))
 
 
+def smooth_shapes(
+    losses: np.ndarray, fits: Fits, steps: Sequence[int] | np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Of each curve [n, steps] its smooth fit, float64, or that of another if it has a drop: what is forced to be smooth
+    there is as sharp as a smooth curve can be. Where every curve has a drop: straight lines.
+    """
+    shapes = fits.smooth(steps)
+    dropped, others = np.flatnonzero(fits.is_drop), np.flatnonzero(~fits.is_drop)
+    if len(others):
+        shapes[dropped] = shapes[random.choice(others, len(dropped))]
+    else:
+        x = octaves(steps)
+        shapes = losses[:, :1] + (losses[:, -1:] - losses[:, :1]) * (x - x[0]) / (x[-1] - x[0])
+    return shapes
+
+
 def surrogates(
     smooth: np.ndarray, noise: np.ndarray, steps: Sequence[int] | np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
     """float32 [RESAMPLES, curves, steps] of `smooth` and `noise` [tokens, seeds, steps]."""
     x = octaves(steps)
-    tokens = max(1, CURVES_OF_RESAMPLE // smooth.shape[1])
+    tokens = max(1, min(CURVES_OF_RESAMPLE // smooth.shape[1], len(smooth) // 4))
     drawn = []
     for _ in range(RESAMPLES):
-        chosen = random.choice(len(smooth), tokens, replace=len(smooth) < tokens)
+        chosen = random.choice(len(smooth), tokens, replace=False)
         drawn.append((smooth[chosen] + noise[chosen] * _factor(x, random)).reshape(-1, len(x)))
     return np.stack(drawn).astype(np.float32)
 

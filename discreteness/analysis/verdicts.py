@@ -21,13 +21,13 @@ class Basis:
 
     - `noise`: [steps], how noise changes along the run; `evidence`: the least delta_bic of a drop.
     - `num_tokens`: in the whole dataset.
-    - `mean_misfits`: float64 [seeds, steps], the mean of all tokens in each seed less its best smooth curve, nats.
+    - `means`: float64 [seeds, steps], the mean of all tokens in each seed, nats.
     """
 
     noise: np.ndarray
     evidence: float
     num_tokens: int
-    mean_misfits: np.ndarray
+    means: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,7 @@ def verdicts(losses: np.ndarray, steps: np.ndarray, basis: Basis) -> Verdicts:
             ]
             stable[places] = np.all([keeps_main_drop(mine, half, within) for half in halves], axis=0)
         if basis.num_tokens >= MIN_TOKENS:
-            shared = basis.mean_misfits[places % losses.shape[1]]
-            left = without_common(dropped, mine.smooth(steps), shared, basis.num_tokens, steps)
+            left = without_common(dropped, basis.means[places % losses.shape[1]], basis.num_tokens, steps)
             again = judged(fit(left, steps, basis.noise), basis.evidence)
             common[places] = ~keeps_main_drop(mine, again, within)
     return Verdicts(fits=fits, stable=stable, common=common)
