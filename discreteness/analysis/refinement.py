@@ -86,18 +86,20 @@ def refine(
     tails: np.ndarray,
     *,
     min_width: float,
-    max_height: float = MAX_HEIGHT,
+    max_height: float = np.inf,
+    max_seen: float = np.inf,
     moves: int = MOVES,
 ) -> Terms:
     """Least squares from the grid's centers and widths [n, k], by Levenberg-Marquardt on all curves at once.
 
     Heights are solved for exactly at each trial, so that only centers and widths are moved: variable projection (Golub
-    & Pereyra 1973), with the Jacobian of Kaufman (1975). No term is larger than `max_height` ranges of its curve.
+    & Pereyra 1973), with the Jacobian of Kaufman (1975). No term is larger than `max_height` ranges of its curve, and
+    what its curve shows of it no larger than `max_seen`.
     """
     num_terms = centers.shape[1]
     root = np.sqrt(weights)
     weighted = root * curves
-    limit = max_height * np.ptp(curves, axis=1)[:, None] + 1e-12
+    ranges = np.ptp(curves, axis=1)[:, None] + 1e-12
     damping = np.full(len(curves), 1e-2)
     cost = HEIGHT_COST * len(x)
     penalty = np.diag(np.append(np.full(num_terms, cost), 0.0))
@@ -113,8 +115,9 @@ def refine(
         wanted = (design @ weighted[:, :, None])[:, :, 0]
         heights = np.linalg.solve(normal, wanted[:, :, None])[:, :, 0]
         # A height beyond its limit is held there, and the others are solved for again.
+        limit = ranges * np.minimum(max_height, max_seen / np.maximum(shapes[:, :, 0] - shapes[:, :, -1], 1e-6))
         for _ in range(num_terms):
-            over = np.abs(heights[:, :-1]) > limit * (1 + 1e-6)
+            over = np.abs(heights[:, :-1]) > limit * (1 + 1e-3)
             if not over.any():
                 break
             hold = np.pad(over * (1e6 * (1 + np.einsum("nii->ni", normal)[:, :-1])), ((0, 0), (0, 1)))
