@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from discreteness.analysis.noise import Noise
 from discreteness.analysis.refinement import Terms
 from discreteness.analysis.sigmoids import SQUARE_WIDTH, falling
 
@@ -13,7 +14,7 @@ MAX_DROP_WIDTH = SQUARE_WIDTH
 in a warm-up of the learning rate, half of that. A drop is sharper."""
 MIN_DROP_FALL = 0.5
 """Nats that a drop must take the loss below all that came before."""
-MIN_NEW_SHARE = 1 / 3
+MIN_NEW_SHARE = 0.5
 """Of a drop: the rest undoes a rise."""
 
 _SLOWED = 0.25
@@ -146,27 +147,32 @@ def _merged(
     return centers, widths, falls, leads
 
 
+def whitened_jacobian(terms: Terms, x: np.ndarray, noise: Noise) -> np.ndarray:
+    """Of the fitted curves by centers, widths, heights and base [n, 3 * terms + 1, bins]; 0 for terms that are not
+    there.
+    """
+    used = np.isfinite(terms.centers)
+    centers, widths = np.where(used, terms.centers, 0.0), np.where(used, terms.widths, 1.0)
+    shapes, slopes = falling(x, centers, widths)
+    by_center = slopes * (np.where(used, terms.falls, 0.0) / widths)[:, :, None]
+    by_width = by_center * ((x - centers[:, :, None]) / widths[:, :, None])
+    constant = np.ones((len(centers), 1, len(x)))
+    return noise.whitened(np.concatenate([by_center, by_width, shapes * used[:, :, None], constant], axis=1))
+
+
 def standard_errors(
-    terms: Terms, x: np.ndarray, weights: np.ndarray, points: np.ndarray, main: np.ndarray
+    terms: Terms, x: np.ndarray, noise: Noise, points: np.ndarray, main: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of time (octaves), width (octaves) and height (nats) of the term `main` [n] of each curve, from the curvature of
     its least squares. `points` [n]: how many independent points the bins are worth.
     """
-    used = np.isfinite(terms.centers)
-    centers, widths = np.where(used, terms.centers, 0.0), np.where(used, terms.widths, 1.0)
-    falls = np.where(used, terms.falls, 0.0)
-    num_terms = centers.shape[1]
-    shapes, slopes = falling(x, centers, widths)
-    by_center = slopes * (falls / widths)[:, :, None]
-    by_width = by_center * ((x - centers[:, :, None]) / widths[:, :, None])
-    constant = np.ones((len(centers), 1, len(x)))
-    jacobian = np.concatenate([by_center, by_width, shapes * used[:, :, None], constant], axis=1) * np.sqrt(weights)
+    jacobian = whitened_jacobian(terms, x, noise)
     information = jacobian @ jacobian.transpose(0, 2, 1)
     # A term that is not there has no errors; one that the data do not determine has large ones.
     diagonal = np.einsum("nii->ni", information)
     information = information + np.eye(information.shape[1]) * (1e-9 * diagonal + 1e-9)[:, :, None]
-    parameters = 1 + 3 * used.sum(axis=1)
+    parameters = 1 + 3 * np.isfinite(terms.centers).sum(axis=1)
     variance = terms.left / np.maximum(points * (1 - parameters / len(x)), 1)
     errors = np.sqrt(variance[:, None] * np.einsum("nii->ni", np.linalg.inv(information)))
-    rows = np.arange(len(centers))
+    rows, num_terms = np.arange(len(main)), terms.centers.shape[1]
     return errors[rows, main], errors[rows, num_terms + main], errors[rows, 2 * num_terms + main]

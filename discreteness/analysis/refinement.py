@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from discreteness.analysis.noise import Noise
 from discreteness.analysis.search import HEIGHT_COST, MARGIN, MAX_TERMS
 from discreteness.analysis.sigmoids import LOGISTIC, falling
 
@@ -32,7 +33,7 @@ class Terms:
     tails: np.ndarray
     """[n, k] indices into TAILS."""
     left: np.ndarray
-    """[n] weighted sum of the squares that the terms do not explain."""
+    """[n] sum of the squares, whitened, that the terms do not explain."""
 
     def each(self, x: np.ndarray) -> np.ndarray:
         """What each term adds at octaves `x` [points] or [n, 1, points], float64 [n, k, points]."""
@@ -80,7 +81,7 @@ class Terms:
 def refine(
     curves: np.ndarray,
     x: np.ndarray,
-    weights: np.ndarray,
+    noise: Noise,
     centers: np.ndarray,
     widths: np.ndarray,
     tails: np.ndarray,
@@ -97,8 +98,8 @@ def refine(
     what its curve shows of it no larger than `max_seen`.
     """
     num_terms = centers.shape[1]
-    root = np.sqrt(weights)
-    weighted = root * curves
+    whitened = noise.whitened(curves)
+    constant = np.broadcast_to(noise.whitened(np.ones(len(x))), (len(curves), 1, len(x)))
     ranges = np.ptp(curves, axis=1)[:, None] + 1e-12
     damping = np.full(len(curves), 1e-2)
     cost = HEIGHT_COST * len(x)
@@ -106,13 +107,13 @@ def refine(
     kinds = None if (tails == LOGISTIC).all() else tails
 
     def solve(centers: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What is left, then: slopes of the shapes [n, k, bins], their weighted design, its normal matrix, heights
+        """What is left, then: slopes of the shapes [n, k, bins], their whitened design, its normal matrix, heights
         (the base last) and residuals.
         """
         shapes, slopes = falling(x, centers, widths, kinds)
-        design = np.concatenate([shapes, np.ones((len(curves), 1, len(x)))], axis=1) * root
+        design = np.concatenate([noise.whitened(shapes), constant], axis=1)
         normal = design @ design.transpose(0, 2, 1) + penalty
-        wanted = (design @ weighted[:, :, None])[:, :, 0]
+        wanted = (design @ whitened[:, :, None])[:, :, 0]
         heights = np.linalg.solve(normal, wanted[:, :, None])[:, :, 0]
         # A height beyond its limit is held there, and the others are solved for again.
         limit = ranges * np.minimum(max_height, max_seen / np.maximum(shapes[:, :, 0] - shapes[:, :, -1], 1e-6))
@@ -124,7 +125,7 @@ def refine(
             normal = normal + hold[:, :, None] * np.eye(num_terms + 1)
             wanted = wanted + hold * np.pad(np.sign(heights[:, :-1]) * limit, ((0, 0), (0, 1)))
             heights = np.linalg.solve(normal, wanted[:, :, None])[:, :, 0]
-        residuals = weighted - (heights[:, None, :] @ design)[:, 0]
+        residuals = whitened - (heights[:, None, :] @ design)[:, 0]
         left = (residuals**2).sum(axis=1) + cost * (heights[:, :-1] ** 2).sum(axis=1)
         return left, slopes, design, normal, heights, residuals
 
@@ -132,8 +133,9 @@ def refine(
     for _ in range(moves):
         left, slopes, design, normal, heights, residuals = state
         # Jacobian of the fitted curve by center / width and by log width, less what other heights would change as well.
-        by_center = heights[:, :-1, None] * slopes * root
+        by_center = heights[:, :-1, None] * slopes
         jacobian = np.concatenate([by_center, by_center * ((x - centers[:, :, None]) / widths[:, :, None])], axis=1)
+        jacobian = noise.whitened(jacobian)
         jacobian -= np.linalg.solve(normal, design @ jacobian.transpose(0, 2, 1)).transpose(0, 2, 1) @ design
 
         # A damped move (Levenberg 1944, Marquardt 1963), of at most one width.
