@@ -9,6 +9,7 @@ seeds: the table is not an independent test of them.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -98,20 +99,6 @@ def spiked(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
     return power_law(random, x, n) + column(random.uniform(1, 5, n)) * inside
 
 
-SMOOTH: dict[str, Draw] = {
-    "flat": flat,
-    "power law with any knee": power_law,
-    "exponential relaxation": exponential,
-    "three exponentials": exponentials,
-    "logarithm": logarithm,
-    "exponential in log step": decay_in_octaves,
-    "wide sigmoid (4.5 to 9 octaves)": wide_sigmoid,
-    "parabola": parabola,
-    "kink": kinked,
-    "power law with a spike": spiked,
-}
-
-
 def noise(random: np.random.Generator, steps: np.ndarray, n: int, sigma: float, memory: float = 0.0) -> np.ndarray:
     """Gaussian; `memory`: updates after which two values share 1/e (an Ornstein-Uhlenbeck process)."""
     white = random.normal(size=(n, len(steps)))
@@ -122,7 +109,128 @@ def noise(random: np.random.Generator, steps: np.ndarray, n: int, sigma: float, 
     return sigma * white
 
 
-NOISE_MEMORIES = {"white": 0.0, "shared over 20 updates": 20.0}
+def hinge(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """Flat, and from a corner on a power law of the step, with powers from 0.1 to 1."""
+    corner, power = random.uniform(2, x[-1] - 1, n), np.exp(random.uniform(*np.log((0.1, 1)), n))
+    return column(random.uniform(1, 8, n)) * 2 ** (-column(power) * np.maximum(x - column(corner), 0))
+
+
+def compressed_exponential(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """exp(-(step / tau) ** b), b from 1 to 2: relaxation at a rate that grows, as the learning rate in a warm-up."""
+    tau, b = 2 ** random.uniform(2, 9.5, n), random.uniform(1, 2, n)
+    return column(random.uniform(1, 8, n)) * np.exp(-(((2**x - 1) / column(tau)) ** column(b)))
+
+
+def gentle_onset(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """A line in log step with a corner, then an exponential that takes over: two smooth falls after each other."""
+    corner = random.uniform(1, 6, n)
+    line = column(random.uniform(0.1, 0.4, n)) * np.maximum(x - column(corner), 0)
+    later = np.exp(-(2**x - 1) / column(2 ** (corner + random.uniform(1, 3, n))))
+    return 10 - line + column(random.uniform(1, 5, n)) * later
+
+
+def rise(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """A power law, and a sudden rise that stays."""
+    center, width = random.uniform(3, x[-1] - 1, n), np.exp(random.uniform(*np.log((0.1, 2)), n))
+    return power_law(random, x, n) - column(random.uniform(1, 5, n)) * sigmoid(x, center, width)
+
+
+def rise_undone(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """A sudden rise, and one to four octaves later a fall as sudden that undoes it, on a power law."""
+    center, width = random.uniform(2, x[-1] - 4, n), np.exp(random.uniform(*np.log((0.1, 1)), n))
+    back = center + random.uniform(1, 3, n)
+    bump = sigmoid(x, back, width) - sigmoid(x, center, width)
+    return power_law(random, x, n) + column(random.uniform(1, 5, n)) * bump
+
+
+SMOOTH: dict[str, Draw] = {
+    "flat": flat,
+    "power law with any knee": power_law,
+    "exponential relaxation": exponential,
+    "three exponentials": exponentials,
+    "compressed exponential": compressed_exponential,
+    "logarithm": logarithm,
+    "exponential in log step": decay_in_octaves,
+    "wide sigmoid (4.5 to 9 octaves)": wide_sigmoid,
+    "parabola": parabola,
+    "kink": kinked,
+    "hinge": hinge,
+    "gentle onset": gentle_onset,
+    "power law with a spike": spiked,
+    "rise": rise,
+    "rise undone": rise_undone,
+}
+"""Curves without a drop."""
+
+
+def random_walk(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """Of log step, 0.7 nats per root of an octave: it has real falls, and some are sharp."""
+    moves = random.normal(size=(n, len(x))) * np.sqrt(np.diff(x, prepend=x[0]))
+    return 5 + 0.7 * moves.cumsum(axis=1)
+
+
+def drop_on_power_law(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    return planted_drops(random, x, n)[0] + 0.4 * power_law(random, x, n)
+
+
+def ramp(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """A straight line in log step from one level to another, within 0.4 to 1.5 octaves from 90 % to 10 %."""
+    center, length = column(random.uniform(3, x[-1] - 1.5, n)), column(random.uniform(0.4, 1.5, n) / 0.8)
+    return 1 + column(random.uniform(2, 8, n)) * np.clip(0.5 - (x - center) / length, 0, 1)
+
+
+def delayed_exponential(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """Nothing until a step of 2 ** 4 to 2 ** 9, then an exponential relaxation that takes 0.1 to 0.7 times as long."""
+    begin = 2 ** random.uniform(4, 9, n)
+    time = begin * random.uniform(0.1, 0.7, n)
+    return 1 + column(random.uniform(2, 8, n)) * np.exp(-np.maximum(2**x - 1 - column(begin), 0) / column(time))
+
+
+def two_drops(random: np.random.Generator, x: np.ndarray, n: int) -> np.ndarray:
+    """At least 2.5 octaves and one and a half of their widths apart, of 1.5 to 5 nats."""
+    first, width = random.uniform(2.5, 4.5, n), np.exp(random.uniform(*np.log((0.2, 1.2)), n))
+    second = random.uniform(first + 1.5 * width + 1, x[-1] - 1)
+    falls = random.uniform(1.5, 5, (2, n))
+    return 1 + column(falls[0]) * sigmoid(x, first, width) + column(falls[1]) * sigmoid(x, second, width)
+
+
+COUNTED: dict[str, tuple[Draw, int]] = {
+    "one drop": (lambda random, x, n: planted_drops(random, x, n)[0], 1),
+    "a drop on a power law": (drop_on_power_law, 1),
+    "a ramp": (ramp, 1),
+    "an exponential after a flat part": (delayed_exponential, 1),
+    "two drops": (two_drops, 2),
+}
+"""Curves with drops, and how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Gaussian, of `sigma` nats at one checkpoint in the middle of the run.
+
+    - `memory`: updates after which two values share 1/e (an Ornstein-Uhlenbeck process).
+    - `growth`: how many times larger it is at the end than at the beginning, linearly in octaves.
+    - `common`: the share of its variance that is the same in all curves of a call.
+    """
+
+    memory: float = 0.0
+    growth: float = 1.0
+    common: float = 0.0
+
+    def draw(self, random: np.random.Generator, steps: np.ndarray, n: int, sigma: float) -> np.ndarray:
+        """float64 [n, steps]"""
+        own, common = noise(random, steps, n, 1.0, self.memory), noise(random, steps, 1, 1.0, self.memory)
+        share = octaves(steps) / octaves(steps)[-1]
+        level = (1 + (self.growth - 1) * share) / (1 + (self.growth - 1) / 2)
+        return sigma * level * (np.sqrt(1 - self.common) * own + np.sqrt(self.common) * common)
+
+
+NOISE_KINDS = {
+    "white": Noise(),
+    "growing": Noise(growth=4.0),
+    "shared over 20 updates": Noise(memory=20.0),
+    "growing, over 20 updates, half common": Noise(memory=20.0, growth=4.0, common=0.5),
+}
 
 
 def verdicts(

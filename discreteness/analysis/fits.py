@@ -11,8 +11,8 @@ from typing import Self
 
 import numpy as np
 
-from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, apart, standard_errors
-from discreteness.analysis.noise import noise_by_time
+from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, standard_errors, whitened_jacobian
+from discreteness.analysis.noise import Noise, noise_by_time
 from discreteness.analysis.refinement import Terms, refine
 from discreteness.analysis.search import PRECISION, Atoms, centred
 from discreteness.analysis.sigmoids import sigmoids
@@ -22,13 +22,13 @@ MIN_POINTS = 8
 """Checkpoints below which a curve says nothing about its shape."""
 BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
-MIN_DELTA_BIC = 10.0
-"""Evidence asked of a drop: odds of about 150 to 1 by the criterion's own approximation (Kass & Raftery 1995)."""
+MIN_DELTA_BIC = 4.0
+"""Evidence asked of a drop: "positive" on the scale of Kass & Raftery (1995), and chosen by planted smooth curves."""
 
-_MIN_WIDTH = 0.125
-"""Octaves."""
-_SMOOTH_HEIGHT = 3.0
-"""Of a smooth term, in ranges of its curve."""
+_FIT = {"min_width": 0.125, "max_height": 1.1}
+_SMOOTH = {"min_width": MAX_DROP_WIDTH, "max_seen": 1.1}
+"""Limits of the terms of a fit, and of smooth ones: octaves, and heights in ranges of their curve. Without the latter,
+terms would cancel each other: in a fit they would mean nothing, and two smooth ones could draw any bend."""
 _PARAMETERS_OF_TERM = 3
 _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
@@ -74,7 +74,8 @@ class Fits:
     falls: np.ndarray
     """[n, MAX_TERMS] negative where the loss rises."""
     drops: np.ndarray
-    """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false."""
+    """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false. Where several draw one drop together, as a
+    ramp, the largest is marked."""
     base: np.ndarray
     """[n] level after all terms."""
     origin: np.ndarray
@@ -146,12 +147,10 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray
     # Noise of neighbouring checkpoints is partly shared: an average of k is better than one, but not k times better.
     variances = 1 / np.sqrt(counts)
     if noise is not None:
-        variances = variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts
-    elif len(means):
-        sample = means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE]
-        variances = noise_by_time(_residuals(sample, x, _weights(variances)), x, variances)
-
-    atoms = Atoms.on(x, _weights(variances), MAX_DROP_WIDTH)
+        along = Noise.of(variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts)
+    else:
+        along = _pooled_noise(means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE], x, variances)
+    atoms = Atoms.on(x, along, MAX_DROP_WIDTH)
     return Fits.concatenate(
         [_fit(means[start : start + _CHUNK], x, atoms, origin) for start in range(0, max(1, len(means)), _CHUNK)]
     )
@@ -184,71 +183,70 @@ def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(owner, weights=x) / np.bincount(owner), owner
 
 
-def _weights(variances: np.ndarray) -> np.ndarray:
-    return len(variances) / variances / (1 / variances).sum()
-
-
-def _residuals(curves: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Of the most flexible fits [n, bins]."""
-    atoms = Atoms.on(x, weights, MAX_DROP_WIDTH)
-    parts = []
+def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> Noise:
+    """From the residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
+    atoms = Atoms.on(x, Noise.of(variances), MAX_DROP_WIDTH)
+    residuals, absorbed = np.empty_like(curves), np.empty((2, *curves.shape))
     for start in range(0, len(curves), _CHUNK):
-        some = curves[start : start + _CHUNK]
-        chosen, _ = atoms.search(atoms.products(some), atoms.sigmoids())[-1]
-        parts.append(some - _refined(some, x, atoms, chosen, _MIN_WIDTH).values(x))
-    return np.concatenate(parts)
+        some = slice(start, start + _CHUNK)
+        chosen, _ = atoms.search(atoms.products(curves[some]), atoms.sigmoids())[-1]
+        terms = _refined(curves[some], x, atoms, chosen, **_FIT)
+        residuals[some] = curves[some] - terms.values(x)
+        basis, _ = np.linalg.qr(whitened_jacobian(terms, x, atoms.noise).transpose(0, 2, 1))
+        absorbed[0, some] = (basis**2).sum(axis=2)
+        absorbed[1, some, 1:] = (basis[:, 1:] * basis[:, :-1]).sum(axis=2)
+    return noise_by_time(residuals, x, variances, absorbed, floor=_precision(curves))
 
 
-def _refined(
-    curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray, min_width: float, **more: float
-) -> Terms:
+def _precision(curves: np.ndarray) -> np.ndarray:
+    """[n] squares of a misfit that counts for nothing."""
+    return (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
+
+
+def _refined(curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray, **limits: float) -> Terms:
     grid = (atoms.centers[chosen], atoms.widths[chosen], atoms.tails[chosen])
-    return refine(curves, x, atoms.weights, *grid, min_width=min_width, **more)
+    return refine(curves, x, atoms.noise, *grid, **limits)
 
 
 def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits:
     """`curves` [n, bins]."""
-    weights = atoms.weights
+    noise = atoms.noise
     products = atoms.products(curves)
-    total = (centred(curves, weights) ** 2).sum(axis=1)
+    total = (centred(curves, noise) ** 2).sum(axis=1)
     varies = total > 1e-20 * (curves**2).sum(axis=1)
-    precision = (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
+    precision = _precision(curves)
 
     # The fit: one to MAX_TERMS sigmoids of any width, from the grid and then refined.
     found = atoms.search(products, atoms.sigmoids())
-    candidates = [_refined(curves, x, atoms, chosen, _MIN_WIDTH) for chosen, _ in found]
-    points = _independent_points(np.sqrt(weights) * (curves - candidates[-1].values(x)))
+    candidates = [_refined(curves, x, atoms, chosen, **_FIT) for chosen, _ in found]
+    points = _independent_points(noise.whitened(curves - candidates[-1].values(x)))
 
     def bic(candidate: Terms, of: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Bayesian information criterion (Schwarz 1978) [n], over as many points as are independent."""
         parameters = 1 + _PARAMETERS_OF_TERM * candidate.centers.shape[1]
         return points[of] * np.log(candidate.left / len(x) + precision[of]) + parameters * np.log(points[of])
 
-    candidates[1] = _second_start(curves, x, weights, candidates, bic)
-    # Terms that draw one fall together are not several; the curve gets the number with the lowest criterion.
-    bics = np.stack([np.where(apart(c), bic(c), np.inf) for c in candidates])
+    candidates[1] = _second_start(curves, x, noise, candidates, bic)
+    # The curve gets the number of terms with the lowest criterion.
+    bics = np.stack([bic(c) for c in candidates])
     falls = Falls.of(Terms.chosen(bics.argmin(axis=0), candidates), x)
 
     # The alternative: as many smooth shapes. What they can draw is smooth, even if they cancel.
     grid = atoms.search(products, atoms.smooth())
-    rivals = [
-        _refined(curves, x, atoms, chosen, MAX_DROP_WIDTH, max_height=_SMOOTH_HEIGHT, moves=0) for chosen, _ in grid
-    ]
-    open_ = np.flatnonzero(
-        falls.sharp.any(axis=1) & (np.stack([bic(r) for r in rivals]).min(axis=0) - bics.min(axis=0) >= MIN_DELTA_BIC)
-    )
-    if len(open_):
+    rivals = [_refined(curves, x, atoms, chosen, moves=0, **_SMOOTH) for chosen, _ in grid]
+    evidence = np.stack([bic(r) for r in rivals]).min(axis=0) - bics.min(axis=0)
+    # Where it decides, it is refined as well: the grid's misfit is evidence of nothing.
+    undecided = np.flatnonzero(falls.sharp.any(axis=1) & (evidence >= MIN_DELTA_BIC))
+    if len(undecided):
         rivals = [
-            r.replaced(
-                open_, _refined(curves[open_], x, atoms, chosen[open_], MAX_DROP_WIDTH, max_height=_SMOOTH_HEIGHT)
-            )
-            for r, (chosen, _) in zip(rivals, grid, strict=True)
+            rival.replaced(undecided, _refined(curves[undecided], x, atoms, chosen[undecided], **_SMOOTH))
+            for rival, (chosen, _) in zip(rivals, grid, strict=True)
         ]
     smooth_bics = np.stack([bic(r) for r in rivals])
     return _described(
         falls,
         x,
-        weights,
+        noise,
         points,
         r2=np.where(varies, 1 - falls.terms.left / np.where(varies, total, 1), 0.0),
         delta_bic=smooth_bics.min(axis=0) - bics.min(axis=0),
@@ -257,7 +255,7 @@ def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits
     )
 
 
-def _second_start(curves, x, weights, candidates, bic) -> Terms:
+def _second_start(curves, x, noise, candidates, bic) -> Terms:
     """The fit with two terms, also tried from that with three, of which the nearest two are joined: where the search
     has put one term between two falls, it may not find its way.
     """
@@ -278,11 +276,11 @@ def _second_start(curves, x, weights, candidates, bic) -> Terms:
     started = refine(
         curves[where],
         x,
-        weights,
+        noise,
         np.stack([middle, centers[rows, stays]], axis=1),
         np.stack([spread, widths[rows, stays]], axis=1),
         two.tails[where],
-        min_width=_MIN_WIDTH,
+        **_FIT,
     )
     better = started.left < two.left[where]
     return two.replaced(where[better], started[better])
@@ -301,7 +299,7 @@ def _independent_points(residuals: np.ndarray) -> np.ndarray:
 def _described(
     falls: Falls,
     x: np.ndarray,
-    weights: np.ndarray,
+    noise: Noise,
     points: np.ndarray,
     r2: np.ndarray,
     delta_bic: np.ndarray,
@@ -314,18 +312,18 @@ def _described(
     is_drop = drops.any(axis=1)
 
     # The main fall: the largest drop, or the largest fall where there is no drop.
-    heights = np.where(np.isfinite(terms.centers), terms.falls, -np.inf)
-    main = np.where(is_drop[:, None] & ~drops, -np.inf, np.where(drops, falls.high - falls.low, heights)).argmax(axis=1)
+    heights = np.where(drops, falls.high - falls.low, falls.heights)
+    main = np.where(is_drop[:, None] & ~drops, -np.inf, heights).argmax(axis=1)
 
     def of_main(values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, main[:, None], axis=1)[:, 0]
 
     errors = np.full((3, len(main)), np.nan)
-    errors[:, is_drop] = standard_errors(terms[is_drop], x, weights, points[is_drop], main[is_drop])
+    errors[:, is_drop] = standard_errors(terms[is_drop], x, noise, points[is_drop], main[is_drop])
     fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
-        time=_updates(of_main(terms.centers), origin),
-        width=of_main(terms.widths),
+        time=_updates(of_main(falls.times), origin),
+        width=of_main(falls.widths),
         high=of_main(falls.high),
         low=of_main(falls.low),
         time_error=errors[0],
@@ -336,7 +334,7 @@ def _described(
         is_drop=is_drop,
         num_drops=drops.sum(axis=1),
         fall=fall,
-        fall_in_drops=np.minimum(np.minimum(falls.new_low, terms.falls).sum(axis=1, where=drops), fall),
+        fall_in_drops=np.minimum(falls.new_low.sum(axis=1, where=drops), fall),
         times=_updates(terms.centers, origin),
         widths=terms.widths,
         falls=terms.falls,

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from discreteness.analysis.noise import Noise
 from discreteness.analysis.search import HEIGHT_COST, MARGIN, MAX_TERMS
 from discreteness.analysis.sigmoids import LOGISTIC, falling
 
@@ -32,7 +33,7 @@ class Terms:
     tails: np.ndarray
     """[n, k] indices into TAILS."""
     left: np.ndarray
-    """[n] weighted sum of the squares that the terms do not explain."""
+    """[n] sum of the squares, whitened, that the terms do not explain."""
 
     def each(self, x: np.ndarray) -> np.ndarray:
         """What each term adds at octaves `x` [points] or [n, 1, points], float64 [n, k, points]."""
@@ -80,48 +81,51 @@ class Terms:
 def refine(
     curves: np.ndarray,
     x: np.ndarray,
-    weights: np.ndarray,
+    noise: Noise,
     centers: np.ndarray,
     widths: np.ndarray,
     tails: np.ndarray,
     *,
     min_width: float,
-    max_height: float = MAX_HEIGHT,
+    max_height: float = np.inf,
+    max_seen: float = np.inf,
     moves: int = MOVES,
 ) -> Terms:
     """Least squares from the grid's centers and widths [n, k], by Levenberg-Marquardt on all curves at once.
 
     Heights are solved for exactly at each trial, so that only centers and widths are moved: variable projection (Golub
-    & Pereyra 1973), with the Jacobian of Kaufman (1975). No term is larger than `max_height` ranges of its curve.
+    & Pereyra 1973), with the Jacobian of Kaufman (1975). No term is larger than `max_height` ranges of its curve, and
+    what its curve shows of it no larger than `max_seen`.
     """
     num_terms = centers.shape[1]
-    root = np.sqrt(weights)
-    weighted = root * curves
-    limit = max_height * np.ptp(curves, axis=1)[:, None] + 1e-12
+    whitened = noise.whitened(curves)
+    constant = np.broadcast_to(noise.whitened(np.ones(len(x))), (len(curves), 1, len(x)))
+    ranges = np.ptp(curves, axis=1)[:, None] + 1e-12
     damping = np.full(len(curves), 1e-2)
     cost = HEIGHT_COST * len(x)
     penalty = np.diag(np.append(np.full(num_terms, cost), 0.0))
     kinds = None if (tails == LOGISTIC).all() else tails
 
     def solve(centers: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What is left, then: slopes of the shapes [n, k, bins], their weighted design, its normal matrix, heights
+        """What is left, then: slopes of the shapes [n, k, bins], their whitened design, its normal matrix, heights
         (the base last) and residuals.
         """
         shapes, slopes = falling(x, centers, widths, kinds)
-        design = np.concatenate([shapes, np.ones((len(curves), 1, len(x)))], axis=1) * root
+        design = np.concatenate([noise.whitened(shapes), constant], axis=1)
         normal = design @ design.transpose(0, 2, 1) + penalty
-        wanted = (design @ weighted[:, :, None])[:, :, 0]
+        wanted = (design @ whitened[:, :, None])[:, :, 0]
         heights = np.linalg.solve(normal, wanted[:, :, None])[:, :, 0]
         # A height beyond its limit is held there, and the others are solved for again.
+        limit = ranges * np.minimum(max_height, max_seen / np.maximum(shapes[:, :, 0] - shapes[:, :, -1], 1e-6))
         for _ in range(num_terms):
-            over = np.abs(heights[:, :-1]) > limit * (1 + 1e-6)
+            over = np.abs(heights[:, :-1]) > limit * (1 + 1e-3)
             if not over.any():
                 break
             hold = np.pad(over * (1e6 * (1 + np.einsum("nii->ni", normal)[:, :-1])), ((0, 0), (0, 1)))
             normal = normal + hold[:, :, None] * np.eye(num_terms + 1)
             wanted = wanted + hold * np.pad(np.sign(heights[:, :-1]) * limit, ((0, 0), (0, 1)))
             heights = np.linalg.solve(normal, wanted[:, :, None])[:, :, 0]
-        residuals = weighted - (heights[:, None, :] @ design)[:, 0]
+        residuals = whitened - (heights[:, None, :] @ design)[:, 0]
         left = (residuals**2).sum(axis=1) + cost * (heights[:, :-1] ** 2).sum(axis=1)
         return left, slopes, design, normal, heights, residuals
 
@@ -129,8 +133,9 @@ def refine(
     for _ in range(moves):
         left, slopes, design, normal, heights, residuals = state
         # Jacobian of the fitted curve by center / width and by log width, less what other heights would change as well.
-        by_center = heights[:, :-1, None] * slopes * root
+        by_center = heights[:, :-1, None] * slopes
         jacobian = np.concatenate([by_center, by_center * ((x - centers[:, :, None]) / widths[:, :, None])], axis=1)
+        jacobian = noise.whitened(jacobian)
         jacobian -= np.linalg.solve(normal, design @ jacobian.transpose(0, 2, 1)).transpose(0, 2, 1) @ design
 
         # A damped move (Levenberg 1944, Marquardt 1963), of at most one width.

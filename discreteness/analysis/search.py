@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from discreteness.analysis.noise import Noise
 from discreteness.analysis.sigmoids import LOGISTIC, TAILS, falling
 
 MAX_TERMS = 3
@@ -29,11 +30,11 @@ class Atoms:
     """Shapes on the bins: narrow sigmoids, then smooth ones, then smooth falls with other tails.
 
     - The first `num_sigmoids` may be terms of a fit; those from `num_narrow` on are smooth.
-    - Values are centred, weighted and of norm 1, so that a product with a curve is what the atom explains of it.
+    - Values are whitened, centred and of norm 1, so that a product with a curve is what the atom explains of it.
     - `penalties` is what the square of an atom's height costs.
     """
 
-    weights: np.ndarray
+    noise: Noise
     values: np.ndarray
     gram: np.ndarray
     penalties: np.ndarray
@@ -44,8 +45,8 @@ class Atoms:
     num_sigmoids: int
 
     @classmethod
-    def on(cls, x: np.ndarray, weights: np.ndarray, smooth_width: float) -> Self:
-        """For bins at octaves `x` that count with `weights`. From `smooth_width` octaves on, a shape is smooth."""
+    def on(cls, x: np.ndarray, noise: Noise, smooth_width: float) -> Self:
+        """For bins at octaves `x`. From `smooth_width` octaves on, a shape is smooth."""
         # Sigmoids: narrow ones within the run, wide ones beyond it too.
         narrow = _grid(x[0], x[-1], _NARROW_WIDTHS)
         smooth = _grid(x[0] - MARGIN, x[-1] + MARGIN, (smooth_width, *_WIDER_WIDTHS))
@@ -53,13 +54,13 @@ class Atoms:
         centers, widths = np.concatenate([narrow, *[smooth] * len(TAILS)]).T
         tails = np.repeat([LOGISTIC, LOGISTIC, *others], [len(narrow), *[len(smooth)] * len(TAILS)])
 
-        values = centred(falling(x, centers[None], widths[None], tails[None])[0][0], weights)
+        values = centred(falling(x, centers[None], widths[None], tails[None])[0][0], noise)
         norms = np.linalg.norm(values, axis=1)
         # A shape that is constant on these bins explains nothing; the threshold only keeps it from a division by 0.
         norms = np.maximum(norms, 1e-6)
         values /= norms[:, None]
         return cls(
-            weights=weights,
+            noise=noise,
             values=values,
             gram=values @ values.T,
             penalties=HEIGHT_COST * len(x) / norms**2,
@@ -72,7 +73,7 @@ class Atoms:
 
     def products(self, curves: np.ndarray) -> np.ndarray:
         """What each atom alone explains of each curve: curves [n, bins] -> [n, atoms]."""
-        return centred(curves, self.weights) @ self.values.T
+        return centred(curves, self.noise) @ self.values.T
 
     def sigmoids(self) -> slice:
         return slice(0, self.num_sigmoids)
@@ -101,9 +102,12 @@ class Atoms:
         return found
 
 
-def centred(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Rows less their weighted mean, times the root of the weights."""
-    return (values - (values @ weights / weights.sum())[:, None]) * np.sqrt(weights)
+def centred(values: np.ndarray, noise: Noise) -> np.ndarray:
+    """Rows [n, bins], whitened, less what a constant explains of them."""
+    constant = noise.whitened(np.ones(len(noise.weights)))
+    constant /= np.linalg.norm(constant)
+    whitened = noise.whitened(values)
+    return whitened - (whitened @ constant)[:, None] * constant
 
 
 def _grid(first: float, last: float, widths: tuple[float, ...]) -> np.ndarray:
