@@ -67,10 +67,10 @@ def smooth_sample(
     )
 
 
-def false_share(sample: Sample, noise: np.ndarray, evidence: float) -> float:
+def false_share(sample: Sample, evidence: float) -> float:
     """Of the sample's own curves, called a drop by the evidence that it asks for."""
     curves = sample.losses.reshape(-1, len(sample.steps))
-    return float(judged(fit(curves, sample.steps, noise), evidence).is_drop.mean())
+    return float(judged(fit(curves, sample.steps), evidence).is_drop.mean())
 
 
 def main() -> None:
@@ -89,8 +89,8 @@ def main() -> None:
                     for dataset in range(arguments.datasets):
                         random = np.random.default_rng(dataset)
                         sample = smooth_sample(random, plan, arguments.tokens, levels, memory)
-                        noise, _, chance = smooth_curves(sample, workers)
-                        found.append(false_share(sample, noise, chance.evidence))
+                        _, chance = smooth_curves(sample, workers)
+                        found.append(false_share(sample, chance.evidence))
                         said.append(chance.false_share.value)
                         evidence.append(chance.evidence)
                     each = ", ".join(f"{share:.1%}" for share in found)

@@ -130,7 +130,6 @@ def _sum(part: _Part) -> np.ndarray:
 def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, means: np.ndarray, ended: float) -> Work:
     rows = [dataset.seeds.index(seed) for seed in part.seeds]
     basis = Basis(
-        noise=nulls.noise,
         evidence=nulls.chance.evidence,
         num_tokens=count_losses(dataset),
         means=means[rows],

@@ -9,21 +9,21 @@ from discreteness.analysis.averages import means
 from discreteness.analysis.fits import Fits, fit
 from discreteness.analysis.intervals import Share, share
 from discreteness.analysis.processes import Processes
-from discreteness.analysis.residuals import levels, residuals_of, shared_by_seeds
+from discreteness.analysis.residuals import residuals_of, shared_by_seeds
 from discreteness.analysis.sample import Sample
 from discreteness.analysis.surrogates import Chance, chance, sampled, smooth_shapes, surrogates
 from discreteness.analysis.verdicts import judged
 
-_CURVES_AT_ONCE = 250
+_CURVES_AT_ONCE = 500
+"""Their noise by time is taken from all of them: few curves would not say how it changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NullComparisons:
-    """- `noise`: float64 [steps], how noise changes along the run.
+    """- `shared_residuals`: of the noise between neighbouring checkpoints, what all seeds share.
     - `averages`: (kind, number of tokens) of `averages.Means` -> share of such means with a drop.
     """
 
-    noise: np.ndarray
     shared_residuals: Share
     chance: Chance
     averages: dict[tuple[str, int | None], Share]
@@ -31,44 +31,34 @@ class NullComparisons:
 
 def compare(sample: Sample, workers: Processes) -> NullComparisons:
     """Fits some thousands of curves, however large the dataset is."""
-    noise, shared_residuals, found = smooth_curves(sample, workers)
+    shared_residuals, found = smooth_curves(sample, workers)
     averages = _averages(sample, found.evidence, workers)
-    return NullComparisons(noise=noise, shared_residuals=shared_residuals, chance=found, averages=averages)
+    return NullComparisons(shared_residuals=shared_residuals, chance=found, averages=averages)
 
 
-def smooth_curves(sample: Sample, workers: Processes) -> tuple[np.ndarray, Share, Chance]:
-    """Noise by time [steps], its share that all seeds have in common, and what chance gives with it."""
+def smooth_curves(sample: Sample, workers: Processes) -> tuple[Share, Chance]:
+    """What seeds share of the noise, and what chance gives with it."""
     random, steps = np.random.default_rng(0), sample.steps
     chosen = sampled(sample, random)
     losses = sample.losses[chosen]
     curves = losses.reshape(-1, len(steps))
-    fits = _fit(curves, steps, None, workers, "noise")
+    fits = _fit(curves, steps, workers, "noise")
     left = residuals_of(curves, fits, steps)
-    noise = levels(left, steps)
     smooth = smooth_shapes(curves, fits, steps, random)
     drawn = surrogates(smooth.reshape(losses.shape), left.reshape(losses.shape), steps, random)
-    found = chance(_fit(drawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves"))
-    return noise, shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
+    found = chance(_fit(drawn.reshape(-1, len(steps)), steps, workers, "smooth curves"))
+    return shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
 
 
 def _averages(sample: Sample, evidence: float, workers: Processes) -> dict[tuple[str, int | None], Share]:
     of_kind = list(means(sample))
-    # The noise of a mean is another one than that of a token, so each kind's own curves say how it changes.
-    fits = workers.map(partial(_fit_means, steps=sample.steps), [one.losses for one in of_kind], "means of tokens")
+    fits = workers.map(partial(fit, steps=sample.steps), [one.losses for one in of_kind], "means of tokens")
     return {
         (one.kind, one.tokens): share(judged(found, evidence).is_drop, np.ones(len(one.groups)), one.groups)
         for one, found in zip(of_kind, fits, strict=True)
     }
 
 
-def _fit_means(losses: np.ndarray, steps: np.ndarray) -> Fits:
-    return fit(losses, steps)
-
-
-def _fit(curves: np.ndarray, steps: np.ndarray, noise: np.ndarray | None, workers: Processes, label: str) -> Fits:
+def _fit(curves: np.ndarray, steps: np.ndarray, workers: Processes, label: str) -> Fits:
     parts = [curves[start : start + _CURVES_AT_ONCE] for start in range(0, len(curves), _CURVES_AT_ONCE)]
-    return Fits.concatenate(list(workers.map(partial(_fit_part, steps=steps, noise=noise), parts, label)))
-
-
-def _fit_part(curves: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> Fits:
-    return fit(curves, steps, noise)
+    return Fits.concatenate(list(workers.map(partial(fit, steps=steps), parts, label)))

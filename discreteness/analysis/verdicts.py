@@ -19,12 +19,11 @@ SAME_OCTAVES = 0.25
 class Basis:
     """What all curves are judged by.
 
-    - `noise`: [steps], how noise changes along the run; `evidence`: the least delta_bic of a drop.
+    - `evidence`: the least delta_bic of a drop.
     - `num_tokens`: in the whole dataset.
     - `means`: float64 [seeds, steps], the mean of all tokens in each seed, nats.
     """
 
-    noise: np.ndarray
     evidence: float
     num_tokens: int
     means: np.ndarray
@@ -61,19 +60,17 @@ def judged(fits: Fits, evidence: float) -> Fits:
 def verdicts(losses: np.ndarray, steps: np.ndarray, basis: Basis) -> Verdicts:
     """`losses` [tokens, seeds, steps]; the curves are in order of token, then of seed."""
     curves = losses.reshape(-1, len(steps))
-    fits = judged(fit(curves, steps, basis.noise), basis.evidence)
+    fits = judged(fit(curves, steps), basis.evidence)
     stable, common = np.full((2, len(curves)), np.nan)
     places = np.flatnonzero(fits.is_drop)
     if len(places):
         dropped, mine = curves[places], fits[places]
         within = np.maximum(SAME_OCTAVES, np.nan_to_num(mine.time_error))
         if len(steps) >= 2 * MIN_POINTS:
-            halves = [
-                fit(dropped[:, part], steps[part], basis.noise[part]) for part in (slice(0, None, 2), slice(1, None, 2))
-            ]
+            halves = [fit(dropped[:, part], steps[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
             stable[places] = np.all([keeps_main_drop(mine, half, within) for half in halves], axis=0)
         if basis.num_tokens >= MIN_TOKENS:
             left = without_common(dropped, basis.means[places % losses.shape[1]], basis.num_tokens, steps)
-            again = judged(fit(left, steps, basis.noise), basis.evidence)
+            again = judged(fit(left, steps), basis.evidence)
             common[places] = ~keeps_main_drop(mine, again, within)
     return Verdicts(fits=fits, stable=stable, common=common)

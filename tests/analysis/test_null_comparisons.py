@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from speedrun.tracks import tiny
 
 from benchmarks.null_comparisons import false_share, smooth_sample
 from benchmarks.planted import noise, sigmoid
@@ -18,14 +19,13 @@ from discreteness.analysis.null_comparisons import smooth_curves
 from discreteness.analysis.numbers import Numbers
 from discreteness.analysis.onset import onset_end, unigram_losses
 from discreteness.analysis.processes import Processes
-from discreteness.analysis.residuals import levels, shared_by_seeds
+from discreteness.analysis.residuals import shared_by_seeds
 from discreteness.analysis.sample import Sample, draw_sample
 from discreteness.analysis.schedule_changes import Change, Schedule, schedule_of
 from discreteness.analysis.verdicts import judged
 from discreteness.analysis.words import paragraphs
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
-from speedrun.tracks import tiny
 from tests.support import dataset_case as case
 
 STEPS = np.array(parse_checkpoints("log:40", 500))
@@ -73,7 +73,7 @@ def test_drops_of_single_tokens_vanish_in_means_and_are_their_own(tmp_path):
     assert found.drop_share_by_average[128].value <= 0.01
     assert found.common_share.value < 0.05
     assert found.stable_share.value > 0.9
-    assert found.fall_share_in_drops.value > 0.9
+    assert found.fall_share_in_drops.value > 0.8
     assert found.expected_false_share.value < 0.03
     assert "less than half as often" in " ".join(paragraphs(found).split())
 
@@ -81,7 +81,7 @@ def test_drops_of_single_tokens_vanish_in_means_and_are_their_own(tmp_path):
 def test_one_drop_of_all_tokens_is_common_and_stays_in_means(tmp_path):
     random = np.random.default_rng(0)
     heights = random.uniform(1.5, 5, TOKENS)[:, None]
-    clean = 9 - random.uniform(0.1, 0.4, TOKENS)[:, None] * X - heights * (X > np.log2(61))
+    clean = 9 - random.uniform(0.1, 0.4, TOKENS)[:, None] * X - heights * (np.log2(61) < X)
     found = analyze(planted(tmp_path / "set", noisy(random, clean, 1))).numbers
     assert found.drop_share.value > 0.95
     assert found.drop_share_by_average[128].value == 1
@@ -94,13 +94,12 @@ def test_a_smooth_dataset_with_shared_growing_noise_reports_its_own_false_share(
     """A smaller case of benchmarks/null_comparisons.py, with more noise, so that few curves are enough."""
     monkeypatch.setattr(surrogates, "RESAMPLES", 20)
     sample = smooth_sample(np.random.default_rng(3), "log:48", 60, (0.5, 3.0), 0.6)
-    level, shared, found = smooth_curves(sample, HERE)
-    true = false_share(sample, level, MIN_DELTA_BIC)
+    shared, found = smooth_curves(sample, HERE)
+    true = false_share(sample, MIN_DELTA_BIC)
     sampling = np.sqrt(true * (1 - true) / 240)
     assert true / 1.5 - sampling <= found.at_constant <= true * 1.5 + sampling
     assert found.false_share.value <= surrogates.MAX_FALSE_SHARE
     assert shared.value == pytest.approx(0.7, abs=0.05), "5 % of all tokens and 65 % of a token's seeds"
-    assert level[-12:].mean() > 1.5 * level[:12].mean()
 
 
 def test_the_evidence_asked_for_leaves_the_wanted_share_of_smooth_curves():
@@ -193,7 +192,7 @@ def test_what_all_share_is_taken_out_and_what_is_a_tokens_own_stays():
     assert abs(left[0, before] - left[0, after]) < 0.5
     curve = smooth + 3 * own
     left = without_common(curve, (curve + 100 * smooth) / 101, 101, STEPS)
-    assert np.abs(left - curve).max() < 0.3, "the others share nothing with it"
+    assert np.abs(left - curve).max() < 0.2, "the others share nothing with it"
     assert without_common(curve, np.zeros_like(curve) + curve / 101, 101, STEPS) == pytest.approx(curve)
     curves = smooth + 3 * shared + noise(random, STEPS, 1, 0.05)
     fits = fit(curves, STEPS)
@@ -214,12 +213,8 @@ def test_shares_and_their_intervals_by_hand():
     assert f"{without_interval(0.0213)}" == "2.1 %"
 
 
-def test_noise_by_time_and_what_seeds_share_of_it():
+def test_what_seeds_share_of_the_noise():
     random = np.random.default_rng(0)
-    course = np.linspace(0.5, 1.5, len(X))
-    white = random.normal(size=(400, len(X))) * course * np.exp(random.normal(size=(400, 1)))
-    assert levels(white, STEPS) == pytest.approx(course / course.mean(), abs=0.12)
-    assert levels(np.zeros((3, len(X))), STEPS).tolist() == [1.0] * len(X)
     one, own = random.normal(size=(300, 1, 40)), random.normal(size=(300, 4, 40))
     documents = np.repeat(np.arange(10), 30)
     for part in (0.0, 0.75, 1.0):
