@@ -15,9 +15,9 @@ MIN_TOKENS = 2
 """A token alone shares nothing with others."""
 _AVERAGED_OCTAVES = 1.5
 """Standard deviation of the weights of a local average: a sudden fall is 3.8 octaves wide in it, and no drop."""
-_MAX_SLOPE = 5.0
-"""Most that a token takes part in what all share, in units of their mean: what is much larger is the token's own, and
-only looks like the little that chance leaves in a mean.
+_MAX_SLOPE = 2.0
+"""Most that a token takes part in what all share, in units of their mean. A fall that is much larger is the token's own,
+even if it comes when the mean does something, too: every mean is a little off its best smooth curve.
 """
 _GRID_OCTAVES = 0.125
 """Local averages are taken so far apart, and interpolated."""
@@ -28,8 +28,8 @@ def without_common(
 ) -> np.ndarray:
     """`losses` [n, steps] less what they share with the mean of the `num_tokens` - 1 other tokens, float64.
 
-    `means` [n, steps]: the mean over all tokens, this one too, in each curve's seed. All are in nats. A checkpoint counts
-    by the octaves that it stands for, so that the last octave of a dense plan does not outvote the rest.
+    `means` [n, steps]: the mean over all tokens, this one too, in each curve's seed. All are in nats. A checkpoint
+    counts by the octaves that it stands for, so that the last octave of a dense plan does not outvote the rest.
     """
     weights = np.gradient(octaves(steps))
     others = (num_tokens * means - losses) / (num_tokens - 1)

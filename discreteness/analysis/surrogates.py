@@ -53,8 +53,8 @@ def sampled(sample: Sample, random: np.random.Generator) -> np.ndarray:
 def smooth_shapes(
     losses: np.ndarray, fits: Fits, steps: Sequence[int] | np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """Of each curve [n, steps] its smooth fit, float64, or that of another if it has a drop: what is forced to be smooth
-    there is as sharp as a smooth curve can be. Where every curve has a drop: straight lines.
+    """Of each curve [n, steps] its smooth fit, float64, or that of another if it has a drop: what is forced to be
+    smooth there is as sharp as a smooth curve can be. Where every curve has a drop: straight lines.
     """
     shapes = fits.smooth(steps)
     dropped, others = np.flatnonzero(fits.is_drop), np.flatnonzero(~fits.is_drop)

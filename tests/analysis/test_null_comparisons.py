@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ from tests.support import dataset_case as case
 
 STEPS = np.array(parse_checkpoints("log:40", 500))
 X = octaves(STEPS)
-TOKENS = 130
+TOKENS = 128
 HERE = Processes(executor=None)
 
 
@@ -44,7 +45,7 @@ def planted(path, curves, tokens_of_documents=(TOKENS,)):
             category="c",
             token_ids=(50256, *range(start % 200, start % 200 + end - start)),
         )
-        for number, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+        for number, (start, end) in enumerate(pairwise(ends.tolist()))
     ]
     dataset = case.create(path, documents=documents, steps=tuple(STEPS.tolist()))
     for seed in range(curves.shape[1]):
