@@ -34,6 +34,8 @@ _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
 _SAMPLE = 512
 """Curves from which the noise by time is taken."""
+_SHAPES = 32
+"""Curves among these that show what of it the fits take up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +188,16 @@ def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> Noise:
     """From the residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
     atoms = Atoms.on(x, Noise.of(variances), MAX_DROP_WIDTH)
-    residuals, absorbed = np.empty_like(curves), np.empty((2, *curves.shape))
+    residuals, jacobians = np.empty_like(curves), []
     for start in range(0, len(curves), _CHUNK):
         some = slice(start, start + _CHUNK)
         chosen, _ = atoms.search(atoms.products(curves[some]), atoms.sigmoids())[-1]
         terms = _refined(curves[some], x, atoms, chosen, **_FIT)
         residuals[some] = curves[some] - terms.values(x)
-        basis, _ = np.linalg.qr(whitened_jacobian(terms, x, atoms.noise).transpose(0, 2, 1))
-        absorbed[0, some] = (basis**2).sum(axis=2)
-        absorbed[1, some, 1:] = (basis[:, 1:] * basis[:, :-1]).sum(axis=2)
-    return noise_by_time(residuals, x, variances, absorbed, floor=_precision(curves))
+        jacobians.append(whitened_jacobian(terms, x, atoms.noise))
+    some = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
+    bases, _ = np.linalg.qr(some.transpose(0, 2, 1))
+    return noise_by_time(residuals, x, variances, bases, floor=_precision(curves))
 
 
 def _precision(curves: np.ndarray) -> np.ndarray:
