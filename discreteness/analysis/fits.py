@@ -24,6 +24,8 @@ BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
 MIN_DELTA_BIC = 4.0
 """Evidence asked of a drop: "positive" on the scale of Kass & Raftery (1995), and chosen by planted smooth curves."""
+MIN_ERRORS = 4.0
+"""Standard errors of its height that a drop must fall."""
 
 _FIT = {"min_width": 0.125, "max_height": 1.1}
 _SMOOTH = {"min_width": MAX_DROP_WIDTH, "max_seen": 1.1}
@@ -311,6 +313,11 @@ def _described(
     """Which of the terms are drops, and the main fall of each curve."""
     terms = falls.terms
     drops = falls.sharp & (delta_bic >= MIN_DELTA_BIC)[:, None]
+    some = drops.any(axis=1)
+    errors = np.full((3, *drops.shape), np.nan)
+    errors[:, some] = standard_errors(terms[some], x, noise, points[some])
+    # Slow noise falls and rises by itself.
+    drops &= falls.new_low >= MIN_ERRORS * np.where(drops, errors[2], np.inf)
     is_drop = drops.any(axis=1)
 
     # The main fall: the largest drop, or the largest fall where there is no drop.
@@ -320,17 +327,16 @@ def _described(
     def of_main(values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, main[:, None], axis=1)[:, 0]
 
-    errors = np.full((3, len(main)), np.nan)
-    errors[:, is_drop] = standard_errors(terms[is_drop], x, noise, points[is_drop], main[is_drop])
+    time_error, width_error, height_error = (np.where(is_drop, of_main(each), np.nan) for each in errors)
     fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
         time=_updates(of_main(falls.times), origin),
         width=of_main(falls.widths),
         high=of_main(falls.high),
         low=of_main(falls.low),
-        time_error=errors[0],
-        width_error=errors[1],
-        height_error=errors[2],
+        time_error=time_error,
+        width_error=width_error,
+        height_error=height_error,
         r2=r2,
         delta_bic=delta_bic,
         is_drop=is_drop,
