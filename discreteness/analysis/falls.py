@@ -160,11 +160,9 @@ def whitened_jacobian(terms: Terms, x: np.ndarray, noise: Noise) -> np.ndarray:
     return noise.whitened(np.concatenate([by_center, by_width, shapes * used[:, :, None], constant], axis=1))
 
 
-def standard_errors(
-    terms: Terms, x: np.ndarray, noise: Noise, points: np.ndarray, main: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of time (octaves), width (octaves) and height (nats) of the term `main` [n] of each curve, from the curvature of
-    its least squares. `points` [n]: how many independent points the bins are worth.
+def standard_errors(terms: Terms, x: np.ndarray, noise: Noise, points: np.ndarray) -> np.ndarray:
+    """Of time (octaves), width (octaves) and height (nats) of each term [3, n, terms], from the curvature of its least
+    squares. `points` [n]: how many independent points the bins are worth.
     """
     jacobian = whitened_jacobian(terms, x, noise)
     information = jacobian @ jacobian.transpose(0, 2, 1)
@@ -174,5 +172,4 @@ def standard_errors(
     parameters = 1 + 3 * np.isfinite(terms.centers).sum(axis=1)
     variance = terms.left / np.maximum(points * (1 - parameters / len(x)), 1)
     errors = np.sqrt(variance[:, None] * np.einsum("nii->ni", np.linalg.inv(information)))
-    rows, num_terms = np.arange(len(main)), terms.centers.shape[1]
-    return errors[rows, main], errors[rows, num_terms + main], errors[rows, 2 * num_terms + main]
+    return errors[:, :-1].reshape(len(errors), 3, terms.centers.shape[1]).transpose(1, 0, 2)

@@ -24,6 +24,8 @@ BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
 MIN_DELTA_BIC = 4.0
 """Evidence asked of a drop: "positive" on the scale of Kass & Raftery (1995), and chosen by planted smooth curves."""
+MIN_ERRORS = 4.0
+"""Standard errors of its height that a drop must fall."""
 
 _FIT = {"min_width": 0.125, "max_height": 1.1}
 _SMOOTH = {"min_width": MAX_DROP_WIDTH, "max_seen": 1.1}
@@ -34,6 +36,8 @@ _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
 _SAMPLE = 512
 """Curves from which the noise by time is taken."""
+_SHAPES = 32
+"""Curves among these that show what of it the fits take up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,16 +190,16 @@ def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> Noise:
     """From the residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
     atoms = Atoms.on(x, Noise.of(variances), MAX_DROP_WIDTH)
-    residuals, absorbed = np.empty_like(curves), np.empty((2, *curves.shape))
+    residuals, jacobians = np.empty_like(curves), []
     for start in range(0, len(curves), _CHUNK):
         some = slice(start, start + _CHUNK)
         chosen, _ = atoms.search(atoms.products(curves[some]), atoms.sigmoids())[-1]
         terms = _refined(curves[some], x, atoms, chosen, **_FIT)
         residuals[some] = curves[some] - terms.values(x)
-        basis, _ = np.linalg.qr(whitened_jacobian(terms, x, atoms.noise).transpose(0, 2, 1))
-        absorbed[0, some] = (basis**2).sum(axis=2)
-        absorbed[1, some, 1:] = (basis[:, 1:] * basis[:, :-1]).sum(axis=2)
-    return noise_by_time(residuals, x, variances, absorbed, floor=_precision(curves))
+        jacobians.append(whitened_jacobian(terms, x, atoms.noise))
+    some = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
+    bases, _ = np.linalg.qr(some.transpose(0, 2, 1))
+    return noise_by_time(residuals, x, variances, bases, floor=_precision(curves))
 
 
 def _precision(curves: np.ndarray) -> np.ndarray:
@@ -309,6 +313,11 @@ def _described(
     """Which of the terms are drops, and the main fall of each curve."""
     terms = falls.terms
     drops = falls.sharp & (delta_bic >= MIN_DELTA_BIC)[:, None]
+    some = drops.any(axis=1)
+    errors = np.full((3, *drops.shape), np.nan)
+    errors[:, some] = standard_errors(terms[some], x, noise, points[some])
+    # Slow noise falls and rises by itself.
+    drops &= falls.new_low >= MIN_ERRORS * np.where(drops, errors[2], np.inf)
     is_drop = drops.any(axis=1)
 
     # The main fall: the largest drop, or the largest fall where there is no drop.
@@ -318,17 +327,16 @@ def _described(
     def of_main(values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, main[:, None], axis=1)[:, 0]
 
-    errors = np.full((3, len(main)), np.nan)
-    errors[:, is_drop] = standard_errors(terms[is_drop], x, noise, points[is_drop], main[is_drop])
+    time_error, width_error, height_error = (np.where(is_drop, of_main(each), np.nan) for each in errors)
     fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
         time=_updates(of_main(falls.times), origin),
         width=of_main(falls.widths),
         high=of_main(falls.high),
         low=of_main(falls.low),
-        time_error=errors[0],
-        width_error=errors[1],
-        height_error=errors[2],
+        time_error=time_error,
+        width_error=width_error,
+        height_error=height_error,
         r2=r2,
         delta_bic=delta_bic,
         is_drop=is_drop,

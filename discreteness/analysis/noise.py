@@ -7,11 +7,12 @@ import numpy as np
 
 _SMOOTHING = 1.0
 """Octaves over which the noise of neighbouring bins is averaged (standard deviation)."""
-_PRIOR = 200.0
+_PRIOR = 50.0
 """Residuals that must disagree before the noise is taken from them and not from the number of checkpoints alone."""
 _LARGEST = 16.0
 """Squares beyond this many typical ones are misfits, not noise."""
 _MAX_SHARED = 0.95
+_STEPS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,13 @@ class Noise:
 
 
 def noise_by_time(
-    residuals: np.ndarray, x: np.ndarray, expected: np.ndarray, absorbed: np.ndarray, floor: np.ndarray
+    residuals: np.ndarray, x: np.ndarray, expected: np.ndarray, bases: np.ndarray, floor: np.ndarray
 ) -> Noise:
     """From the residuals [n, bins] of the most flexible fits, at octaves `x` [bins].
 
     - `expected` [bins]: variances that are known beforehand.
-    - `absorbed` [2, n, bins]: of each curve the share of the noise that the fit took for shape, and of its product with
-      that of the bin before: the hat matrix of the fit, on and next to its diagonal.
+    - `bases` [k, bins, parameters], orthonormal: changes of the curve that some of the fits take up, if the noise is as
+      expected. Slow noise looks like shape, and little of it is left in the residuals.
     - `floor` [n]: variances below which residuals are no noise.
 
     Curves may have different levels of noise: each counts alike. What the residuals say is averaged over curves and
@@ -56,12 +57,37 @@ def noise_by_time(
     standard /= np.sqrt(np.maximum(typical, floor[:, None] + 1e-300))
     standard = np.clip(standard, -np.sqrt(_LARGEST), np.sqrt(_LARGEST))
     kernel = np.exp(-0.5 * ((x[:, None] - x) / _SMOOTHING) ** 2)
+    weight = kernel.sum(axis=1) * len(standard)
 
-    squares, room = (standard**2).sum(axis=0), (1 - absorbed[0]).sum(axis=0)
-    found = (kernel @ squares + _PRIOR) / (kernel @ room + _PRIOR)
-    level = np.sqrt(found)
-    products = (standard[:, 1:] * standard[:, :-1] / (level[1:] * level[:-1]) + absorbed[1][:, 1:]).sum(axis=0)
-    products = np.concatenate([[0.0], products])
-    shared = (kernel @ products) / (kernel[:, 1:].sum(axis=1) * len(standard) + _PRIOR)
+    def smoothed(diagonals: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Variances [bins], and correlations with the bin before."""
+        variances, products = diagonals
+        level = kernel @ variances / kernel.sum(axis=1)
+        return level, kernel[:, 1:] @ products[1:] / (kernel[:, 1:] @ np.sqrt(variances[1:] * variances[:-1]))
+
+    before = np.roll(standard, 1, axis=1)
+    seen_level, seen_shared = smoothed(((standard**2).mean(axis=0), (standard * before).mean(axis=0)))
+    # The noise of which the fits would leave as much as they did: by steps in its direction.
+    levels, shared = np.ones(len(x)), np.zeros(len(x))
+    for _ in range(_STEPS):
+        level, correlation = smoothed(_left_by(bases, levels, shared))
+        levels = np.clip(levels * seen_level / level, 1e-3, 1e3)
+        shared = np.clip(shared + seen_shared - correlation, 0, _MAX_SHARED)
+    sure = weight / (weight + _PRIOR)
+    shared *= sure
     shared[0] = 0.0
-    return Noise.of(expected * found, np.clip(shared, 0, _MAX_SHARED))
+    levels /= np.exp(np.log(levels).mean())
+    return Noise.of(expected * levels**sure, shared)
+
+
+def _left_by(bases: np.ndarray, levels: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances [bins] of residuals, and their products with those of the bin before, after fits that take up `bases`,
+    if the noise is autoregressive with these variances and correlations.
+    """
+    distance = np.cumsum(-np.log(np.maximum(shared, 1e-6)))
+    covariance = np.exp(-np.abs(distance[:, None] - distance)) * np.sqrt(levels[:, None] * levels)
+    kept = np.eye(len(levels)) - bases @ bases.transpose(0, 2, 1)
+    left = kept @ covariance
+    variances = np.einsum("kij,kij->i", left, kept) / len(bases)
+    products = np.einsum("kij,kij->i", left[:, 1:], kept[:, :-1]) / len(bases)
+    return variances, np.concatenate([[0.0], products])
