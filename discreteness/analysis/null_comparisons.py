@@ -11,7 +11,7 @@ from discreteness.analysis.intervals import Share, share
 from discreteness.analysis.processes import Processes
 from discreteness.analysis.residuals import residuals_of, shared_by_seeds
 from discreteness.analysis.sample import Sample
-from discreteness.analysis.surrogates import Chance, chance, sampled, smooth_shapes, surrogates
+from discreteness.analysis.surrogates import Chance, again, chance, sampled, smooth_shapes, surrogates
 from discreteness.analysis.verdicts import judged
 
 _CURVES_AT_ONCE = 500
@@ -46,7 +46,10 @@ def smooth_curves(sample: Sample, workers: Processes) -> tuple[Share, Chance]:
     left = residuals_of(curves, fits, steps)
     smooth = smooth_shapes(curves, fits, steps, random)
     drawn = surrogates(smooth.reshape(losses.shape), left.reshape(losses.shape), steps, random)
-    found = chance(_fit(drawn.reshape(-1, len(steps)), steps, workers, "smooth curves"))
+    once = _fit(drawn.reshape(-1, len(steps)), steps, workers, "smooth curves")
+    redrawn = again(drawn, once, steps, random)
+    twice = _fit(redrawn.reshape(-1, len(steps)), steps, workers, "smooth curves again")
+    found = chance(once, twice)
     return shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
 
 

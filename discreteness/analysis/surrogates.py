@@ -13,6 +13,7 @@ import numpy as np
 
 from discreteness.analysis.fits import MIN_DELTA_BIC, Fits, octaves
 from discreteness.analysis.intervals import Share, share
+from discreteness.analysis.residuals import residuals_of
 from discreteness.analysis.sample import Sample
 
 CURVES = 2000
@@ -23,6 +24,8 @@ CURVES_OF_RESAMPLE = 100
 """Surrogates of each draw, or as many as a quarter of the sampled curves: each draw takes other tokens."""
 MEMORY_OCTAVES = 1.0
 """After which two values of the factor share 1/e: longer than noise is correlated, shorter than a drop may be wide."""
+_PRIOR_DROPS = 5
+"""Added to both counts of drops whose ratio is taken, so that it is 1 where there are hardly any."""
 MAX_FALSE_SHARE = 0.05
 """The evidence asked of a drop is such that at most this share of smooth curves would have one."""
 
@@ -85,19 +88,34 @@ def _factor(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.sqrt(2) * np.cos(random.uniform(0, 2 * np.pi) + np.cumsum(moves))
 
 
-def chance(fits: Fits) -> Chance:
-    """`fits`: of the surrogates, one resample after another."""
+def again(drawn: np.ndarray, fits: Fits, steps: Sequence[int] | np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Surrogates of surrogates, float32 [RESAMPLES, curves, steps], of `drawn` and its fits."""
+    x, curves = octaves(steps), drawn.reshape(-1, len(steps))
+    shapes = smooth_shapes(curves, fits, steps, random).reshape(drawn.shape)
+    noise = residuals_of(curves, fits, steps).reshape(drawn.shape)
+    factors = np.stack([_factor(x, random) for _ in range(len(drawn))])
+    return (shapes + noise * factors[:, None]).astype(np.float32)
+
+
+def chance(fits: Fits, fits_again: Fits) -> Chance:
+    """`fits`: of the surrogates, one resample after another; `fits_again`: of theirs.
+
+    Every fit takes some of the noise for shape, so surrogates have fewer drops than the curves that they are of.
+    Surrogates of surrogates have fewer in the same proportion, and by that the share is put right (the double bootstrap,
+    Hall & Martin 1988).
+    """
+    once, twice = fits.is_drop.sum() + _PRIOR_DROPS, fits_again.is_drop.sum() + _PRIOR_DROPS
+    taken = max(1.0, float(once / twice) * len(fits_again.is_drop) / len(fits.is_drop))
     called = np.where(fits.is_drop, fits.delta_bic, -np.inf)
     # The share above the threshold is at most MAX_FALSE_SHARE.
-    evidence = max(MIN_DELTA_BIC, float(np.quantile(called, 1 - MAX_FALSE_SHARE, method="higher")))
-    false = called >= evidence
+    evidence = max(MIN_DELTA_BIC, float(np.quantile(called, 1 - MAX_FALSE_SHARE / taken, method="higher")))
+    false = np.where(called >= evidence, taken, 0.0)
     resample = np.repeat(np.arange(RESAMPLES), len(called) // RESAMPLES)
-    shares = false.reshape(RESAMPLES, -1).mean(axis=1)
-    low, high = np.quantile(shares, [0.025, 0.975])
+    low, high = np.quantile(false.reshape(RESAMPLES, -1).mean(axis=1), [0.025, 0.975])
     return Chance(
         evidence=evidence,
         false_share=share(false, np.ones(len(false)), resample),
         low=float(low),
         high=float(high),
-        at_constant=float(fits.is_drop.mean()),
+        at_constant=float(taken * fits.is_drop.mean()),
     )
