@@ -16,8 +16,8 @@ MIN_TOKENS = 2
 _AVERAGED_OCTAVES = 1.5
 """Standard deviation of the weights of a local average: a sudden fall is 3.8 octaves wide in it, and no drop."""
 _MAX_SLOPE = 2.0
-"""Most that a token takes part in what all share, in units of their mean. A fall that is much larger is the token's own,
-even if it comes when the mean does something, too: every mean is a little off its best smooth curve.
+"""Most that a token takes part in what all share, in units of their mean. A fall that is much larger is its own, even
+if it comes when the mean does something, too: every mean is a little off its best smooth curve.
 """
 _GRID_OCTAVES = 0.125
 """Local averages are taken so far apart, and interpolated."""

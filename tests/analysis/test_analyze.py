@@ -35,7 +35,7 @@ X = octaves(STEPS)
 @pytest.fixture(scope="module", autouse=True)
 def few_resamples():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surrogates, "RESAMPLES", 8)
+        patch.setattr(surrogates, "RESAMPLES", 5)
         yield
 
 
