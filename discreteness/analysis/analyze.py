@@ -15,6 +15,7 @@ from rich.progress import track as progress_bar
 
 from discreteness.analysis.fits import MIN_POINTS, fit
 from discreteness.analysis.spectrum import spectrum
+from discreteness.analysis.stability import stable
 from discreteness.analysis.tables import (
     Analysis,
     Done,
@@ -109,6 +110,7 @@ def _do(work: Work) -> Done:
     return Done(
         work=work,
         fits=fits,
+        stable=stable(curves, dataset.steps, fits),
         final_losses=curves[:, -1].astype(np.float64),
         spectrum=spectrum(curves, dataset.steps, fits),
     )

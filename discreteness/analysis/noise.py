@@ -17,7 +17,7 @@ _STEPS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Of all curves, up to a factor for each: an autoregressive process of order 1 with a level of its own at each bin."""
+    """Of all curves, up to a factor for each: autoregressive of order 1, with a level of its own in each bin."""
 
     weights: np.ndarray
     """[bins] inverse variances, 1 on average."""

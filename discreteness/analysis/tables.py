@@ -25,7 +25,7 @@ from discreteness.dataset.storage import Storage, open_storage
 FOLDER = "analysis"
 COLUMNS = {
     "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 "
-    "delta_bic is_drop num_drops fall fall_in_drops final_loss base origin times widths falls drops",
+    "delta_bic is_drop num_drops stable fall fall_in_drops final_loss base origin times widths falls drops",
     "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share time "
     "time_spread width fall dip dip_p dip_q cluster",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
@@ -63,10 +63,11 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """`fits`, `final_losses`: curves in order of token, then of the work's seeds."""
+    """`fits`, `stable`, `final_losses`: curves in order of token, then of the work's seeds."""
 
     work: Work
     fits: Fits
+    stable: np.ndarray
     final_losses: np.ndarray
     spectrum: Spectrum
 
@@ -133,6 +134,7 @@ def fits_table(dataset: Dataset, done: list[Done]) -> pa.Table:
             "delta_bic": fits.delta_bic,
             "is_drop": fits.is_drop,
             "num_drops": fits.num_drops.astype(np.int32),
+            "stable": part.stable,
             "fall": fits.fall,
             "fall_in_drops": fits.fall_in_drops,
             "final_loss": part.final_losses,
