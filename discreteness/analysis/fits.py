@@ -152,8 +152,10 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray
     variances = 1 / np.sqrt(counts)
     if noise is not None:
         along = Noise.of(variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts)
-    else:
+    elif len(means):
         along = _pooled_noise(means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE], x, variances)
+    else:
+        along = Noise.of(variances)
     atoms = Atoms.on(x, along, MAX_DROP_WIDTH)
     return Fits.concatenate(
         [
@@ -362,7 +364,7 @@ def _described(
         is_drop=is_drop,
         num_drops=drops.sum(axis=1),
         fall=fall,
-        fall_in_drops=np.minimum(falls.new_low.sum(axis=1, where=drops), fall),
+        fall_in_drops=np.minimum((falls.high - falls.low).sum(axis=1, where=drops), fall),
         times=_updates(terms.centers, origin),
         widths=_unsmeared(terms.widths, terms.centers, x, spreads),
         falls=terms.falls,
