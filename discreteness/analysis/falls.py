@@ -102,8 +102,9 @@ class Falls:
 
 
 def _groups(centers: np.ndarray, widths: np.ndarray, falls: np.ndarray) -> np.ndarray:
-    """Which terms draw one fall together, as a ramp or a fall with a gentle onset: between two narrow falls that follow
-    each other, the curve does not slow to a quarter of the speed of the slower one. int [n, terms]: the group's first term.
+    """Which terms draw one fall together, as a ramp or a fall with a gentle onset: int [n, terms], the first of them.
+
+    Between two narrow falls that follow each other, the curve keeps a quarter of the speed of the slower one.
     """
     narrow = (widths <= MAX_DROP_WIDTH) & (falls >= 0.1 * falls.max(axis=1, keepdims=True))
     groups = np.tile(np.arange(centers.shape[1]), (len(centers), 1))

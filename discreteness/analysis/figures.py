@@ -117,6 +117,7 @@ def _nulls(found: Analysis) -> Figure:
     middle.set_ylabel("curves")
     middle.set_title("When curves have their main drop")
     middle.legend(fontsize=8, loc="upper left")
+    middle.set_ylim(top=1.3 * middle.get_ylim()[1])  # names of changes stand above the bars
     _mark(middle, numbers.changes, named=True)
     rows: dict[str, Share] = {
         "stable: in even and odd checkpoints": numbers.stable_share,

@@ -5,9 +5,9 @@ that grows no faster than time: docs/analysis.md has the definition, its reasons
 data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, standard_errors, 
 from discreteness.analysis.noise import Noise, noise_by_time
 from discreteness.analysis.refinement import Terms, refine
 from discreteness.analysis.search import PRECISION, Atoms, centred
-from discreteness.analysis.sigmoids import sigmoids
+from discreteness.analysis.sigmoids import WIDTH_OF_VARIANCE, sigmoids
 from discreteness.dataset.manifest import listed
 
 MIN_POINTS = 8
@@ -27,8 +27,8 @@ MIN_DELTA_BIC = 4.0
 MIN_ERRORS = 4.0
 """Standard errors of its height that a drop must fall."""
 
-_FIT = {"min_width": 0.125, "max_height": 1.1}
-_SMOOTH = {"min_width": MAX_DROP_WIDTH, "max_seen": 1.1}
+_FIT: dict[str, float] = {"min_width": 0.0625, "max_height": 1.1}
+_SMOOTH: dict[str, float] = {"min_width": MAX_DROP_WIDTH, "max_seen": 1.1}
 """Limits of the terms of a fit, and of smooth ones: octaves, and heights in ranges of their curve. Without the latter,
 terms would cancel each other: in a fit they would mean nothing, and two smooth ones could draw any bend."""
 _PARAMETERS_OF_TERM = 3
@@ -78,8 +78,8 @@ class Fits:
     falls: np.ndarray
     """[n, MAX_TERMS] negative where the loss rises."""
     drops: np.ndarray
-    """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false. Where several draw one drop together, as a
-    ramp, the largest is marked."""
+    """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false. Where several draw one drop
+    together, as a ramp, the largest is marked."""
     base: np.ndarray
     """[n] level after all terms."""
     origin: np.ndarray
@@ -112,7 +112,7 @@ class Fits:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        def joined(name: str) -> np.ndarray | Terms:
+        def joined(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
             return Terms.concatenate(values) if name == "rival" else np.concatenate(values)
 
@@ -139,7 +139,7 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray
 
     # Bins: checkpoints that are close in log step are averaged.
     origin = at[at > 0][0]
-    x, owner = _bins(octaves(at, origin))
+    x, owner, spreads = _bins(octaves(at, origin))
     counts = np.bincount(owner)
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     means = np.concatenate(
@@ -152,11 +152,16 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray
     variances = 1 / np.sqrt(counts)
     if noise is not None:
         along = Noise.of(variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts)
-    else:
+    elif len(means):
         along = _pooled_noise(means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE], x, variances)
+    else:
+        along = Noise.of(variances)
     atoms = Atoms.on(x, along, MAX_DROP_WIDTH)
     return Fits.concatenate(
-        [_fit(means[start : start + _CHUNK], x, atoms, origin) for start in range(0, max(1, len(means)), _CHUNK)]
+        [
+            _fit(means[start : start + _CHUNK], x, spreads, atoms, origin)
+            for start in range(0, max(1, len(means)), _CHUNK)
+        ]
     )
 
 
@@ -181,14 +186,27 @@ def _check(losses: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> N
             raise ValueError(f"the noise at step {steps[wrong]:g} is {noise[wrong]}; give a number above 0")
 
 
-def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Octaves of each bin's mean [bins], and each step's bin [steps]. A bin holds what is near in log step."""
+def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Octaves of each bin's mean [bins], each step's bin [steps], and the variance of octaves in each bin [bins].
+
+    A bin holds what is near in log step.
+    """
     _, owner = np.unique(np.floor(x * BINS_PER_OCTAVE), return_inverse=True)
-    return np.bincount(owner, weights=x) / np.bincount(owner), owner
+    counts = np.bincount(owner)
+    means = np.bincount(owner, weights=x) / counts
+    return means, owner, np.bincount(owner, weights=(x - means[owner]) ** 2) / counts
+
+
+def _unsmeared(widths: np.ndarray, centers: np.ndarray, x: np.ndarray, spreads: np.ndarray) -> np.ndarray:
+    """The widths that the checkpoints have: averages over bins are wider."""
+    bins = np.minimum(np.searchsorted(x, np.nan_to_num(centers)), len(x) - 1)
+    squares = widths**2 - WIDTH_OF_VARIANCE * spreads[bins]
+    # None is called sharper than a third of what was fitted: the average says no more.
+    return np.sqrt(np.maximum(squares, (widths / 3) ** 2))
 
 
 def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> Noise:
-    """From the residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
+    """From residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
     atoms = Atoms.on(x, Noise.of(variances), MAX_DROP_WIDTH)
     residuals, jacobians = np.empty_like(curves), []
     for start in range(0, len(curves), _CHUNK):
@@ -197,8 +215,8 @@ def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> N
         terms = _refined(curves[some], x, atoms, chosen, **_FIT)
         residuals[some] = curves[some] - terms.values(x)
         jacobians.append(whitened_jacobian(terms, x, atoms.noise))
-    some = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
-    bases, _ = np.linalg.qr(some.transpose(0, 2, 1))
+    shapes = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
+    bases, _ = np.linalg.qr(shapes.transpose(0, 2, 1))
     return noise_by_time(residuals, x, variances, bases, floor=_precision(curves))
 
 
@@ -207,13 +225,13 @@ def _precision(curves: np.ndarray) -> np.ndarray:
     return (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
 
 
-def _refined(curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray, **limits: float) -> Terms:
+def _refined(curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray, **limits: Any) -> Terms:
     grid = (atoms.centers[chosen], atoms.widths[chosen], atoms.tails[chosen])
     return refine(curves, x, atoms.noise, *grid, **limits)
 
 
-def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits:
-    """`curves` [n, bins]."""
+def _fit(curves: np.ndarray, x: np.ndarray, spreads: np.ndarray, atoms: Atoms, origin: float) -> Fits:
+    """`curves` [n, bins]; `spreads` [bins]: variances of octaves in each bin."""
     noise = atoms.noise
     products = atoms.products(curves)
     total = (centred(curves, noise) ** 2).sum(axis=1)
@@ -225,10 +243,10 @@ def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits
     candidates = [_refined(curves, x, atoms, chosen, **_FIT) for chosen, _ in found]
     points = _independent_points(noise.whitened(curves - candidates[-1].values(x)))
 
-    def bic(candidate: Terms, of: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def bic(candidate: Terms) -> np.ndarray:
         """Bayesian information criterion (Schwarz 1978) [n], over as many points as are independent."""
         parameters = 1 + _PARAMETERS_OF_TERM * candidate.centers.shape[1]
-        return points[of] * np.log(candidate.left / len(x) + precision[of]) + parameters * np.log(points[of])
+        return points * np.log(candidate.left / len(x) + precision) + parameters * np.log(points)
 
     candidates[1] = _second_start(curves, x, noise, candidates, bic)
     # The curve gets the number of terms with the lowest criterion.
@@ -250,6 +268,7 @@ def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits
     return _described(
         falls,
         x,
+        spreads,
         noise,
         points,
         r2=np.where(varies, 1 - falls.terms.left / np.where(varies, total, 1), 0.0),
@@ -259,7 +278,9 @@ def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms, origin: float) -> Fits
     )
 
 
-def _second_start(curves, x, noise, candidates, bic) -> Terms:
+def _second_start(
+    curves: np.ndarray, x: np.ndarray, noise: Noise, candidates: list[Terms], bic: Callable[[Terms], np.ndarray]
+) -> Terms:
     """The fit with two terms, also tried from that with three, of which the nearest two are joined: where the search
     has put one term between two falls, it may not find its way.
     """
@@ -284,7 +305,7 @@ def _second_start(curves, x, noise, candidates, bic) -> Terms:
         np.stack([middle, centers[rows, stays]], axis=1),
         np.stack([spread, widths[rows, stays]], axis=1),
         two.tails[where],
-        **_FIT,
+        **_FIT,  # type: ignore[arg-type]
     )
     better = started.left < two.left[where]
     return two.replaced(where[better], started[better])
@@ -303,6 +324,7 @@ def _independent_points(residuals: np.ndarray) -> np.ndarray:
 def _described(
     falls: Falls,
     x: np.ndarray,
+    spreads: np.ndarray,
     noise: Noise,
     points: np.ndarray,
     r2: np.ndarray,
@@ -313,12 +335,12 @@ def _described(
     """Which of the terms are drops, and the main fall of each curve."""
     terms = falls.terms
     drops = falls.sharp & (delta_bic >= MIN_DELTA_BIC)[:, None]
-    some = drops.any(axis=1)
+    some = np.asarray(drops.any(axis=1))
     errors = np.full((3, *drops.shape), np.nan)
     errors[:, some] = standard_errors(terms[some], x, noise, points[some])
     # Slow noise falls and rises by itself.
     drops &= falls.new_low >= MIN_ERRORS * np.where(drops, errors[2], np.inf)
-    is_drop = drops.any(axis=1)
+    is_drop = np.asarray(drops.any(axis=1))
 
     # The main fall: the largest drop, or the largest fall where there is no drop.
     heights = np.where(drops, falls.high - falls.low, falls.heights)
@@ -331,7 +353,7 @@ def _described(
     fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
         time=_updates(of_main(falls.times), origin),
-        width=of_main(falls.widths),
+        width=of_main(_unsmeared(falls.widths, falls.times, x, spreads)),
         high=of_main(falls.high),
         low=of_main(falls.low),
         time_error=time_error,
@@ -342,9 +364,9 @@ def _described(
         is_drop=is_drop,
         num_drops=drops.sum(axis=1),
         fall=fall,
-        fall_in_drops=np.minimum(falls.new_low.sum(axis=1, where=drops), fall),
+        fall_in_drops=np.minimum((falls.high - falls.low).sum(axis=1, where=drops), fall),
         times=_updates(terms.centers, origin),
-        widths=terms.widths,
+        widths=_unsmeared(terms.widths, terms.centers, x, spreads),
         falls=terms.falls,
         drops=drops,
         base=terms.base,

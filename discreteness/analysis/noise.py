@@ -17,7 +17,7 @@ _STEPS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Of all curves, up to a factor for each: an autoregressive process of order 1 with a level of its own at each bin."""
+    """Of all curves, up to a factor for each: autoregressive of order 1, with a level of its own in each bin."""
 
     weights: np.ndarray
     """[bins] inverse variances, 1 on average."""
@@ -86,8 +86,15 @@ def _left_by(bases: np.ndarray, levels: np.ndarray, shared: np.ndarray) -> tuple
     """
     distance = np.cumsum(-np.log(np.maximum(shared, 1e-6)))
     covariance = np.exp(-np.abs(distance[:, None] - distance)) * np.sqrt(levels[:, None] * levels)
-    kept = np.eye(len(levels)) - bases @ bases.transpose(0, 2, 1)
-    left = kept @ covariance
-    variances = np.einsum("kij,kij->i", left, kept) / len(bases)
-    products = np.einsum("kij,kij->i", left[:, 1:], kept[:, :-1]) / len(bases)
-    return variances, np.concatenate([[0.0], products])
+    # (1 - P) C (1 - P) with P = Q Q', on and next to its diagonal: C - P C - C P + P C P, averaged over the fits.
+    taken = bases.transpose(0, 2, 1) @ covariance
+    both = bases @ (taken @ bases)
+
+    def diagonal(rows: slice, columns: slice) -> np.ndarray:
+        once = np.einsum("kip,kpi->i", bases[:, rows], taken[:, :, columns])
+        other = np.einsum("kip,kpi->i", bases[:, columns], taken[:, :, rows])
+        twice = np.einsum("kip,kip->i", both[:, rows], bases[:, columns])
+        return covariance[rows, columns].diagonal() - (once + other - twice) / max(1, len(bases))
+
+    every = slice(None)
+    return diagonal(every, every), np.concatenate([[0.0], diagonal(slice(1, None), slice(0, -1))])

@@ -14,7 +14,7 @@ MARGIN = 4.0
 """Octaves beyond the data at which smooth terms may be centred: a power law is the tail of such a sigmoid."""
 PRECISION = 0.01
 """Share of a curve's range below which a misfit counts for nothing: no token follows any formula exactly."""
-HEIGHT_COST = PRECISION**2
+HEIGHT_COST = PRECISION**2 / 10
 """What the square of a term's height costs in mean squared misfit, so that no two huge terms cancel to draw a bend."""
 
 _NARROW_WIDTHS = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0)

@@ -22,14 +22,17 @@ _LOG_SPAN = np.log((0.1**-_TAILS - 1) / (0.9**-_TAILS - 1))
 SQUARE_WIDTH = float(_LOG_SPAN[0] / np.log(2) / 2)
 """2.23 octaves: the width of exp(-(step / knee) ** 2), relaxation at a rate that grows in proportion to time."""
 
+WIDTH_OF_VARIANCE = float(_LOG_SPAN[LOGISTIC] ** 2 / (np.pi**2 / 3))
+"""The square of a logistic function's width, per variance of its derivative."""
+
 
 def falling(
     x: np.ndarray, centers: np.ndarray, widths: np.ndarray, tails: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shapes that fall from 1 to 0 [n, k, bins], and minus their derivatives by (x - center) / width.
 
-    `x` [bins] or broadcastable; `centers`, octaves at half of the fall, and `widths`, octaves from 90 % to 10 %, [n, k];
-    `tails` [n, k]: indices into TAILS, all LOGISTIC if there are none.
+    `x` [bins] or broadcastable. [n, k]: `centers`, octaves at half of the fall; `widths`, octaves from 90 % to 10 %;
+    `tails`, indices into TAILS, all LOGISTIC if there are none.
     """
     scaled = (x - centers[:, :, None]) / widths[:, :, None]
     if tails is None:

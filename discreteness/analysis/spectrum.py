@@ -56,7 +56,9 @@ def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) 
     mean = losses.mean(axis=0, dtype=np.float64) if len(losses) else np.zeros(len(x))
     # Only the part of a term that happens within the run: wide ones begin before it or end after it.
     seen = terms[:, :, 0] - terms[:, :, -1]
-    where = np.where(np.isfinite(fits.times), np.clip(octaves(fits.times), edges[0], edges[-1]), edges[0])
+    where = np.where(
+        np.isfinite(fits.times), np.clip(octaves(np.maximum(fits.times, 0)), edges[0], edges[-1]), edges[0]
+    )
 
     def binned(weights: np.ndarray) -> np.ndarray:
         return np.histogram(where, bins=edges, weights=weights)[0]

@@ -1,6 +1,6 @@
 """curves of one document -> their fits, judged by the evidence that this dataset asks for, and how well drops hold.
 
-A drop is *stable* if the even and the odd checkpoints, fitted apart, both have it, and *common* if it is gone when the
+A drop is *stable* if the even and the odd checkpoints, fitted apart, both have it (`stability`), and *common* if it is gone when the
 part that all tokens share is taken out (`common`).
 """
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from discreteness.analysis import stability
 from discreteness.analysis.common import MIN_TOKENS, keeps_main_drop, without_common
 from discreteness.analysis.fits import MIN_POINTS, Fits, fit
 
 SAME_OCTAVES = 0.25
-"""Two drops are the same one if they are this near, or nearer than the standard error of the time."""
+"""A drop is the main one still if it is this near, or nearer than the standard error of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +66,11 @@ def verdicts(losses: np.ndarray, steps: np.ndarray, basis: Basis) -> Verdicts:
     places = np.flatnonzero(fits.is_drop)
     if len(places):
         dropped, mine = curves[places], fits[places]
-        within = np.maximum(SAME_OCTAVES, np.nan_to_num(mine.time_error))
         if len(steps) >= 2 * MIN_POINTS:
-            halves = [fit(dropped[:, part], steps[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
-            stable[places] = np.all([keeps_main_drop(mine, half, within) for half in halves], axis=0)
+            stable[places] = stability.stable(dropped, steps, mine)
         if basis.num_tokens >= MIN_TOKENS:
             left = without_common(dropped, basis.means[places % losses.shape[1]], basis.num_tokens, steps)
             again = judged(fit(left, steps), basis.evidence)
+            within = np.maximum(SAME_OCTAVES, np.nan_to_num(mine.time_error))
             common[places] = ~keeps_main_drop(mine, again, within)
     return Verdicts(fits=fits, stable=stable, common=common)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from discreteness.analysis.intervals import Share
+from discreteness.analysis.intervals import Share, without_interval
 from discreteness.analysis.numbers import SOMETHING_LEARNED, Numbers
 from discreteness.analysis.schedule_changes import Change
 
@@ -25,9 +25,12 @@ def _drops_and_chance(found: Numbers) -> Iterator[str]:
     low, high = (f"{100 * bound:.1f}" for bound in found.false_share_range)
     yield (
         f"{found.drop_share} of {found.curves} curves have a drop. Of smooth curves with this dataset's own noise, "
-        f"{found.expected_false_share} would: drops are asked for an evidence of {found.evidence:.0f}, and 95 % of the "
-        f"resamples lie between {low} and {high} %."
+        f"{found.expected_false_share} would, at the evidence of {found.evidence:.0f} that is asked of a drop here (in "
+        f"95 % of the resamples between {low} and {high} %)."
     )
+    if found.drop_share.value > 0:
+        noise = min(1.0, found.expected_false_share.value / found.drop_share.value)
+        yield f"So up to {_percent(without_interval(noise))} of these drops may be noise."
     if found.intervals_over == "nothing":
         yield "There are too few documents and too few seeds for intervals."
     else:
@@ -61,7 +64,10 @@ def _verdict(found: Numbers) -> str:
             f"If each token dropped at a time of its own, means of {most} would hardly ever have a drop. They have one "
             "at least half as often as single tokens, so the drops are not shown to be events of single tokens."
         )
-    return f"Means of {most} have one less than half as often, as they must if tokens drop at times of their own."
+    return (
+        f"Means of {most} have one less than half as often. That agrees with tokens that drop at times of their own, and "
+        "also with noise, which means have less of."
+    )
 
 
 def _how_they_hold(found: Numbers) -> Iterator[str]:
@@ -116,7 +122,7 @@ def _limits(found: Numbers) -> Iterator[str]:
 
 def _percent(share: Share) -> str:
     """Without its interval."""
-    return f"{Share(value=share.value, low=np.nan, high=np.nan)}"
+    return f"{without_interval(share.value)}"
 
 
 def _listed(words: list[str]) -> str:

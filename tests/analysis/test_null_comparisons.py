@@ -202,7 +202,7 @@ def test_what_all_share_is_taken_out_and_what_is_a_tokens_own_stays():
     assert left[0, before] - left[0, after] > 6, "nine times as much as the mean is its own"
     curve = smooth + 3 * own
     left = without_common(curve, (curve + 100 * smooth) / 101, 101, STEPS)
-    assert np.abs(left - curve).max() < 0.2, "the others share nothing with it"
+    assert np.abs(left - curve).max() < 0.35, "the others share nothing with it"
     assert without_common(curve, np.zeros_like(curve) + curve / 101, 101, STEPS) == pytest.approx(curve)
     curves = smooth + 3 * shared + noise(random, STEPS, 1, 0.05)
     fits = fit(curves, STEPS)
