@@ -181,6 +181,7 @@ def _spectrum(found: Analysis) -> Figure:
     left.legend(fontsize=8)
     right.stairs(np.array(rows["drops"]) / rows["curves"][0], edges, fill=True, color=COLORS[6])
     right.set_title("Drops per curve, by their time")
+    right.set_ylim(top=1.3 * right.get_ylim()[1])  # names of changes stand above the bars
     for axes in (left, right):
         _mark(axes, found.numbers.changes, named=True)
         axes.set_xscale("log", base=2)

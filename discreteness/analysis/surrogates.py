@@ -101,8 +101,8 @@ def chance(fits: Fits, fits_again: Fits) -> Chance:
     """`fits`: of the surrogates, one resample after another; `fits_again`: of theirs.
 
     Every fit takes some of the noise for shape, so surrogates have fewer drops than the curves that they are of.
-    Surrogates of surrogates have fewer in the same proportion, and by that the share is put right (the double bootstrap,
-    Hall & Martin 1988).
+    Surrogates of surrogates have fewer in the same proportion, and by that the share is put right (the double
+    bootstrap, Hall & Martin 1988).
     """
     once, twice = fits.is_drop.sum() + _PRIOR_DROPS, fits_again.is_drop.sum() + _PRIOR_DROPS
     taken = max(1.0, float(once / twice) * len(fits_again.is_drop) / len(fits.is_drop))

@@ -1,7 +1,7 @@
 """curves of one document -> their fits, judged by the evidence that this dataset asks for, and how well drops hold.
 
-A drop is *stable* if the even and the odd checkpoints, fitted apart, both have it (`stability`), and *common* if it is gone when the
-part that all tokens share is taken out (`common`).
+A drop is *stable* if the even and the odd checkpoints, fitted apart, both have it (`stability`), and *common* if it is
+gone when the part that all tokens share is taken out (`common`).
 """
 
 from dataclasses import dataclass, replace

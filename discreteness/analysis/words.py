@@ -65,8 +65,8 @@ def _verdict(found: Numbers) -> str:
             "at least half as often as single tokens, so the drops are not shown to be events of single tokens."
         )
     return (
-        f"Means of {most} have one less than half as often. That agrees with tokens that drop at times of their own, and "
-        "also with noise, which means have less of."
+        f"Means of {most} have one less than half as often. That agrees with tokens that drop at times of their own, "
+        "and also with noise, which means have less of."
     )
 
 
