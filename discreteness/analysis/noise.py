@@ -61,7 +61,7 @@ def noise_by_time(
 
     def smoothed(diagonals: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Variances [bins], and correlations with the bin before."""
-        variances, products = diagonals
+        variances, products = np.maximum(diagonals[0], 1e-12), diagonals[1]  # rounded, where nothing is left
         level = kernel @ variances / kernel.sum(axis=1)
         return level, kernel[:, 1:] @ products[1:] / (kernel[:, 1:] @ np.sqrt(variances[1:] * variances[:-1]))
 
