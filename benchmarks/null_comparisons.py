@@ -67,10 +67,10 @@ def smooth_sample(
     )
 
 
-def false_share(sample: Sample, evidence: float) -> float:
-    """Of the sample's own curves, called a drop by the evidence that it asks for."""
+def false_drops(sample: Sample, evidence: float) -> np.ndarray:
+    """bool [tokens, seeds]: which of the sample's own curves the evidence that it asks for calls a drop."""
     curves = sample.losses.reshape(-1, len(sample.steps))
-    return float(judged(fit(curves, sample.steps), evidence).is_drop.mean())
+    return judged(fit(curves, sample.steps), evidence).is_drop.reshape(sample.losses.shape[:2])
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
                         random = np.random.default_rng(dataset)
                         sample = smooth_sample(random, plan, arguments.tokens, levels, memory)
                         _, chance = smooth_curves(sample, workers)
-                        found.append(false_share(sample, chance.evidence))
+                        found.append(float(false_drops(sample, chance.evidence).mean()))
                         said.append(chance.false_share.value)
                         evidence.append(chance.evidence)
                     each = ", ".join(f"{share:.1%}" for share in found)

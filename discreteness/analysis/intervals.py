@@ -39,10 +39,12 @@ def without_interval(value: float) -> Share:
 
 
 def share(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray) -> Share:
-    """sum(numerators) / sum(denominators) [n], with the interval over `groups` [n], of any kind."""
+    """sum(numerators) / sum(denominators), with the interval over `groups`; all of one shape, groups of any kind."""
     _, owner = np.unique(groups, return_inverse=True)
-    above = np.bincount(owner, weights=np.asarray(numerators, np.float64))
-    below = np.bincount(owner, weights=np.asarray(denominators, np.float64))
+    above, below = (
+        np.bincount(owner.ravel(), weights=np.asarray(values, np.float64).ravel())
+        for values in (numerators, denominators)
+    )
     value = above.sum() / below.sum() if below.sum() else np.nan
     if len(above) < MIN_GROUPS or not below.sum():
         return without_interval(float(value))
