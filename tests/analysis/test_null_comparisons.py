@@ -95,7 +95,7 @@ def test_one_drop_of_all_tokens_is_common_and_stays_in_means(tmp_path):
 
 def test_a_smooth_dataset_with_shared_growing_noise_reports_its_own_false_share(monkeypatch):
     """A smaller case of benchmarks/null_comparisons.py, with more noise, so that few curves are enough."""
-    monkeypatch.setattr(surrogates, "RESAMPLES", 12)
+    monkeypatch.setattr(surrogates, "RESAMPLES", 8)
     sample = smooth_sample(np.random.default_rng(3), "log:48", 60, (0.5, 3.0), 0.6)
     shared, found = smooth_curves(sample, HERE)
     false = false_drops(sample, MIN_DELTA_BIC)
