@@ -36,6 +36,8 @@ _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
 _SAMPLE = 512
 """Curves from which the noise by time is taken."""
+_MIN_BINS = 20
+"""Below, the most flexible fits leave too little of the noise: its level is taken as constant, and as not shared."""
 _SHAPES = 32
 """Curves among these that show what of it the fits take up."""
 
@@ -152,7 +154,7 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray
     variances = 1 / np.sqrt(counts)
     if noise is not None:
         along = Noise.of(variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts)
-    elif len(means):
+    elif len(means) and len(x) >= _MIN_BINS:
         along = _pooled_noise(means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE], x, variances)
     else:
         along = Noise.of(variances)

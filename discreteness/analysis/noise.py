@@ -97,4 +97,4 @@ def _left_by(bases: np.ndarray, levels: np.ndarray, shared: np.ndarray) -> tuple
         return covariance[rows, columns].diagonal() - (once + other - twice) / max(1, len(bases))
 
     every = slice(None)
-    return diagonal(every, every), np.concatenate([[0.0], diagonal(slice(1, None), slice(0, -1))])
+    return np.maximum(diagonal(every, every), 1e-12), np.concatenate([[0.0], diagonal(slice(1, None), slice(0, -1))])
