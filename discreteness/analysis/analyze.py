@@ -1,19 +1,22 @@
-"""dataset -> tables of fits, tokens and spectra: every curve fitted, on all cores.
+"""dataset -> tables of fits, tokens and spectra, and the numbers that they say: every curve fitted, on all cores.
 
 found = analyze("runs/first")    # writes runs/first/analysis/*.parquet, which tables.load reads again
 """
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
+from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track as progress_bar
 
 from discreteness.analysis.fits import MIN_POINTS, fit
+from discreteness.analysis.intervals import share
+from discreteness.analysis.null_comparisons import NullComparisons, compare
+from discreteness.analysis.numbers import numbers
+from discreteness.analysis.onset import onset_end, unigram_losses
+from discreteness.analysis.processes import Processes, processes
+from discreteness.analysis.sample import draw_sample
+from discreteness.analysis.schedule_changes import schedule_of
 from discreteness.analysis.spectrum import spectrum
 from discreteness.analysis.tables import (
     Analysis,
@@ -25,17 +28,35 @@ from discreteness.analysis.tables import (
     tokens_table,
     write_tables,
 )
+from discreteness.analysis.verdicts import Basis, judged, verdicts
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_dataset
 
-MAX_LOSSES_IN_WORK = 2**25
-"""Losses that one process holds at once: 128 MiB, some more while it fits them."""
-FEW_CURVES = 4000
-"""Fitted in this process: a second process starts more slowly than it helps."""
+MAX_LOSSES_IN_WORK = 2**23
+"""Losses that one process holds at once: 32 MiB, and several times that while it fits them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A document and some of its seeds."""
+
+    uri: str
+    doc_id: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Means:
+    """- `all_tokens`: float64 [seeds, steps], the mean of every token of each seed.
+    - `documents`: doc_id -> float64 [steps], the mean over tokens and seeds.
+    """
+
+    all_tokens: np.ndarray
+    documents: dict[int, np.ndarray]
 
 
 def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Analysis:
-    """Fits every curve on all cores, writes the three tables to `output` (default: the dataset's folder `analysis`).
+    """Fits every curve on all cores, writes tables and numbers to `output` (default: the dataset's folder `analysis`).
 
     Raises ValueError if no seed is committed or if the plan has too few checkpoints to fit, and OSError if the tables
     cannot be written.
@@ -48,67 +69,82 @@ def analyze(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None =
             f"the plan of {dataset.storage.uri} has {len(dataset.steps)} checkpoints, too few to tell a drop "
             f"from a slope; record at least {MIN_POINTS} (--checkpoints log:48)"
         )
-    done = list(_run(list(_divide(dataset)), num_curves=len(dataset.seeds) * count_losses(dataset)))
-    fits = fits_table(dataset, done)
-    found = Analysis(
-        fits=fits,
-        tokens=tokens_table(dataset, fits, len(dataset.seeds)),
-        spectrum=spectrum_table(dataset, done),
-        seeds=dataset.seeds,
-    )
+    with processes(len(dataset.seeds) * count_losses(dataset)) as workers:
+        found = _analyze(dataset, workers)
     write_tables(found, dataset, output)
     return found
 
 
-def _divide(dataset: Dataset) -> Iterator[Work]:
+def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
+    # What a drop must be compared with decides how much evidence is asked of one.
+    nulls = compare(draw_sample(dataset), workers)
+    parts = list(_divide(dataset))
+    means = _means(dataset, parts, workers)
+    mean_fits = fit(means.all_tokens, dataset.steps)
+
+    # Every curve.
+    unigram = unigram_losses(dataset)
+    ends = {doc_id: onset_end(mean, dataset.steps, unigram[doc_id]) for doc_id, mean in means.documents.items()}
+    work = [_work(dataset, part, nulls, means.all_tokens, ends[part.doc_id]) for part in parts]
+    done = list(workers.map(_do, work, "fitting"))
+
+    # What they say.
+    schedule = schedule_of(dataset)
+    fits = fits_table(dataset, done, schedule)
+    mean_drops = judged(mean_fits, nulls.chance.evidence).is_drop
+    return Analysis(
+        fits=fits,
+        tokens=tokens_table(dataset, fits, len(dataset.seeds)),
+        spectrum=spectrum_table(dataset, done),
+        seeds=dataset.seeds,
+        numbers=numbers(
+            fits, nulls, share(mean_drops, np.ones(len(mean_drops)), np.array(dataset.seeds)), schedule, dataset.steps
+        ),
+    )
+
+
+def _divide(dataset: Dataset) -> Iterator[_Part]:
     for document in dataset.documents:
         seeds = max(1, MAX_LOSSES_IN_WORK // (document.num_losses * len(dataset.steps)))
         for start in range(0, len(dataset.seeds), seeds):
             chosen = tuple(dataset.seeds[start : start + seeds])
-            yield Work(uri=dataset.storage.uri, doc_id=document.doc_id, seeds=chosen)
+            yield _Part(uri=dataset.storage.uri, doc_id=document.doc_id, seeds=chosen)
 
 
-def _run(work: list[Work], num_curves: int) -> Iterator[Done]:
-    """In the order of `work`, with a bar on a terminal's standard error."""
-    console = Console(stderr=True)
-
-    def shown(results: Iterator[Done]) -> Iterator[Done]:
-        return iter(progress_bar(results, "fitting", len(work), console=console, disable=not console.is_terminal))
-
-    workers = min(len(os.sched_getaffinity(0)), len(work))
-    if workers == 1 or num_curves <= FEW_CURVES:
-        yield from shown(map(_do, work))
-        return
-    # Spawned: this process may have threads of Arrow's. A BLAS with threads of its own in each would only wait.
-    with (
-        _environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
-    ):
-        yield from shown(pool.map(_do, work))
+def _means(dataset: Dataset, parts: list[_Part], workers: Processes) -> _Means:
+    row = {seed: number for number, seed in enumerate(dataset.seeds)}
+    total = np.zeros((len(dataset.seeds), len(dataset.steps)))
+    documents = {document.doc_id: np.zeros(len(dataset.steps)) for document in dataset.documents}
+    for part, sums in zip(parts, workers.map(_sum, parts, "means of all"), strict=True):
+        total[[row[seed] for seed in part.seeds]] += sums
+        curves = dataset.document(part.doc_id).num_losses * len(dataset.seeds)
+        documents[part.doc_id] += sums.sum(axis=0) / curves
+    return _Means(all_tokens=total / count_losses(dataset), documents=documents)
 
 
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _sum(part: _Part) -> np.ndarray:
+    """Over the tokens, float64 [seeds, steps]."""
+    return open_dataset(part.uri).losses(part.doc_id, seeds=part.seeds).sum(axis=2, dtype=np.float64)
+
+
+def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, means: np.ndarray, ended: float) -> Work:
+    rows = [dataset.seeds.index(seed) for seed in part.seeds]
+    basis = Basis(
+        evidence=nulls.chance.evidence,
+        num_tokens=count_losses(dataset),
+        means=means[rows],
+    )
+    return Work(uri=part.uri, doc_id=part.doc_id, seeds=part.seeds, basis=basis, onset_end=ended)
 
 
 def _do(work: Work) -> Done:
     dataset = open_dataset(work.uri)
-    losses = dataset.losses(work.doc_id, seeds=work.seeds)
-    curves = losses.transpose(2, 0, 1).reshape(-1, len(dataset.steps))
-    fits = fit(curves, dataset.steps)
+    losses = dataset.losses(work.doc_id, seeds=work.seeds).transpose(2, 0, 1)
+    found = verdicts(losses, np.array(dataset.steps), work.basis)
+    curves = losses.reshape(-1, len(dataset.steps))
     return Done(
         work=work,
-        fits=fits,
+        verdicts=found,
         final_losses=curves[:, -1].astype(np.float64),
-        spectrum=spectrum(curves, dataset.steps, fits),
+        spectrum=spectrum(curves, dataset.steps, found.fits),
     )

@@ -1,32 +1,45 @@
 """loss curves -> drops: each curve as a sum of sigmoids in log step, weighed against the best smooth curve.
 
-The axis is octaves, log2(step + 1), on which points weigh evenly. A drop is a fall too sharp for any mixture of
-exponential relaxations: docs/analysis.md has the definition, its reasons, and how often it is wrong on planted data.
+The axis is octaves, on which points weigh as their noise says. A drop is a fall too sharp for any relaxation at a rate
+that grows no faster than time: docs/analysis.md has the definition, its reasons, and how often it is wrong on planted
+data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from discreteness.analysis.sigmoids import PRECISION, Atoms, Terms, centred, refine, search, sigmoids
+from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, standard_errors, whitened_jacobian
+from discreteness.analysis.noise import Noise, noise_by_time
+from discreteness.analysis.refinement import Terms, refine
+from discreteness.analysis.search import PRECISION, Atoms, centred
+from discreteness.analysis.sigmoids import WIDTH_OF_VARIANCE, sigmoids
 from discreteness.dataset.manifest import listed
 
 MIN_POINTS = 8
 """Checkpoints below which a curve says nothing about its shape."""
 BINS_PER_OCTAVE = 16
 """Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
-MAX_DROP_WIDTH = 2.5
-"""Octaves. An exponential relaxation takes 4.45 from 10 % to 90 %, a mixture of them more: a drop is sharper."""
-MIN_DROP_FALL = 0.5
-"""Nats that a drop must take the loss below all that came before."""
-MIN_DELTA_BIC = 10.0
-"""Evidence asked of a drop: odds of about 150 to 1 by the criterion's own approximation (Kass & Raftery 1995)."""
+MIN_DELTA_BIC = 4.0
+"""Evidence asked of a drop: "positive" on the scale of Kass & Raftery (1995), and chosen by planted smooth curves."""
+MIN_ERRORS = 4.0
+"""Standard errors of its height that a drop must fall."""
 
+_FIT: dict[str, float] = {"min_width": 0.0625, "max_height": 1.1}
+_SMOOTH: dict[str, float] = {"min_width": MAX_DROP_WIDTH, "max_seen": 1.1}
+"""Limits of the terms of a fit, and of smooth ones: octaves, and heights in ranges of their curve. Without the latter,
+terms would cancel each other: in a fit they would mean nothing, and two smooth ones could draw any bend."""
 _PARAMETERS_OF_TERM = 3
 _CHUNK = 256
 """Curves fitted at once: their intermediate arrays stay near the size of a cache."""
+_SAMPLE = 512
+"""Curves from which the noise by time is taken."""
+_MIN_BINS = 20
+"""Below, the most flexible fits leave too little of the noise: its level is taken as constant, and as not shared."""
+_SHAPES = 32
+"""Curves among these that show what of it the fits take up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +49,18 @@ class Fits:
     time: np.ndarray
     """[n] updates at the middle of the main fall: the largest drop, or the largest fall where there is no drop."""
     width: np.ndarray
-    """[n] octaves (doublings of step + 1) from 10 % to 90 % of the main fall."""
+    """[n] octaves (doublings of step + origin) from 10 % to 90 % of the main fall."""
     high: np.ndarray
-    """[n] level before the main fall, within what the fitted curve shows."""
+    """[n] level before the main fall, within what the fitted curve shows. If the loss had been lower before, as where a
+    fall undoes a rise: that lower level."""
     low: np.ndarray
     """[n] level after it."""
+    time_error: np.ndarray
+    """[n] standard error of the main fall's time, in octaves; nan where there is no drop. So for the next two."""
+    width_error: np.ndarray
+    """[n] octaves"""
+    height_error: np.ndarray
+    """[n] nats, of the main fall's term"""
     r2: np.ndarray
     """[n] share of the curve's variance over log step that the fit explains; 0 for a constant curve."""
     delta_bic: np.ndarray
@@ -49,6 +69,10 @@ class Fits:
     """bool [n] there is a drop, with evidence of at least MIN_DELTA_BIC."""
     num_drops: np.ndarray
     """int64 [n]"""
+    fall: np.ndarray
+    """[n] nats that the fitted curve falls in all, from its beginning to its lowest level."""
+    fall_in_drops: np.ndarray
+    """[n] nats of it that lie in drops."""
     times: np.ndarray
     """[n, MAX_TERMS] middles of all terms, ascending; nan where a curve needs fewer. So for the next two."""
     widths: np.ndarray
@@ -56,119 +80,237 @@ class Fits:
     falls: np.ndarray
     """[n, MAX_TERMS] negative where the loss rises."""
     drops: np.ndarray
-    """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false."""
+    """bool [n, MAX_TERMS] terms that are drops; none where `is_drop` is false. Where several draw one drop
+    together, as a ramp, the largest is marked."""
     base: np.ndarray
     """[n] level after all terms."""
+    origin: np.ndarray
+    """[n] updates: the first step after 0 that was recorded. The axis is log2(step / origin + 1)."""
+    rival: Terms
+    """Of each curve its best smooth description."""
 
     def curve(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """The fitted curves at these steps, float64 [n, len(steps)]."""
         terms = self.terms(steps)
         return self.base[:, None] + terms.sum(axis=1)
 
+    def smooth(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The best smooth curves at these steps, float64 [n, len(steps)]."""
+        return self.rival.values(self._octaves(steps))
+
     def terms(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """What each term adds at these steps, float64 [n, MAX_TERMS, len(steps)]: its fall before, 0 after."""
         used = np.isfinite(self.times)
-        centers, widths = np.where(used, octaves(self.times), 0.0), np.where(used, self.widths, 1.0)
-        return np.where(used, self.falls, 0.0)[:, :, None] * sigmoids(octaves(steps), centers, widths)
+        centers = np.where(used, octaves(self.times, self.origin[:, None]), 0.0)
+        widths = np.where(used, self.widths, 1.0)
+        return np.where(used, self.falls, 0.0)[:, :, None] * sigmoids(self._octaves(steps), centers, widths)
+
+    def _octaves(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+        """[n, 1, len(steps)]"""
+        return octaves(np.asarray(steps), self.origin[:, None, None])
 
     def __getitem__(self, index: slice | np.ndarray) -> Self:
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        def joined(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return Terms.concatenate(values) if name == "rival" else np.concatenate(values)
+
+        return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
 
-def octaves(steps: Sequence[int] | np.ndarray) -> np.ndarray:
-    """log2(step + 1): step 0 has a place."""
-    return np.log2(1 + np.asarray(steps, np.float64))
+def octaves(steps: Sequence[int] | np.ndarray, origin: float | np.ndarray = 1.0) -> np.ndarray:
+    """log2(step / origin + 1): step 0 has a place."""
+    return np.log2(1 + np.asarray(steps, np.float64) / origin)
 
 
-def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray) -> Fits:
+def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray | None = None) -> Fits:
     """Fits each curve of `losses` [n, steps], in nats, at `steps` [steps], updates, ascending from 0 up.
 
-    Any real dtype; what is computed is float64. The work is done in this process.
+    - Any real dtype; what is computed is float64. The work is done in this process.
+    - `noise` [steps]: how the noise of a checkpoint changes along the run, in any unit, for each curve has its own
+      level. Without it, it is taken from the residuals of all the curves given, so that a verdict depends on them.
 
-    Raises ValueError if there are fewer than MIN_POINTS steps, if shapes do not match, if the steps do not ascend, or
-    if a loss is not finite.
+    Raises ValueError if there are fewer than MIN_POINTS steps, if shapes do not match, if the steps do not ascend, if a
+    loss is not finite, or if a noise is not above 0.
     """
     losses, at = np.asarray(losses), np.asarray(steps, np.float64)
-    if losses.ndim != 2 or at.ndim != 1 or losses.shape[1] != len(at):
-        raise ValueError(f"losses {losses.shape} and steps {at.shape} do not match; give [curves, steps] and [steps]")
-    if len(at) < MIN_POINTS:
-        raise ValueError(f"{len(at)} checkpoints are too few to fit; give at least {MIN_POINTS}")
-    if at[0] < 0 or not (np.diff(at) > 0).all():
-        raise ValueError(f"steps must ascend, each once, from 0 up, not {listed(at.tolist())}")
-    if not np.isfinite(losses).all():
-        row, column = np.argwhere(~np.isfinite(losses))[0]
-        raise ValueError(f"curve {row} has a loss of {losses[row, column]} at step {steps[column]}")
+    _check(losses, at, noise)
 
     # Bins: checkpoints that are close in log step are averaged.
-    x, owner = _bins(at)
+    origin = at[at > 0][0]
+    x, owner, spreads = _bins(octaves(at, origin))
     counts = np.bincount(owner)
-    # Noise of neighbouring checkpoints is partly shared: an average of k is better than one, but not k times better.
-    weights = np.sqrt(counts)
-    weights *= len(x) / weights.sum()
-    atoms = Atoms.on(x, weights, MAX_DROP_WIDTH)
-
-    # Curves are fitted in chunks: what is needed of each is its mean over every bin.
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    parts = [
-        _fit(np.add.reduceat(losses[start : start + _CHUNK], starts, axis=1, dtype=np.float64) / counts, x, atoms)
-        for start in range(0, max(1, len(losses)), _CHUNK)
-    ]
-    return Fits.concatenate(parts)
+    means = np.concatenate(
+        [
+            np.add.reduceat(losses[start : start + _CHUNK], starts, axis=1, dtype=np.float64) / counts
+            for start in range(0, max(1, len(losses)), _CHUNK)
+        ]
+    )
+    # Noise of neighbouring checkpoints is partly shared: an average of k is better than one, but not k times better.
+    variances = 1 / np.sqrt(counts)
+    if noise is not None:
+        along = Noise.of(variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts)
+    elif len(means) and len(x) >= _MIN_BINS:
+        along = _pooled_noise(means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE], x, variances)
+    else:
+        along = Noise.of(variances)
+    atoms = Atoms.on(x, along, MAX_DROP_WIDTH)
+    return Fits.concatenate(
+        [
+            _fit(means[start : start + _CHUNK], x, spreads, atoms, origin)
+            for start in range(0, max(1, len(means)), _CHUNK)
+        ]
+    )
 
 
-def _bins(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Octaves of each bin's mean [bins], and each step's bin [steps]. A bin holds what is near in log step."""
-    x = octaves(steps)
+def _check(losses: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> None:
+    if losses.ndim != 2 or steps.ndim != 1 or losses.shape[1] != len(steps):
+        raise ValueError(
+            f"losses {losses.shape} and steps {steps.shape} do not match; give [curves, steps] and [steps]"
+        )
+    if len(steps) < MIN_POINTS:
+        raise ValueError(f"{len(steps)} checkpoints are too few to fit; give at least {MIN_POINTS}")
+    if steps[0] < 0 or not (np.diff(steps) > 0).all():
+        raise ValueError(f"steps must ascend, each once, from 0 up, not {listed(steps.tolist())}")
+    if not np.isfinite(losses).all():
+        row, column = np.argwhere(~np.isfinite(losses))[0]
+        raise ValueError(f"curve {row} has a loss of {losses[row, column]} at step {steps[column]:g}")
+    if noise is not None:
+        noise = np.asarray(noise)
+        if noise.shape != steps.shape:
+            raise ValueError(f"noise {noise.shape} and steps {steps.shape} do not match; give one level per step")
+        if not (np.isfinite(noise) & (noise > 0)).all():
+            wrong = np.flatnonzero(~(np.isfinite(noise) & (noise > 0)))[0]
+            raise ValueError(f"the noise at step {steps[wrong]:g} is {noise[wrong]}; give a number above 0")
+
+
+def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Octaves of each bin's mean [bins], each step's bin [steps], and the variance of octaves in each bin [bins].
+
+    A bin holds what is near in log step.
+    """
     _, owner = np.unique(np.floor(x * BINS_PER_OCTAVE), return_inverse=True)
-    return np.bincount(owner, weights=x) / np.bincount(owner), owner
+    counts = np.bincount(owner)
+    means = np.bincount(owner, weights=x) / counts
+    return means, owner, np.bincount(owner, weights=(x - means[owner]) ** 2) / counts
 
 
-def _fit(curves: np.ndarray, x: np.ndarray, atoms: Atoms) -> Fits:
-    """`curves` [n, bins]."""
-    # What each shape alone explains of each curve.
-    weights = atoms.weights
-    centred_curves = centred(curves, weights)
-    total = (centred_curves**2).sum(axis=1)
-    products = centred_curves @ atoms.values.T
+def _unsmeared(widths: np.ndarray, centers: np.ndarray, x: np.ndarray, spreads: np.ndarray) -> np.ndarray:
+    """The widths that the checkpoints have: averages over bins are wider."""
+    bins = np.minimum(np.searchsorted(x, np.nan_to_num(centers)), len(x) - 1)
+    squares = widths**2 - WIDTH_OF_VARIANCE * spreads[bins]
+    # None is called sharper than a third of what was fitted: the average says no more.
+    return np.sqrt(np.maximum(squares, (widths / 3) ** 2))
+
+
+def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> Noise:
+    """From residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
+    atoms = Atoms.on(x, Noise.of(variances), MAX_DROP_WIDTH)
+    residuals, jacobians = np.empty_like(curves), []
+    for start in range(0, len(curves), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        chosen, _ = atoms.search(atoms.products(curves[some]), atoms.sigmoids())[-1]
+        terms = _refined(curves[some], x, atoms, chosen, **_FIT)
+        residuals[some] = curves[some] - terms.values(x)
+        jacobians.append(whitened_jacobian(terms, x, atoms.noise))
+    shapes = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
+    bases, _ = np.linalg.qr(shapes.transpose(0, 2, 1))
+    return noise_by_time(residuals, x, variances, bases, floor=_precision(curves))
+
+
+def _precision(curves: np.ndarray) -> np.ndarray:
+    """[n] squares of a misfit that counts for nothing."""
+    return (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
+
+
+def _refined(curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray, **limits: Any) -> Terms:
+    grid = (atoms.centers[chosen], atoms.widths[chosen], atoms.tails[chosen])
+    return refine(curves, x, atoms.noise, *grid, **limits)
+
+
+def _fit(curves: np.ndarray, x: np.ndarray, spreads: np.ndarray, atoms: Atoms, origin: float) -> Fits:
+    """`curves` [n, bins]; `spreads` [bins]: variances of octaves in each bin."""
+    noise = atoms.noise
+    products = atoms.products(curves)
+    total = (centred(curves, noise) ** 2).sum(axis=1)
+    varies = total > 1e-20 * (curves**2).sum(axis=1)
+    precision = _precision(curves)
 
     # The fit: one to MAX_TERMS sigmoids of any width, from the grid and then refined.
-    any_width, smooth = slice(0, atoms.num_sigmoids), slice(atoms.num_narrow, None)
-    found = search(products[:, any_width], atoms.gram[any_width, any_width], atoms.penalties)
-    candidates = [refine(curves, x, weights, atoms.centers[chosen], atoms.widths[chosen]) for chosen, _ in found]
+    found = atoms.search(products, atoms.sigmoids())
+    candidates = [_refined(curves, x, atoms, chosen, **_FIT) for chosen, _ in found]
+    points = _independent_points(noise.whitened(curves - candidates[-1].values(x)))
 
-    # The alternative: as many smooth shapes, from the grid alone. They may cancel as they like, short of the limits of
-    # arithmetic: what they can draw is smooth.
-    free = np.full(len(atoms.values) - atoms.num_narrow, 1e-6)
-    smooth_left = [total - e for _, e in search(products[:, smooth], atoms.gram[smooth, smooth], free)]
+    def bic(candidate: Terms) -> np.ndarray:
+        """Bayesian information criterion (Schwarz 1978) [n], over as many points as are independent."""
+        parameters = 1 + _PARAMETERS_OF_TERM * candidate.centers.shape[1]
+        return points * np.log(candidate.left / len(x) + precision) + parameters * np.log(points)
 
-    # Evidence: the Bayesian information criterion (Schwarz 1978) of each number of terms, of either kind.
-    precision = (PRECISION * np.ptp(curves, axis=1)) ** 2 + 1e-12
-    points = _independent_points(np.sqrt(weights) * (curves - candidates[-1].values(x)))
-    bics = np.stack([_bic(c.left, k + 1, points, len(x), precision) for k, c in enumerate(candidates)])
-    smooth_bics = np.stack([_bic(left, k + 1, points, len(x), precision) for k, left in enumerate(smooth_left)])
+    candidates[1] = _second_start(curves, x, noise, candidates, bic)
+    # The curve gets the number of terms with the lowest criterion.
+    bics = np.stack([bic(c) for c in candidates])
+    falls = Falls.of(Terms.chosen(bics.argmin(axis=0), candidates), x)
 
-    # Each curve gets the number of terms with the lowest criterion.
-    best = bics.argmin(axis=0)
-    left = np.choose(best, [candidate.left for candidate in candidates])
+    # The alternative: as many smooth shapes. What they can draw is smooth, even if they cancel.
+    grid = atoms.search(products, atoms.smooth())
+    rivals = [_refined(curves, x, atoms, chosen, moves=0, **_SMOOTH) for chosen, _ in grid]
+    evidence = np.stack([bic(r) for r in rivals]).min(axis=0) - bics.min(axis=0)
+    # Where it decides, it is refined as well: the grid's misfit is evidence of nothing.
+    undecided = np.flatnonzero(falls.sharp.any(axis=1) & (evidence >= MIN_DELTA_BIC))
+    if len(undecided):
+        rivals = [
+            rival.replaced(undecided, _refined(curves[undecided], x, atoms, chosen[undecided], **_SMOOTH))
+            for rival, (chosen, _) in zip(rivals, grid, strict=True)
+        ]
+    smooth_bics = np.stack([bic(r) for r in rivals])
     return _described(
+        falls,
         x,
-        _chosen(best, candidates),
-        r2=np.where(total > 0, 1 - left / np.where(total > 0, total, 1), 0.0),
+        spreads,
+        noise,
+        points,
+        r2=np.where(varies, 1 - falls.terms.left / np.where(varies, total, 1), 0.0),
         delta_bic=smooth_bics.min(axis=0) - bics.min(axis=0),
+        rival=Terms.chosen(smooth_bics.argmin(axis=0), rivals),
+        origin=origin,
     )
 
 
-def _chosen(best: np.ndarray, candidates: list[Terms]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each curve the candidate `best` [n], as Terms.padded."""
-    padded = [candidate.padded() for candidate in candidates]
-    base, centers, widths, falls = (
-        np.choose(best[(...,) + (None,) * (padded[0][i].ndim - 1)], [p[i] for p in padded]) for i in range(4)
+def _second_start(
+    curves: np.ndarray, x: np.ndarray, noise: Noise, candidates: list[Terms], bic: Callable[[Terms], np.ndarray]
+) -> Terms:
+    """The fit with two terms, also tried from that with three, of which the nearest two are joined: where the search
+    has put one term between two falls, it may not find its way.
+    """
+    two, three = candidates[1:]
+    where = np.flatnonzero(bic(three) < bic(two))
+    if not len(where):
+        return two
+    order = np.argsort(three.centers[where], axis=1)
+    centers, widths, falls = (
+        np.take_along_axis(a[where], order, axis=1) for a in (three.centers, three.widths, three.falls)
     )
-    return base, centers, widths, falls
+    rows, near = np.arange(len(where)), np.diff(centers, axis=1).argmin(axis=1)
+    # The pair is the terms near and near + 1; the third stays: 2 where near is 0, 0 where near is 1.
+    stays = np.where(near == 0, 2, 0)
+    heights = np.abs(np.stack([falls[rows, near], falls[rows, near + 1]])) + 1e-9
+    middle = (heights[0] * centers[rows, near] + heights[1] * centers[rows, near + 1]) / heights.sum(axis=0)
+    spread = np.maximum(widths[rows, near], widths[rows, near + 1])
+    started = refine(
+        curves[where],
+        x,
+        noise,
+        np.stack([middle, centers[rows, stays]], axis=1),
+        np.stack([spread, widths[rows, stays]], axis=1),
+        two.tails[where],
+        **_FIT,  # type: ignore[arg-type]
+    )
+    better = started.left < two.left[where]
+    return two.replaced(where[better], started[better])
 
 
 def _independent_points(residuals: np.ndarray) -> np.ndarray:
@@ -181,68 +323,59 @@ def _independent_points(residuals: np.ndarray) -> np.ndarray:
     return residuals.shape[1] * (1 - shared) / (1 + shared)
 
 
-def _bic(left: np.ndarray, num_terms: int, points: np.ndarray, num_bins: int, precision: np.ndarray) -> np.ndarray:
-    """Bayesian information criterion [n] of a sum of terms that leaves these squares, over its independent points."""
-    parameters = 1 + _PARAMETERS_OF_TERM * num_terms
-    return points * np.log(np.maximum(left, 0) / num_bins + precision) + parameters * np.log(points)
-
-
 def _described(
+    falls: Falls,
     x: np.ndarray,
-    terms: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    spreads: np.ndarray,
+    noise: Noise,
+    points: np.ndarray,
     r2: np.ndarray,
     delta_bic: np.ndarray,
+    rival: Terms,
+    origin: float,
 ) -> Fits:
-    """Which of the terms (as Terms.padded) are drops, and the main fall of each curve."""
-    # Terms in the order of their times, with harmless values where there is none.
-    base, centers, widths, falls = terms
-    order = np.argsort(centers, axis=1, kind="stable")  # nan last
-    centers, widths, falls = (np.take_along_axis(a, order, axis=1) for a in (centers, widths, falls))
-    used = np.isfinite(centers)
-    where, how_wide, how_far = np.where(used, centers, 0.0), np.where(used, widths, 1.0), np.where(used, falls, 0.0)
-
-    def model(at: np.ndarray) -> np.ndarray:
-        """Fitted losses at octaves [n, points]."""
-        return base[:, None] + np.einsum("nk,nkp->np", how_far, sigmoids(at[:, None, :], where, how_wide))
-
-    # A new low: how far below all that came before a term takes the loss, right after it and an octave later.
-    values = model(np.broadcast_to(x, (len(base), len(x))))
-    lowest_yet = np.minimum.accumulate(values, axis=1)
-    before = np.maximum(np.searchsorted(x, where - how_wide / 2, side="right") - 1, 0)
-    after = np.minimum(np.searchsorted(x, where + how_wide / 2), len(x) - 1)
-    an_octave_on = np.minimum(np.searchsorted(x, where + how_wide / 2 + 1), len(x) - 1)
-    ends = np.maximum(np.take_along_axis(values, after, axis=1), np.take_along_axis(values, an_octave_on, axis=1))
-    new_low = np.take_along_axis(lowest_yet, before, axis=1) - ends
-
-    # Drops, by the definition in docs/analysis.md.
-    seen = (centers - widths / 2 >= x[0]) & (centers + widths / 2 <= x[-1]) & (centers >= x[1]) & (centers <= x[-3])
-    # Most of what the loss falls during the term is this term's: not a correction to a wide one, as at a kink.
-    in_all = model(where - how_wide / 2) - model(where + how_wide / 2)
-    sharp = used & seen & (widths <= MAX_DROP_WIDTH) & (falls >= MIN_DROP_FALL) & (0.8 * falls >= in_all / 2)
-    drops = sharp & (new_low >= MIN_DROP_FALL) & (delta_bic >= MIN_DELTA_BIC)[:, None]
+    """Which of the terms are drops, and the main fall of each curve."""
+    terms = falls.terms
+    drops = falls.sharp & (delta_bic >= MIN_DELTA_BIC)[:, None]
+    some = np.asarray(drops.any(axis=1))
+    errors = np.full((3, *drops.shape), np.nan)
+    errors[:, some] = standard_errors(terms[some], x, noise, points[some])
+    # Slow noise falls and rises by itself.
+    drops &= falls.new_low >= MIN_ERRORS * np.where(drops, errors[2], np.inf)
+    is_drop = np.asarray(drops.any(axis=1))
 
     # The main fall: the largest drop, or the largest fall where there is no drop.
-    candidates = np.where(drops.any(axis=1, keepdims=True) & ~drops, -np.inf, np.where(used, falls, -np.inf))
-    main = candidates.argmax(axis=1)[:, None]
-    middle = model(np.take_along_axis(where, main, axis=1))[:, 0]
-    half = np.take_along_axis(how_far, main, axis=1)[:, 0] / 2
+    heights = np.where(drops, falls.high - falls.low, falls.heights)
+    main = np.where(is_drop[:, None] & ~drops, -np.inf, heights).argmax(axis=1)
+
+    def of_main(values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, main[:, None], axis=1)[:, 0]
+
+    time_error, width_error, height_error = (np.where(is_drop, of_main(each), np.nan) for each in errors)
+    fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
-        time=_updates(np.take_along_axis(centers, main, axis=1)[:, 0]),
-        width=np.take_along_axis(widths, main, axis=1)[:, 0],
-        # Terms that overlap may each be larger than what the curve shows of them.
-        high=np.minimum(middle + half, values.max(axis=1)),
-        low=np.maximum(middle - half, values.min(axis=1)),
+        time=_updates(of_main(falls.times), origin),
+        width=of_main(_unsmeared(falls.widths, falls.times, x, spreads)),
+        high=of_main(falls.high),
+        low=of_main(falls.low),
+        time_error=time_error,
+        width_error=width_error,
+        height_error=height_error,
         r2=r2,
         delta_bic=delta_bic,
-        is_drop=drops.any(axis=1),
+        is_drop=is_drop,
         num_drops=drops.sum(axis=1),
-        times=_updates(centers),
-        widths=widths,
-        falls=falls,
+        fall=fall,
+        fall_in_drops=np.minimum((falls.high - falls.low).sum(axis=1, where=drops), fall),
+        times=_updates(terms.centers, origin),
+        widths=_unsmeared(terms.widths, terms.centers, x, spreads),
+        falls=terms.falls,
         drops=drops,
-        base=base,
+        base=terms.base,
+        origin=np.full(len(main), origin),
+        rival=rival,
     )
 
 
-def _updates(position: np.ndarray) -> np.ndarray:
-    return 2**position - 1
+def _updates(position: np.ndarray, origin: float) -> np.ndarray:
+    return origin * (2**position - 1)

@@ -46,4 +46,4 @@ class MainDrops:
         def by_seed(values: np.ndarray) -> np.ndarray:
             return np.where(is_drop, values, np.nan).reshape(-1, num_seeds)
 
-        return cls(times=by_seed(octaves(time)), widths=by_seed(width), falls=by_seed(high - low))
+        return cls(times=by_seed(octaves(np.maximum(time, 0))), widths=by_seed(width), falls=by_seed(high - low))

@@ -1,7 +1,8 @@
-"""fits + curves -> learning-time spectrum: when tokens are learned, and how well that rebuilds the mean loss's fall.
+"""fits + curves -> learning-time spectrum: when tokens are learned, beside the fall of the mean loss.
 
 The mean loss falls smoothly; the question (arXiv 2606.29858, after arXiv 2303.13506) is whether its derivative is the
-density of the learning times of single tokens. All is summed over curves, so sets are joined by adding.
+density of the learning times of single tokens. That fitted terms add up to the mean says nothing, as they do for any
+curves; how much of the fall lies in drops does (`numbers`). All is summed over curves, so sets are joined by adding.
 """
 
 from collections.abc import Sequence
@@ -42,12 +43,6 @@ class Spectrum:
         return falls / self.curves / np.diff(self.edges)
 
 
-def rebuilt_share(measured: np.ndarray, account: np.ndarray) -> float:
-    """R^2 of `account` [bins] for the measured derivative: 1 is all of it, below 0 worse than a constant; nan: flat."""
-    variation = ((measured - measured.mean()) ** 2).sum()
-    return float(1 - ((measured - account) ** 2).sum() / variation) if variation > 0 else float("nan")
-
-
 def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) -> Spectrum:
     """`losses` [n, steps] and their fits. Bins are BIN_OCTAVES wide; the last one ends at the last step."""
     x = octaves(steps)
@@ -61,7 +56,9 @@ def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) 
     mean = losses.mean(axis=0, dtype=np.float64) if len(losses) else np.zeros(len(x))
     # Only the part of a term that happens within the run: wide ones begin before it or end after it.
     seen = terms[:, :, 0] - terms[:, :, -1]
-    where = np.where(np.isfinite(fits.times), np.clip(octaves(fits.times), edges[0], edges[-1]), edges[0])
+    where = np.where(
+        np.isfinite(fits.times), np.clip(octaves(np.maximum(fits.times, 0)), edges[0], edges[-1]), edges[0]
+    )
 
     def binned(weights: np.ndarray) -> np.ndarray:
         return np.histogram(where, bins=edges, weights=weights)[0]

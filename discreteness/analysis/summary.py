@@ -1,11 +1,10 @@
-"""tables of an analysis -> what they say, in words and as the sharpest tokens."""
+"""tables and numbers of an analysis -> what a terminal shows: the paragraphs, documents, and the sharpest tokens."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import pyarrow.compute as pc
 
 from discreteness.analysis.across_seeds import (
     LEARNED_LOSS,
@@ -16,8 +15,8 @@ from discreteness.analysis.across_seeds import (
     steepness,
 )
 from discreteness.analysis.main_drops import MainDrops
-from discreteness.analysis.spectrum import rebuilt_share
-from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, count_losses
+from discreteness.analysis.tables import Analysis, count_losses
+from discreteness.analysis.words import paragraphs
 from discreteness.dataset.reader import Dataset
 
 
@@ -48,43 +47,73 @@ def _sharpest_rows(found: Analysis, count: int) -> list[dict[str, Any]]:
 
 
 def summary(dataset: Dataset, found: Analysis, num_tokens: int = 12) -> str:
-    """What was found, for a terminal."""
+    """What was found, for a terminal; what matters most comes first."""
     num_losses, num_seeds = count_losses(dataset), len(found.seeds)
     rows = num_seeds * len(dataset.steps) * len(dataset.documents)
-    lines = [
-        f"{num_seeds} seeds x {len(dataset.steps)} checkpoints x {len(dataset.documents)} documents "
-        f"= {rows} rows, {num_seeds * len(dataset.steps) * num_losses} losses",
-        f"seeds: {dataset.seeds_differ}",
-        "",
-        f"{'document':<32}{'curves':>8}{'drops':>8}{'last loss':>11}{'learned':>9}{'rebuilt':>9}"
-        f"{'by times':>10}{'by drops':>10}",
-    ]
+    return "\n".join(
+        [
+            paragraphs(found.numbers, dataset.vary),
+            "",
+            f"{num_seeds} seeds x {len(dataset.steps)} checkpoints x {len(dataset.documents)} documents "
+            f"= {rows} rows, {num_seeds * len(dataset.steps) * num_losses} losses",
+            f"seeds: {dataset.seeds_differ}",
+            "",
+            *_documents(dataset, found),
+            "",
+            *_sharpest(dataset, found, num_tokens),
+            "",
+            *_words_across_seeds(found),
+        ]
+    )
+
+
+def _documents(dataset: Dataset, found: Analysis) -> Iterator[str]:
+    yield (
+        f"{'document':<32}{'curves':>8}{'drops':>8}{'stable':>8}{'common':>8}{'schedule':>10}{'onset':>7}"
+        f"{'in drops':>10}{'last loss':>11}{'learned':>9}"
+    )
+    fits = found.fits
+    doc_ids = fits["doc_id"].to_numpy()
+    final, is_drop = fits["final_loss"].to_numpy(), fits["is_drop"].to_numpy()
+    fall, in_drops = fits["fall"].to_numpy(), fits["fall_in_drops"].to_numpy()
+    of_drops = {name: np.array(fits[name].to_pylist(), np.float64) for name in ("stable", "common", "onset")}
+    of_drops["schedule"] = np.array([np.nan if said is None else said != "" for said in fits["schedule"].to_pylist()])
     names = {document.doc_id: document.name for document in dataset.documents}
-    doc_ids = found.fits["doc_id"].to_numpy()
-    final, is_drop = found.fits["final_loss"].to_numpy(), found.fits["is_drop"].to_numpy()
-    for doc_id, name in [*names.items(), (None, ALL_DOCUMENTS)]:
+    for doc_id, name in [*names.items(), (None, "all")]:
         mine = np.full(len(doc_ids), True) if doc_id is None else doc_ids == doc_id
-        accounts = "".join(
-            f"{share:>{width}.2f}" for share, width in zip(rebuilt_shares(found, name), (9, 10, 10), strict=True)
+        shares = {what: _percent(values[mine]) for what, values in of_drops.items()}
+        yield (
+            f"{name:<32}{mine.sum():>8}{is_drop[mine].mean():>8.0%}{shares['stable']:>8}{shares['common']:>8}"
+            f"{shares['schedule']:>10}{shares['onset']:>7}{in_drops[mine].sum() / max(fall[mine].sum(), 1e-9):>10.0%}"
+            f"{final[mine].mean():>11.3f}{(final[mine] < LEARNED_LOSS).mean():>9.0%}"
         )
-        lines.append(
-            f"{name or 'all':<32}{mine.sum():>8}{is_drop[mine].mean():>8.0%}{final[mine].mean():>11.3f}"
-            f"{(final[mine] < LEARNED_LOSS).mean():>9.0%}{accounts}"
-        )
-    lines += [
-        "(drops: curves with a drop; learned: final loss below ln 2; rebuilt: R^2 of the mean loss's derivative, from",
-        " all fitted terms, from their learning times alone, from the drops alone)",
-        "",
-        f"{'sharpest drops':<44}{'seeds':>7}{'time':>8}{'+- octaves':>12}{'width':>7}{'fall':>7}",
-    ]
+    yield "(drops: curves with a drop; of these, stable: also in even and odd checkpoints alone, common: gone without"
+    yield " what all tokens share, schedule: where it changes, onset: above the loss of token frequencies; in drops: of"
+    yield " the nats that curves fall; learned: final loss below ln 2)"
+
+
+def _percent(values: np.ndarray) -> str:
+    """Of those that are known."""
+    known = values[np.isfinite(values)]
+    return f"{known.mean():.0%}" if len(known) else "-"
+
+
+def _sharpest(dataset: Dataset, found: Analysis, num_tokens: int) -> Iterator[str]:
+    yield (
+        f"{'sharpest drops':<44}{'seeds':>7}{'stable':>8}{'common':>8}{'time':>8}{'+- octaves':>12}"
+        f"{'width':>7}{'fall':>7}"
+    )
     for row in _sharpest_rows(found, num_tokens):
         token = Token.at(dataset, row["doc_id"], row["token_index"])
-        spread = "-" if row["time_spread"] is None else f"{row['time_spread']:.2f}"
         name = f"{token.text!r} ({token.document}, token {token.token})"
-        lines.append(
-            f"{name:<44}{row['drop_share']:>7.0%}{row['time']:>8.0f}{spread:>12}{row['width']:>7.2f}{row['fall']:>7.2f}"
+        stable, common = (
+            "-" if share is None else f"{share:.0%}" for share in (row["stable_share"], row["common_share"])
         )
-    return "\n".join([*lines, "", *_words_across_seeds(found)])
+        spread = "-" if row["time_spread"] is None else f"{row['time_spread']:.2f}"
+        yield (
+            f"{name:<44}{row['drop_share']:>7.0%}{stable:>8}{common:>8}{row['time']:>8.0f}{spread:>12}"
+            f"{row['width']:>7.2f}{row['fall']:>7.2f}"
+        )
 
 
 def _words_across_seeds(found: Analysis) -> Iterator[str]:
@@ -115,11 +144,3 @@ def _words_across_seeds(found: Analysis) -> Iterator[str]:
         f"(to {TOGETHER_OCTAVES} octaves); with each token's seeds shuffled {(chance >= 0).sum()} in "
         f"{len(np.unique(chance[chance >= 0]))}"
     )
-
-
-def rebuilt_shares(found: Analysis, document: str) -> tuple[float, float, float]:
-    """R^2 of the derivative of a document's mean loss, or of all: by all terms, their times alone, the drops alone."""
-    rows = found.spectrum.filter(pc.equal(found.spectrum["document"], document))
-    measured, *accounts = (rows[name].to_numpy() for name in ("measured", "rebuilt", "at_times", "by_drops"))
-    first, second, third = (rebuilt_share(measured, account) for account in accounts)
-    return first, second, third

@@ -3,10 +3,12 @@
 - They are files of the dataset's folder `analysis`, or of a folder of their own.
 - Each table carries the seeds that were analysed and the documents it is of; tables of other documents are refused.
 - COLUMNS is their layout: tables that another version wrote with other columns are refused, too.
+- What they say together is in NUMBERS_FILE.
 """
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -16,7 +18,10 @@ import pyarrow.parquet as pq
 from discreteness.analysis.across_seeds import across_seeds
 from discreteness.analysis.fits import Fits
 from discreteness.analysis.main_drops import MainDrops
+from discreteness.analysis.numbers import Numbers
+from discreteness.analysis.schedule_changes import Schedule
 from discreteness.analysis.spectrum import Spectrum
+from discreteness.analysis.verdicts import Basis, Verdicts
 from discreteness.dataset.long_form import words
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_dataset
@@ -24,15 +29,17 @@ from discreteness.dataset.storage import Storage, open_storage
 
 FOLDER = "analysis"
 COLUMNS = {
-    "fits": "doc_id document token_index token seed time width high low r2 delta_bic is_drop num_drops final_loss base "
-    "times widths falls drops",
-    "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share time "
-    "time_spread width fall dip dip_p dip_q cluster",
+    "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 "
+    "delta_bic is_drop num_drops stable common schedule onset final_loss fall fall_in_drops fall_after_onset "
+    "fall_in_drops_after_onset base origin times widths falls drops",
+    "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share stable_share "
+    "common_share time time_spread width fall dip dip_p dip_q cluster",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
 }
 """Table -> its columns; docs/analysis.md describes each."""
 ALL_DOCUMENTS = ""
 """What the spectrum of all documents together is filed under."""
+NUMBERS_FILE = "numbers.json"
 _METADATA_KEY = b"discreteness.analysis"
 
 
@@ -44,29 +51,35 @@ class Analysis:
     - `tokens`: one row per token.
     - `spectrum`: one row per document (ALL_DOCUMENTS: all) and bin of log step.
     - `seeds`: those analysed; a dataset may have more by now.
+    - `numbers`: what the tables and the null comparisons say together.
     """
 
     fits: pa.Table
     tokens: pa.Table
     spectrum: pa.Table
     seeds: list[int]
+    numbers: Numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A document and some of its seeds: read, fitted and summed in one process."""
+    """A document and some of its seeds: read, fitted and summed in one process, and judged by `basis`. `onset_end`: of
+    the document, in updates.
+    """
 
     uri: str
     doc_id: int
     seeds: tuple[int, ...]
+    basis: Basis
+    onset_end: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """`fits`, `final_losses`: curves in order of token, then of the work's seeds."""
+    """`verdicts`, `final_losses`: curves in order of token, then of the work's seeds."""
 
     work: Work
-    fits: Fits
+    verdicts: Verdicts
     final_losses: np.ndarray
     spectrum: Spectrum
 
@@ -97,7 +110,14 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
             )
         if stated["documents"] != _documents_of(dataset):
             raise ValueError(f"{storage.path(path)} is of other documents; {again}")
-    return Analysis(**tables, seeds=stated["seeds"])
+    path = f"{prefix}{NUMBERS_FILE}"
+    if not storage.exists(path):
+        raise FileNotFoundError(f"{storage.path(path)} does not exist; {again}")
+    try:
+        numbers = Numbers.of_json(storage.read(path))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{storage.path(path)} is damaged or of another version; {again}") from None
+    return Analysis(**tables, seeds=stated["seeds"], numbers=numbers)
 
 
 def count_losses(dataset: Dataset) -> int:
@@ -113,33 +133,59 @@ def output_storage(storage: Storage, output: str | os.PathLike[str] | None) -> t
     return (storage, f"{FOLDER}/") if output is None else (open_storage(output), "")
 
 
-def fits_table(dataset: Dataset, done: list[Done]) -> pa.Table:
+def fits_table(dataset: Dataset, done: list[Done], schedule: Schedule) -> pa.Table:
     tables = []
     for part in done:
-        fits, seeds = part.fits, np.array(part.work.seeds, np.int32)
+        fits, seeds = part.verdicts.fits, np.array(part.work.seeds, np.int32)
         num_tokens = len(fits.time) // len(seeds)
+        during = pa.array(schedule.during(fits.time, fits.width), mask=~fits.is_drop | (not schedule.known))
+        ended = part.work.onset_end
         columns = {
             "doc_id": np.full(len(fits.time), part.work.doc_id, np.int32),
             "token_index": np.repeat(np.arange(1, num_tokens + 1, dtype=np.int32), len(seeds)),
             "seed": np.tile(seeds, num_tokens),
-            "time": fits.time,
-            "width": fits.width,
-            "high": fits.high,
-            "low": fits.low,
+            **{name: getattr(fits, name) for name in ("time", "width", "high", "low")},
+            **{name: _nulls(getattr(fits, name)) for name in ("time_error", "width_error", "height_error")},
             "r2": fits.r2,
             "delta_bic": fits.delta_bic,
             "is_drop": fits.is_drop,
             "num_drops": fits.num_drops.astype(np.int32),
+            "stable": _yes_or_no(part.verdicts.stable),
+            "common": _yes_or_no(part.verdicts.common),
+            "schedule": during,
+            "onset": _yes_or_no(np.where(fits.is_drop & np.isfinite(ended), fits.time <= ended, np.nan)),
             "final_loss": part.final_losses,
+            "fall": fits.fall,
+            "fall_in_drops": fits.fall_in_drops,
+            **{name: _nulls(values) for name, values in _falls_after(fits, ended, dataset.steps).items()},
             "base": fits.base,
-            "times": _lists(fits.times, np.isfinite(fits.times)),
-            "widths": _lists(fits.widths, np.isfinite(fits.times)),
-            "falls": _lists(fits.falls, np.isfinite(fits.times)),
+            "origin": fits.origin,
+            **{name: _lists(getattr(fits, name), np.isfinite(fits.times)) for name in ("times", "widths", "falls")},
             "drops": _lists(fits.drops, np.isfinite(fits.times)),
         }
         tables.append(pa.table(columns))
     fits = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
     return _named(dataset, fits)
+
+
+def _falls_after(fits: Fits, onset_end: float, steps: Sequence[int]) -> dict[str, np.ndarray]:
+    """Of the nats that each fitted curve falls, and of those in drops, what comes after the onset [n]; nan if it is not
+    known when that ends. A drop belongs to the side that its middle is on.
+    """
+    if np.isnan(onset_end):
+        return dict.fromkeys(("fall_after_onset", "fall_in_drops_after_onset"), np.full(len(fits.fall), np.nan))
+    curve = fits.curve(steps)
+    later = np.array(steps) >= onset_end
+    start = fits.curve(np.array([onset_end]))[:, 0]
+    after = np.clip(start - curve[:, later].min(axis=1), 0, fits.fall)
+    heights = fits.falls * fits.drops
+    shares = np.nansum(heights * (fits.times > onset_end), axis=1) / np.where(
+        fits.is_drop, np.nansum(heights, axis=1), 1
+    )
+    return {
+        "fall_after_onset": after,
+        "fall_in_drops_after_onset": np.minimum(fits.fall_in_drops * shares, after),
+    }
 
 
 def _named(dataset: Dataset, table: pa.Table) -> pa.Table:
@@ -166,15 +212,29 @@ def tokens_table(dataset: Dataset, fits: pa.Table, num_seeds: int) -> pa.Table:
     def by_seed(name: str) -> np.ndarray:
         return fits[name].to_numpy().reshape(-1, num_seeds)
 
+    def of_drops(name: str) -> np.ndarray:
+        """The share of seeds with a drop in which it is so; nan where none has one."""
+        values = np.array(fits[name].to_pylist(), np.float64).reshape(-1, num_seeds)
+        known = np.isfinite(values).sum(axis=1)
+        return np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
+
     shared = across_seeds(by_seed("final_loss"), MainDrops.of_table(fits, num_seeds))
     columns = {
         "doc_id": by_seed("doc_id")[:, 0],
         "token_index": by_seed("token_index")[:, 0],
         "seeds": np.full(len(shared.cluster), num_seeds, np.int32),
         **{field.name: getattr(shared, field.name) for field in fields(shared)},
+        "stable_share": of_drops("stable"),
+        "common_share": of_drops("common"),
         "cluster": pa.array(shared.cluster.astype(np.int32), mask=shared.cluster < 0),
     }
-    return _named(dataset, pa.table({name: _nulls(values) for name, values in columns.items()}))
+    table = pa.table({name: _nulls(values) for name, values in columns.items()})
+    return _named(dataset, table).select(COLUMNS["tokens"].split())
+
+
+def _yes_or_no(values: np.ndarray) -> pa.Array:
+    """1, 0 or nan -> true, false or null."""
+    return pa.array(values == 1, mask=np.isnan(values))
 
 
 def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
@@ -214,3 +274,4 @@ def write_tables(found: Analysis, dataset: Dataset, output: str | os.PathLike[st
         table = getattr(found, name).replace_schema_metadata({_METADATA_KEY: metadata})
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         storage.write(f"{prefix}{name}.parquet", sink.getvalue())
+    storage.write(f"{prefix}{NUMBERS_FILE}", json.dumps(found.numbers.as_json(), indent=1).encode())

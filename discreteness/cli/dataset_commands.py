@@ -144,8 +144,12 @@ class Analyze:
     """Folder of the tables and pictures. Default: `analysis` in the dataset."""
     figure: str | None = None
     """Where to put a copy of the overview, a PNG. Default: nowhere but in the folder of the tables."""
+    json: bool = False
+    """Print the numbers as JSON instead of the summary: docs/analysis.md describes each."""
 
     def __call__(self) -> int:
+        from json import dumps
+
         from discreteness.analysis.analyze import analyze
         from discreteness.analysis.figures import draw
         from discreteness.analysis.summary import summary
@@ -162,6 +166,9 @@ class Analyze:
         draw(dataset, found, self.output)
         if self.figure:
             Path(self.figure).write_bytes(storage.read(f"{prefix}overview.png"))
+        if self.json:
+            print(dumps(found.numbers.as_json(), indent=1))
+            return 0
         overview = self.figure or storage.path(f"{prefix}overview.png")
         print(f"{summary(dataset, found)}\n\ntables and pictures: {storage.path(prefix)}\noverview: {overview}")
         return 0

@@ -1,6 +1,7 @@
 """Spectra, what seeds share, tables and pictures: planted experiments analysed from end to end."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from benchmarks.planted import noise, sigmoid
+from discreteness.analysis import surrogates
 from discreteness.analysis.across_seeds import across_seeds, learned_together, medians, shuffled
 from discreteness.analysis.analyze import analyze
 from discreteness.analysis.fits import fit, octaves
 from discreteness.analysis.main_drops import MainDrops
-from discreteness.analysis.spectrum import rebuilt_share, spectrum
-from discreteness.analysis.summary import rebuilt_shares, summary
-from discreteness.analysis.tables import ALL_DOCUMENTS, COLUMNS, load
+from discreteness.analysis.spectrum import spectrum
+from discreteness.analysis.summary import summary
+from discreteness.analysis.tables import COLUMNS, NUMBERS_FILE, load, write_tables
 from discreteness.cli.dataset_commands import Analyze
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
@@ -28,6 +30,18 @@ from tests.support.planted_dataset import create_planted, log_plan
 
 STEPS = np.array(parse_checkpoints("log:40", 500))
 X = octaves(STEPS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surrogates, "RESAMPLES", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(dataset):
+    return analyze(dataset)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +64,7 @@ def records():
     return pa.table({"step": steps, "train_loss": [5.0] * len(steps), "val_loss": [None] * (len(steps) - 1) + [4.0]})
 
 
-def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
-    found = analyze(dataset)
+def test_a_planted_experiment_is_read_back_from_its_tables(dataset, found):
     assert found.fits.num_rows == 4 * case.TOTAL
     keys = list(zip(*(found.fits[name].to_pylist() for name in ("doc_id", "token_index", "seed")), strict=True))
     assert keys == sorted(keys)
@@ -73,9 +86,25 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset):
     assert again.seeds == [0, 1, 2, 3]
     for name in ("fits", "tokens", "spectrum"):
         assert getattr(again, name).to_pylist() == getattr(found, name).to_pylist()
+    assert again.numbers.as_json() == found.numbers.as_json()
     text = summary(open_dataset(dataset), found)
     assert "2 of 6 tokens have a drop in every seed, 4 in none, 0 in some" in text
     assert "seeds: different weights, the same data in the same order" in text.splitlines()
+
+
+def test_numbers_as_json_are_those_of_the_tables(dataset, found, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("discreteness.analysis.analyze.analyze", lambda *arguments: found)
+    monkeypatch.setattr("discreteness.analysis.figures.draw", lambda *arguments: None)  # the next test draws them
+    assert Analyze(str(dataset), output=str(tmp_path), json=True)() == 0
+    stated = json.loads(capsys.readouterr().out)
+    assert stated["drop_share"] == np.mean(found.fits["is_drop"].to_pylist()) == 1 / 3
+    assert stated["curves"] == 24 and stated["changes"] == []
+    dropped = found.fits.filter(found.fits["is_drop"])
+    assert stated["common_share"] == np.mean(dropped["common"].to_pylist())
+    assert stated["stable_share"] == np.mean(dropped["stable"].to_pylist()) == 1
+    assert stated["fall_share_in_drops"] == pytest.approx(
+        np.sum(found.fits["fall_in_drops"].to_pylist()) / np.sum(found.fits["fall"].to_pylist())
+    )
 
 
 def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_path):
@@ -85,8 +114,10 @@ def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_
     assert run.wait() == 0, run.output
     assert "4 seeds x 40 checkpoints x 3 documents = 480 rows" in run.output
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"_staging"}
-    pictures = {f"{name}.{kind}" for name in ("overview", "fits", "spectrum", "seeds") for kind in ("png", "svg")}
-    assert names == pictures | {"fits.parquet", "tokens.parquet", "spectrum.parquet"}
+    pictures = {
+        f"{name}.{kind}" for name in ("overview", "nulls", "fits", "spectrum", "seeds") for kind in ("png", "svg")
+    }
+    assert names == pictures | {"fits.parquet", "tokens.parquet", "spectrum.parquet", NUMBERS_FILE}
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out/fits.svg").read_text().count("<path") > 50
     assert load(dataset, tmp_path / "out").seeds == [0, 1, 2, 3]
@@ -100,18 +131,22 @@ def test_where_it_writes_is_tried_before_the_fits(dataset, tmp_path, monkeypatch
             Analyze(str(dataset), **{name: str(tmp_path / path) for name, path in place.items()})()
 
 
-def test_what_was_not_analysed_or_is_damaged_is_said(dataset, tmp_path):
+def test_what_was_not_analysed_or_is_damaged_is_said(dataset, found, tmp_path):
     with pytest.raises(FileNotFoundError, match="run: discreteness analyze"):
         load(dataset, tmp_path / "nothing")
-    analyze(dataset, tmp_path)
-    (tmp_path / "fits.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="damaged"):
-        load(dataset, tmp_path)
+    for name in (NUMBERS_FILE, "fits.parquet"):
+        write_tables(found, open_dataset(dataset), tmp_path)
+        (tmp_path / name).write_bytes(b"{}")
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            load(dataset, tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name} does not exist; run: discreteness analyze"):
+            load(dataset, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "column"), [("fits", "is_drop"), ("tokens", "drop_share"), ("spectrum", "by_drops")])
-def test_tables_with_the_columns_of_another_version_are_refused(dataset, tmp_path, name, column):
-    analyze(dataset, tmp_path)
+def test_tables_with_the_columns_of_another_version_are_refused(dataset, found, tmp_path, name, column):
+    write_tables(found, open_dataset(dataset), tmp_path)
     table = pq.read_table(tmp_path / f"{name}.parquet")
     assert table.column_names == COLUMNS[name].split()
     old = table.rename_columns([column.replace("drop", "step") if one == column else one for one in table.column_names])
@@ -137,19 +172,16 @@ def test_the_spectrum_of_drops_rebuilds_the_smooth_mean_that_they_add_up_to():
     x, centers = octaves(steps), random.uniform(3, 9.5, 200)
     losses = 1 + 6 * sigmoid(x, centers, np.full(200, 0.5)) + noise(random, steps, 200, 0.1)
     found = spectrum(losses, steps, fit(losses, steps))
-    accounts = {
-        name: rebuilt_share(found.measured, getattr(found, name)) for name in ("rebuilt", "by_drops", "at_times")
-    }
-    assert accounts["rebuilt"] > 0.99
-    assert accounts["by_drops"] > 0.95
-    assert accounts["at_times"] > 0.8
+    steady = slice(7, 18)  # octaves 3.5 to 9, in which the mean falls steadily
+    for name, error in ("rebuilt", 0.06), ("by_drops", 0.1), ("at_times", 0.5):
+        assert getattr(found, name)[steady] == pytest.approx(found.measured[steady], rel=error), name
     assert found.drops.sum() == pytest.approx(200, abs=8)
     assert found.at_times.sum() == pytest.approx(200 * 6, rel=0.03)
     whole = found.measured.sum()
     assert whole == pytest.approx((losses[:, 0] - losses[:, -1]).sum(), rel=1e-6)
 
 
-def test_spectra_add_and_share_is_one_only_for_the_truth():
+def test_spectra_add():
     random = np.random.default_rng(0)
     losses = 1 + 6 * sigmoid(X, random.uniform(2, 7, 10), np.full(10, 0.5))
     fits = fit(losses, STEPS)
@@ -157,9 +189,6 @@ def test_spectra_add_and_share_is_one_only_for_the_truth():
     whole, summed = spectrum(losses, STEPS, fits), parts[0] + parts[1]
     for field in dataclasses.fields(whole):
         assert getattr(summed, field.name) == pytest.approx(getattr(whole, field.name), abs=1e-9)
-    assert rebuilt_share(whole.measured, whole.measured) == 1
-    assert rebuilt_share(np.array([1.0, 3.0]), np.array([2.0, 2.0])) == 0
-    assert np.isnan(rebuilt_share(np.ones(3), np.zeros(3)))
 
 
 def at(times):
@@ -229,9 +258,8 @@ def test_medians_over_seeds_are_numpys(values):
     np.testing.assert_array_equal(medians(values), expected)
 
 
-def test_medians_in_the_table_of_tokens_are_of_its_own_fits(dataset):
+def test_medians_in_the_table_of_tokens_are_of_its_own_fits(found):
     """Token 2 drops early in odd seeds and late in even ones, so its times have no middle one."""
-    found = analyze(dataset)
     fits = found.fits.filter((pc.field("doc_id") == 0) & (pc.field("token_index") == 2)).to_pylist()
     assert len(fits) == 4 and all(row["is_drop"] for row in fits)
     token = found.tokens.to_pylist()[1]
@@ -241,11 +269,3 @@ def test_medians_in_the_table_of_tokens_are_of_its_own_fits(dataset):
         "fall": [row["high"] - row["low"] for row in fits],
     }.items():
         assert token[name] == pytest.approx(np.median(values), rel=1e-9), name
-
-
-def test_rebuilt_shares_of_all_documents_come_from_the_table(dataset):
-    found = analyze(dataset)
-    everything, times, drops = rebuilt_shares(found, ALL_DOCUMENTS)
-    assert everything > 0.9
-    assert times < everything
-    assert drops < everything

@@ -14,7 +14,7 @@ import pytest
 
 import discreteness
 from discreteness.analysis.analyze import analyze
-from discreteness.analysis.fits import fit
+from discreteness.analysis.fits import Fits, fit
 from tests.support.chromium import until
 from tests.support.planted_dataset import create_planted, log_plan, show_running, text_documents
 
@@ -91,7 +91,10 @@ class Truth:
     def drops(self, doc_id, most=FIRST_SEEDS):
         """Of each token: share, time, time_spread, width and fall of the drops of its first committed seeds."""
         curves = self.losses[doc_id][: len(self.committed)][:most]
-        tokens = [fit(curves[:, :, token], PLAN) for token in range(curves.shape[2])]
+        seeds, _, num_tokens = curves.shape
+        # A document is fitted in one call: its curves show the noise together.
+        together = fit(curves.transpose(2, 0, 1).reshape(-1, len(PLAN)), PLAN)
+        tokens = [together[token * seeds : (token + 1) * seeds] for token in range(num_tokens)]
         found = []
         for fits in tokens:
             time, width, fall = (a[fits.is_drop] for a in (fits.time, fits.width, fits.high - fits.low))
@@ -124,10 +127,11 @@ class Truth:
     def spectrum(self, most=FIRST_SEEDS):
         """Edges [bins + 1] in octaves; nats per octave that the mean loss loses in all and in drops [bins]."""
         curves = [self.losses[d][: len(self.committed)][:most].transpose(0, 2, 1) for d in self.names]
-        curves = np.concatenate([one.reshape(-1, len(PLAN)) for one in curves])
+        documents = [one.reshape(-1, len(PLAN)) for one in curves]
+        curves = np.concatenate(documents)
         x = np.log2(np.array(PLAN) + 1.0)
         edges = [at for at in np.arange(x[0], x[-1], 0.5) if x[-1] - at >= 0.25] + [x[-1]]
-        fits = fit(curves, PLAN)
+        fits = Fits.concatenate([fit(one, PLAN) for one in documents])
         in_drops = np.zeros(len(edges))
         for row, term in np.argwhere(fits.drops):
             where, width = np.log2(fits.times[row, term] + 1), fits.widths[row, term]

@@ -1,0 +1,67 @@
+"""a sample of a dataset -> what its drops must be compared with: chance on smooth curves, and means of tokens."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from discreteness.analysis.averages import means
+from discreteness.analysis.fits import Fits, fit
+from discreteness.analysis.intervals import Share, share
+from discreteness.analysis.processes import Processes
+from discreteness.analysis.residuals import residuals_of, shared_by_seeds
+from discreteness.analysis.sample import Sample
+from discreteness.analysis.surrogates import Chance, again, chance, sampled, smooth_shapes, surrogates
+from discreteness.analysis.verdicts import judged
+
+_CURVES_AT_ONCE = 500
+"""Their noise by time is taken from all of them: few curves would not say how it changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullComparisons:
+    """- `shared_residuals`: of the noise between neighbouring checkpoints, what all seeds share.
+    - `averages`: (kind, number of tokens) of `averages.Means` -> share of such means with a drop.
+    """
+
+    shared_residuals: Share
+    chance: Chance
+    averages: dict[tuple[str, int | None], Share]
+
+
+def compare(sample: Sample, workers: Processes) -> NullComparisons:
+    """Fits some thousands of curves, however large the dataset is."""
+    shared_residuals, found = smooth_curves(sample, workers)
+    averages = _averages(sample, found.evidence, workers)
+    return NullComparisons(shared_residuals=shared_residuals, chance=found, averages=averages)
+
+
+def smooth_curves(sample: Sample, workers: Processes) -> tuple[Share, Chance]:
+    """What seeds share of the noise, and what chance gives with it."""
+    random, steps = np.random.default_rng(0), sample.steps
+    chosen = sampled(sample, random)
+    losses = sample.losses[chosen]
+    curves = losses.reshape(-1, len(steps))
+    fits = _fit(curves, steps, workers, "noise")
+    left = residuals_of(curves, fits, steps)
+    smooth = smooth_shapes(curves, fits, steps, random)
+    drawn = surrogates(smooth.reshape(losses.shape), left.reshape(losses.shape), steps, random)
+    once = _fit(drawn.reshape(-1, len(steps)), steps, workers, "smooth curves")
+    redrawn = again(drawn, once, steps, random)
+    twice = _fit(redrawn.reshape(-1, len(steps)), steps, workers, "smooth curves again")
+    found = chance(once, twice)
+    return shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
+
+
+def _averages(sample: Sample, evidence: float, workers: Processes) -> dict[tuple[str, int | None], Share]:
+    of_kind = list(means(sample))
+    fits = workers.map(partial(fit, steps=sample.steps), [one.losses for one in of_kind], "means of tokens")
+    return {
+        (one.kind, one.tokens): share(judged(found, evidence).is_drop, np.ones(len(one.groups)), one.groups)
+        for one, found in zip(of_kind, fits, strict=True)
+    }
+
+
+def _fit(curves: np.ndarray, steps: np.ndarray, workers: Processes, label: str) -> Fits:
+    parts = [curves[start : start + _CURVES_AT_ONCE] for start in range(0, len(curves), _CURVES_AT_ONCE)]
+    return Fits.concatenate(list(workers.map(partial(fit, steps=steps), parts, label)))
