@@ -126,7 +126,7 @@ class Truth:
 
     def spectrum(self, most=FIRST_SEEDS):
         """Edges [bins + 1] in octaves; nats per octave that the mean loss loses in all and in drops [bins]."""
-        curves = [self.losses[d][: len(self.committed)][:most].transpose(0, 2, 1) for d in self.names]
+        curves = [self.losses[d][: len(self.committed)][:most].transpose(2, 0, 1) for d in self.names]
         documents = [one.reshape(-1, len(PLAN)) for one in curves]
         curves = np.concatenate(documents)
         x = np.log2(np.array(PLAN) + 1.0)
