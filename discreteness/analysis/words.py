@@ -116,8 +116,8 @@ def _limits(found: Numbers, vary: str | None) -> Iterator[str]:
     common = f"{found.shared_residual_share} of the noise between neighbouring checkpoints is common to all of them"
     if vary in ("data", "both"):
         yield (
-            f"Each seed reads the data in an order of its own, and {common}. A drop at the same moment in every seed is "
-            "not that moment's data, but may be that of the schedule, which they share."
+            f"Each seed reads the data in an order of its own, and {common}. A drop at the same moment in every seed "
+            "is not that moment's data, but it may be the schedule, which they share."
         )
     else:
         yield (

@@ -78,7 +78,7 @@ def test_drops_of_single_tokens_vanish_in_means_and_are_their_own(tmp_path):
     assert found.stable_share.value > 0.9
     assert found.fall_share_in_drops.value > 0.8
     assert found.expected_false_share.value < 0.03
-    assert "less than half as often" in " ".join(paragraphs(found).split())
+    assert "less than half as often" in " ".join(paragraphs(found, "init").split())
 
 
 def test_one_drop_of_all_tokens_is_common_and_stays_in_means(tmp_path):
@@ -90,7 +90,7 @@ def test_one_drop_of_all_tokens_is_common_and_stays_in_means(tmp_path):
     assert found.drop_share_by_average[128].value == 1
     assert found.grand_mean_drop_share.value == found.document_mean_drop_share.value == 1
     assert found.common_share.value > 0.95
-    assert "not shown to be events of single tokens" in " ".join(paragraphs(found).split())
+    assert "not shown to be events of single tokens" in " ".join(paragraphs(found, "init").split())
 
 
 def test_a_smooth_dataset_with_shared_growing_noise_reports_its_own_false_share(monkeypatch):
@@ -310,4 +310,8 @@ def test_numbers_come_back_from_their_json(tmp_path):
     assert stated["drop_share_by_average"].keys() == {"1", "2"}
     assert set(stated) >= {"expected_false_share", "common_share", "fall_share_in_drops", "shared_residual_share"}
     assert stated["onset_drop_share"] is None and stated["intervals"]["drop_share"] == [None, None]
-    assert "too few seeds for intervals" in " ".join(paragraphs(found).split())
+    assert "too few seeds for intervals" in " ".join(paragraphs(found, "init").split())
+    alone = " ".join(
+        paragraphs(dataclasses.replace(found, shared_residual_share=without_interval(0.68)), "both").split()
+    )
+    assert "reads the data in an order of its own, and 68 % of the noise" in alone and "same order" not in alone
