@@ -22,7 +22,7 @@ $(VENV)/developed: pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev]'
 	touch $(VENV)/installed $@
 
-# Four seeds on two trainers of two workers, two evaluators, 48 checkpoints a seed: about ten minutes on two cores.
+# Four seeds on two trainers of two workers, two evaluators, 48 checkpoints a seed: about seven minutes on two cores.
 run: install
 	$(VENV)/bin/python jobs/run_seeds.py --track tiny --seeds 0-3 --trainers 2 --workers-per-trainer 2 --evaluators 2 \
 	    --checkpoints log:48 --output $(OUTPUT)

@@ -107,7 +107,7 @@ def test_documents_and_validations_are_counted_as_tokens():
     assert validated.score_s - plain.score_s == pytest.approx(1.0, rel=0.25)
     one, five = (seed_work(experiment(tiny, 48, copies=n), worker_cost(tiny), 1).score_s for n in (1, 5))
     assert five == pytest.approx(5 * one)
-    assert one / 48 == pytest.approx(0.55, rel=0.25)  # seconds per checkpoint, docs/log.md of 2026-11-30
+    assert one / 48 == pytest.approx(0.44, rel=0.25)  # seconds per checkpoint, docs/log.md of 2026-11-30
 
 
 def test_who_shares_cores_waits_for_both():
