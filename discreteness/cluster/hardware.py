@@ -88,9 +88,9 @@ class WorkerCost:
 
 
 WORKER_COSTS = {
-    # A core of a 2-core machine, docs/log.md of 2026-11-30. Training in `make run`, where six processes share two cores;
-    # alone it takes half of that. Scoring by `python benchmarks/plan_costs.py`. What a checkpoint takes besides its tokens
-    # was not measured: 4 MB, beside half a second of scoring.
+    # A core of a 2-core machine, docs/log.md of 2026-11-30. Training in `make run`, where six processes share two
+    # cores; alone it takes half of that. Scoring: `python benchmarks/plan_costs.py`. What a checkpoint takes besides
+    # its tokens was not measured: 4 MB, beside half a second of scoring.
     "tiny": WorkerCost(s_per_token=6e-4, s_per_scored_token=1e-4, s_per_checkpoint=0, s_per_load=0, gpu_bytes=None),
     # Training: an H100 in the last batch stage (SPEEDRUN 13). The others: docs/performance.md, an H200. 4,241 tokens
     # take 4.8 ms, and a checkpoint 7.5 ms of a shared GPU; an evaluator manages 49 per second. Bytes: 25 to 28 GiB.
