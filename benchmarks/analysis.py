@@ -13,6 +13,7 @@ import numpy as np
 from planted import noise, planted_drops, steps_of
 from scipy.optimize import curve_fit
 
+from discreteness import allowance
 from discreteness.analysis.fits import Fits, fit, octaves
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     clean, centers = planted_drops(random, octaves(steps), arguments.curves)
     curves = (clean + noise(random, steps, len(clean), 0.2)).astype(np.float32)
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")  # for the processes that are spawned below
-    cores = len(os.sched_getaffinity(0))
+    cores = allowance.cores()
     print(f"{len(curves)} curves of {len(steps)} points, {cores} cores, load {os.getloadavg()[0]:.1f}\n")
     print("| what | processes | curves per minute | CPU ms per curve | time error, octaves (95 %) |")
     print("|---|---|---|---|---|")

@@ -18,7 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from speedrun.data.tokenizer import _encoding, encode
 from speedrun.tracks import small
 
-from discreteness.shards.make import batches, cores, make_shards, text_files
+from discreteness import allowance
+from discreteness.shards.make import batches, make_shards, text_files
 
 
 def read(texts: str, glob: str) -> list[str]:
@@ -44,11 +45,11 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"tiktoken, threads": [], "tiktoken, processes": [], "data make": []}
     tokens = 0
     encode("warm")
-    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(count, ["warm"] * 2 * cores()))
+    with ProcessPoolExecutor(allowance.cores(), multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(count, ["warm"] * 2 * allowance.cores()))
         for _ in range(arguments.rounds):
             began_s = time.perf_counter()
-            _encoding().encode_ordinary_batch(contents, num_threads=cores())
+            _encoding().encode_ordinary_batch(contents, num_threads=allowance.cores())
             seconds["tiktoken, threads"].append(time.perf_counter() - began_s)
             began_s = time.perf_counter()
             tokens = sum(pool.map(count, contents))
@@ -58,7 +59,8 @@ def main() -> None:
                 made = make_shards(arguments.texts, folder, small, glob=glob, val_tokens=tokens // 10)
                 seconds["data make"].append(time.perf_counter() - began_s)
     print(f"{sum(map(len, contents)) / 1e6:.0f} M characters, {tokens / 1e6:.2f} M tokens, {made.documents} documents,")
-    print(f"{cores()} cores, medians of {arguments.rounds} rounds; speeds as a share of tiktoken's in the same round\n")
+    rounds = f"medians of {arguments.rounds} rounds"
+    print(f"{allowance.cores()} cores, {rounds}; speeds as a share of tiktoken's in the same round\n")
     print("| what | s | M tokens/s | of its threads | of its processes |\n|---|---|---|---|---|")
     for name, values in seconds.items():
         shares = [

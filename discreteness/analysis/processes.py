@@ -11,6 +11,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track as progress_bar
 
+from discreteness import allowance
+
 FEW_CURVES = 4000
 """Fitted in this process: a second process starts more slowly than it helps."""
 
@@ -35,7 +37,7 @@ class Processes:
 @contextmanager
 def processes(num_curves: int) -> Iterator[Processes]:
     """As many as there are cores, or none besides this one for FEW_CURVES."""
-    cores = len(os.sched_getaffinity(0))
+    cores = allowance.cores()
     if cores == 1 or num_curves <= FEW_CURVES:
         yield Processes(executor=None)
         return

@@ -17,16 +17,22 @@ AGENT_TIMEOUT_S = 300
 """How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
 
-def find_cluster(metadata: dict[str, str] | None = None) -> Cluster:
+def find_cluster(metadata: dict[str, str] | None = None, object_store_gb: float | None = None) -> Cluster:
     """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started.
 
     `metadata`: what the dashboard's list of jobs shows of this one, unless `ray job submit --metadata-json` says more.
+    `object_store_gb`: of a Ray to be started here; ValueError if one runs already.
     """
+    if os.environ.get("RAY_ADDRESS") and object_store_gb is not None:
+        raise ValueError(
+            f"--object-store-gb {object_store_gb:g}: the Ray that RAY_ADDRESS names runs already; give its nodes "
+            "`ray start --object-store-memory=BYTES`"
+        )
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # else Ray's warnings stand in a log with codes of colors
     if os.environ.get("RAY_ADDRESS"):
         ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
         return Cluster(tuple(map(_node, _alive())), local=False)
-    return this_machine()
+    return this_machine(object_store_gb)
 
 
 def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:

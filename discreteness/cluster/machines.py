@@ -1,14 +1,19 @@
 """The machines of a run, and what they offer. Nothing here needs Ray."""
 
-import os
 import re
 import socket
+import sys
 from dataclasses import dataclass
 
+from discreteness import allowance
 from discreteness.cluster.hardware import accelerator_type, is_hopper
 
 OBJECT_STORE_SHARE = 0.3
-"""Share of this machine's memory that a Ray started by us takes for its object store."""
+"""Share of the memory that can be had which a Ray started by us takes for its object store."""
+MAX_STORE_BYTES_ON_DISK = 10**10
+"""Ray refuses more where /dev/shm is too small for it."""
+MAX_STORE_BYTES_ON_MACOS = 2 * 2**30
+"""As Ray has it."""
 ASSUMED_CPUS, ASSUMED_STORE_BYTES = 8, 30 * 10**9
 """Per GPU of a machine that is only assumed. A real one may have more of both."""
 
@@ -75,13 +80,23 @@ def assumed(text: str) -> Cluster:
     return Cluster(int(match[1] or 1) * (node,), local=False)
 
 
-def this_machine() -> Cluster:
-    """This machine alone, looked at but not started."""
+def this_machine(object_store_gb: float | None = None) -> Cluster:
+    """What this process may use of this machine alone, looked at but not started. `object_store_gb`: None chooses."""
     import torch  # only here: in a cluster Ray says what GPUs there are
 
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpus = torch.cuda.device_count()
     gpu_type = accelerator_type(torch.cuda.get_device_name(0)) if gpus else None
-    store_bytes = int(OBJECT_STORE_SHARE * memory)
-    node = Node(float(os.cpu_count() or 1), float(gpus), gpu_type, store_bytes, socket.gethostname())
+    store_bytes = object_store_bytes() if object_store_gb is None else int(1e9 * object_store_gb)
+    node = Node(float(allowance.cores()), float(gpus), gpu_type, store_bytes, socket.gethostname())
     return Cluster((node,), local=True)
+
+
+def object_store_bytes() -> int:
+    """Of a Ray that is started here. It lies in /dev/shm, or, where that is small, in a file."""
+    wanted = int(OBJECT_STORE_SHARE * allowance.memory_bytes())
+    if sys.platform == "darwin":
+        return min(wanted, MAX_STORE_BYTES_ON_MACOS)
+    shared = int(0.9 * (allowance.shared_memory_bytes() or 0))
+    if wanted <= shared:
+        return wanted
+    return max(shared, min(wanted, MAX_STORE_BYTES_ON_DISK))

@@ -80,6 +80,9 @@ class RunConfig:
     that are free, and trainers whole ones."""
     max_in_flight: int = 8
     """Most checkpoints of one trainer that are published and whose losses have not been accepted yet."""
+    object_store_gb: float | None = None
+    """Size of the object store of a Ray that is started here. Default: 30 percent of the memory that can be had, less
+    where /dev/shm is small."""
     max_attempts: int = 3
     """Training runs of a seed before it counts as failed."""
     start_timeout_s: float = 600
@@ -112,7 +115,7 @@ class RunConfig:
         refuse_credentials(self.output)
         parse_seeds(self.seeds)
         counts = dict.fromkeys(("trainers", "evaluators", "max_in_flight", "max_attempts", "start_timeout_s"), 1)
-        _check_bounds(self, **counts, val_tokens=0, verify_every=0, price_per_gpu_hour=0)
+        _check_bounds(self, **counts, val_tokens=0, verify_every=0, price_per_gpu_hour=0, object_store_gb=0.1)
         if self.assume is not None and not self.dry_run:
             raise ValueError(
                 f"--assume {self.assume}: machines that are not here can only be planned for; add --dry-run"
@@ -137,7 +140,7 @@ class JobConfig:
         self.experiment.check()
 
 
-def _check_bounds(config: ExperimentConfig | RunConfig, **least: int) -> None:
+def _check_bounds(config: ExperimentConfig | RunConfig, **least: float) -> None:
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and not bound <= value < math.inf:

@@ -81,7 +81,7 @@ def run(config: JobConfig) -> int:
 def _run(config: JobConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
     run = config.run
-    cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config))
+    cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config), run.object_store_gb)
     experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
     if run.dry_run:
         num_asked, experiment = len(experiment.seeds), still_to_train(experiment, run)

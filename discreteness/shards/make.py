@@ -18,6 +18,8 @@ from speedrun.data.shards import BOS, write_shard
 from speedrun.data.tokenizer import encode_array
 from speedrun.tracks import Track
 
+from discreteness import allowance
+
 SHARD_TOKENS = 100_000_000
 """As in the public shards."""
 PIECE_BYTES = 4 << 20
@@ -101,7 +103,7 @@ def make_shards(
         sink = _Shards(unfinished, Path(train_name).name, Path(val_name).name, val_tokens, shard_tokens)
         not_utf8: dict[Path, None] = {}
         done = 0
-        for encoded in encode_all(batches(paths), processes or cores()):
+        for encoded in encode_all(batches(paths), processes or allowance.cores()):
             sink.add(encoded.tokens)
             not_utf8 |= dict.fromkeys(encoded.not_utf8)
             done += encoded.num_bytes
@@ -226,11 +228,6 @@ def _lines(piece: Piece, text: str) -> Iterator[str]:
             )
         if document:
             yield document
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Shards:

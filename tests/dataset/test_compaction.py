@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +27,7 @@ from discreteness.dataset.seed_file import CommittedSeed
 from discreteness.dataset.verify import verify
 from tests.conftest import ROOT
 from tests.support import skips
+from tests.support.control_group import limited_memory
 from tests.support.dataset_case import DOCUMENTS, STEPS, Text, commit, create, losses, names, records
 from tests.support.faulty_filesystem import Cut, Faults, local_storage, object_storage
 
@@ -572,20 +571,9 @@ compact(sys.argv[2]) if len(sys.argv) > 2 else np.ones(22 * 10**8, np.uint8)
 
 @pytest.fixture
 def two_gigabytes():
-    """Folder of a control group (Linux, version 1 or 2) that kills a process when all of its have more memory."""
-    for folder, limit in ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max"):
-        group = Path(folder, f"discreteness-{os.getpid()}")
-        try:
-            group.mkdir()
-            (group / limit).write_text(str(2 * 10**9))
-            break
-        except OSError:
-            with suppress(OSError):
-                group.rmdir()
-    else:
-        pytest.skip(skips.MEMORY_LIMIT)
-    yield group
-    group.rmdir()
+    """A control group that kills a process when all of its have more memory."""
+    with limited_memory(2 * 10**9) as group:
+        yield group
 
 
 def test_full_size_is_compacted_within_two_gigabytes(tmp_path, monkeypatch, two_gigabytes):
