@@ -28,11 +28,16 @@ EXPECTED = np.stack([losses(seed) for seed in SEEDS])
 """[seeds, steps, losses]; a.txt has the first three."""
 
 
-@pytest.fixture(scope="module", params=["committed", "compacted"])
+ODD = "runs/seed=7/step=1/_é #1?%20&.b"
+"""A folder whose name means something to somebody: partitions of Hive, parts of a URI, hidden files."""
+
+
+@pytest.fixture(scope="module", params=["committed", "compacted", "odd"])
 def found(request, tmp_path_factory):
-    """Names that the page's blocks define, run one after another where runs/first is a dataset."""
+    """Names that the page's blocks define, run one after another where runs/first, or ODD, is a dataset."""
     folder = tmp_path_factory.mktemp(request.param)
-    dataset = create(folder / "runs" / "first")
+    place = ODD if request.param == "odd" else "runs/first"
+    dataset = create(folder / place)
     for seed in SEEDS:
         commit(dataset, seed)
     if request.param == "compacted":
@@ -43,7 +48,7 @@ def found(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for block in blocks:
-            exec(compile(block, "docs/dataset.md", "exec"), names)
+            exec(compile(block.replace("runs/first", place), "docs/dataset.md", "exec"), names)
     return names
 
 
