@@ -1,5 +1,6 @@
 """command line -> one call. What is heavy is imported where it is used, so that --help is instant."""
 
+import io
 import os
 import select
 import signal
@@ -175,6 +176,9 @@ def _finish(command: Callable[[], int]) -> None:
     """Runs and ends the process with its code. What the user can mend is one line; our own errors keep their
     traceback. Where nobody reads the output any more, as after `| head`, it ends without a word."""
     code: int | str | None
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack a letter, which is no reason to end
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             code = command()

@@ -4,6 +4,7 @@
 - Ray puts `ray_` before every name, and `_total` behind those of counters. docs/metrics.md is the list.
 """
 
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from discreteness.cluster.flops import flop_per_token
 from discreteness.cluster.hardware import peak_flop_s
 from discreteness.service.job import Job
 from discreteness.service.messages import AGE_BOUNDS_S, Progress
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,33 @@ METRICS = (
 
 
 class Exporter:
-    """Keeps Ray's metrics at what the dispatcher last said. Lives in the driver."""
+    """Keeps Ray's metrics at what the dispatcher last said. Lives in the driver.
+
+    Whatever goes wrong with them is logged once and ends nothing but the metrics.
+    """
 
     def __init__(self, job: Job):
         self.job = job
+        self.broken = False
         self.peak_flop_s = peak_flop_s(job.topology.gpu_types)
-        self.made = {metric.name: metric.make() for metric in METRICS}
+        self.made: dict[str, Any] = {}
         self.counted: dict[str, float] = {}
         self.ages = [0] * (len(AGE_BOUNDS_S) + 1)
 
     def show(self, progress: Progress) -> None:
-        tags = {"dataset": self.job.dataset_uri}
+        if self.broken:
+            return
+        try:
+            self._set(progress)
+        except Exception as error:  # of any kind: nobody trains for the sake of these
+            self.broken = True
+            logger.warning("no metrics from here on (%s: %s); the run goes on", type(error).__name__, error)
+
+    def _set(self, progress: Progress) -> None:
+        if not self.made:
+            self.made = {metric.name: metric.make() for metric in METRICS}
+        # Ray takes no other letters.
+        tags = {"dataset": self.job.dataset_uri.encode("ascii", "backslashreplace").decode()}
         for name, total in self.totals(progress).items():
             added = total - self.counted.get(name, 0)
             if name not in self.counted:

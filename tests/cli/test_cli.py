@@ -144,6 +144,24 @@ def test_a_run_whose_reader_leaves_goes_on_and_says_so_once(tmp_path):
     assert told.startswith("note: stdout cannot be written any more") and told.count("\n") == 1
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_a_letter_shows_its_number(tmp_path, encoding):
+    """The second text has no name that such a terminal can show; errors, on stderr, neither."""
+    (tmp_path / "prix_水.txt").write_text("L'été coûte ⟦ 3 €⟧.\n")
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "discreteness", "documents", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, env=environment)
+
+    shown = run("--show", "prix_水.txt")
+    assert shown.returncode == 0, shown.stderr
+    assert b"\\u20ac' " in shown.stdout
+    listed, refused = run(), run("--show", "été.txt")
+    assert listed.returncode == 0 and b"prix_\\u6c34.txt" in listed.stdout
+    assert refused.returncode == 2 and b"Traceback" not in refused.stderr
+
+
 def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch, capfd):
     def lose_the_connection():
         raise BrokenPipeError(32, "Broken pipe")

@@ -206,6 +206,39 @@ def test_counters_begin_at_nothing_and_grow_by_what_is_new(exporter):
     assert exporter.made["lag_steps"].values == [2, 2, 2, 2]
 
 
+def test_the_label_of_a_dataset_has_only_letters_that_ray_takes(exporter):
+    seen = []
+
+    class Tags(Recorded):
+        def record(self, value, tags):
+            seen.append(tags["dataset"])
+
+        inc = set = observe = record
+
+    one = an_exporter(exporter.job.experiment)
+    one.job = replace(one.job, dataset_uri="/home/josé/runs/水")
+    one.made = {metric.name: Tags() for metric in METRICS}
+    one.show(progress())
+    assert set(seen) == {"/home/jos\\xe9/runs/\\u6c34"} and not one.broken
+
+
+def test_metrics_that_fail_end_only_the_metrics_and_are_told_once(exporter, caplog):
+    class Broken(Recorded):
+        def record(self, value, tags):
+            self.values.append(value)
+            raise UnicodeError("no such letter")
+
+        inc = set = observe = record
+
+    one = an_exporter(exporter.job.experiment)
+    one.made = {metric.name: Broken() for metric in METRICS}
+    one.show(progress())
+    one.show(progress())
+    assert sum(len(metric.values) for metric in one.made.values()) == 1
+    (record,) = caplog.records
+    assert record.getMessage() == "no metrics from here on (UnicodeError: no such letter); the run goes on"
+
+
 def test_the_page_lists_every_metric_as_it_is_and_every_alert():
     page = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(ray_discreteness_\w+)` \| (\w+) \| ([\w, ]*) \| (.*) \|$", page, re.M)
