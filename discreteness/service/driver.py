@@ -30,6 +30,7 @@ from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
 from discreteness.service.timeouts import ANSWER_S, LEAVE_S
 from discreteness.service.trainers import start_trainers
+from discreteness.service.upload import settled
 
 POLL_S = 1.0
 
@@ -80,6 +81,7 @@ def run(config: JobConfig) -> int:
 
 def _run(config: JobConfig, log: Log) -> int:
     config.check()  # before a cluster is joined
+    config = settled(config)
     run = config.run
     cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config), run.object_store_gb)
     experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
