@@ -123,7 +123,7 @@ def num_rows(experiment: Experiment) -> int:
 
 
 def count_dataset_bytes(experiment: Experiment, layout: "CheckpointLayout") -> int:
-    """Kept weights, if any, take most of it: 7 MB per step of tiny, half a gigabyte per step of small."""
+    """Kept weights, if any, take most of it: 4 MB per step of tiny, half a gigabyte per step of small."""
     kept = sum(layout.num_bytes(forward_state(experiment.track, step).tied) for step in experiment.kept_steps)
     losses = LOSS_BYTES * len(experiment.plan) * experiment.num_losses
     seed = SEED_BYTES + UPDATE_BYTES * experiment.track.schedule.last_step + losses + kept
