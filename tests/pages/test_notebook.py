@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 
 import matplotlib
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import discreteness
@@ -57,13 +58,21 @@ def test_each_stored_output_is_of_a_cell_that_gives_one(ran):
     assert "4 (0 to 3)" in text and "/tmp/" not in text, "of the run that README's quick start makes"
 
 
+def test_the_shares_are_those_of_the_curves_that_were_fitted(ran):
+    folder, _, printed = ran
+    is_drop = pq.read_table(folder / "runs" / "first" / "analysis" / "fits.parquet")["is_drop"].to_numpy()
+    shares = dict(line.split()[:2] for line in printed[2].splitlines())
+    assert shares["drop_share"] == f"{is_drop.mean():.1%}"
+    assert set(shares) > {"drop_share", "expected_false_share"}, "never without what chance would give"
+
+
 def test_the_table_is_of_the_tokens_that_drop_in_every_seed(ran):
     _, names, printed = ran
     rows = names["everywhere"]
     assert (
-        rows and printed[2].splitlines()[0] == f"{len(rows)} of {len(names['tokens'])} tokens have a drop in every seed"
+        rows and printed[3].splitlines()[0] == f"{len(rows)} of {len(names['tokens'])} tokens have a drop in every seed"
     )
-    assert [row["document"] for row in rows[:10]] == [line.split()[0] for line in printed[2].splitlines()[2:]]
+    assert [row["document"] for row in rows[:10]] == [line.split()[0] for line in printed[3].splitlines()[2:]]
     sharpness = [row["fall"] / row["width"] for row in rows]
     assert sharpness == sorted(sharpness, reverse=True)
 
@@ -89,4 +98,4 @@ def test_the_token_is_one_of_those_that_were_planted_to_drop(ran):
     index = names["token"] - 1 + (first if names["document"] == "second.txt" else 0)
     assert index % 5 != 4 and index % 7 != 6
     assert names["right"].get_title() == f"token {names['token']} of {names['document']}, every seed"
-    assert printed[3].endswith(f"-> {names['text'][names['token'] - 1]!r}\n")
+    assert printed[4].endswith(f"-> {names['text'][names['token'] - 1]!r}\n")
