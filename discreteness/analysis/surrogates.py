@@ -107,8 +107,9 @@ def chance(fits: Fits, fits_again: Fits) -> Chance:
     once, twice = fits.is_drop.sum() + _PRIOR_DROPS, fits_again.is_drop.sum() + _PRIOR_DROPS
     taken = max(1.0, float(once / twice) * len(fits_again.is_drop) / len(fits.is_drop))
     called = np.where(fits.is_drop, fits.delta_bic, -np.inf)
-    # The share above the threshold is at most MAX_FALSE_SHARE.
-    evidence = max(MIN_DELTA_BIC, float(np.quantile(called, 1 - MAX_FALSE_SHARE / taken, method="higher")))
+    # The largest delta_bic that must not suffice, if at most MAX_FALSE_SHARE of all are to have more.
+    edge = np.sort(called)[-1 - int(MAX_FALSE_SHARE / taken * len(called))]
+    evidence = max(MIN_DELTA_BIC, float(np.nextafter(edge, np.inf)))
     false = np.where(called >= evidence, taken, 0.0)
     resample = np.repeat(np.arange(RESAMPLES), len(called) // RESAMPLES)
     low, high = np.quantile(false.reshape(RESAMPLES, -1).mean(axis=1), [0.025, 0.975])

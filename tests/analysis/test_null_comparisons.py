@@ -110,13 +110,12 @@ def test_the_evidence_asked_for_leaves_the_wanted_share_of_smooth_curves():
     fits = dataclasses.replace(fits, is_drop=np.arange(200) < 60, delta_bic=np.arange(200) + MIN_DELTA_BIC)
     found = surrogates.chance(fits, fits)
     assert found.at_constant == 0.3
-    assert found.evidence == 50 + MIN_DELTA_BIC, "the ten curves of the most evidence are 5 %"
-    assert found.false_share.value == 0.05
+    assert (found.evidence, found.false_share.value) == (pytest.approx(49 + MIN_DELTA_BIC), 0.05), "ten curves are 5 %"
     few = dataclasses.replace(fits, is_drop=np.arange(200) < 4)
     assert surrogates.chance(few, few).evidence == MIN_DELTA_BIC
     fewer = surrogates.chance(fits, dataclasses.replace(fits, is_drop=np.arange(200) < 27))
     assert fewer.at_constant == pytest.approx(0.3 * 65 / 32), "a fit loses half of the drops (5 are added to each)"
-    assert fewer.false_share.value == pytest.approx(0.05, abs=0.005)
+    assert 0.04 < fewer.false_share.value <= 0.05, "never more than is promised"
 
 
 def test_judged_fits_have_drops_only_with_the_evidence():
