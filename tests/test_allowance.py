@@ -9,6 +9,7 @@ import pytest
 
 from discreteness import allowance
 from discreteness.cluster import machines
+from tests.support import skips
 from tests.support.control_group import limited_memory
 
 GIB = 2**30
@@ -113,7 +114,7 @@ def test_the_object_store_is_one_that_ray_accepts(monkeypatch, system, available
     assert machines.this_machine(1.5).nodes[0].object_store_bytes == 1_500_000_000
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason=skips.PROC)
 def test_a_process_bound_to_one_core_has_one():
     code = f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {CORES_HERE}"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"

@@ -104,7 +104,8 @@ def machine(tmp_path):
         for name, script in programs.items():
             (folder / name.replace("_", "-")).write_text(f"#!/bin/sh\n{script}\n")
             (folder / name.replace("_", "-")).chmod(0o755)
-        command = ["make", "--no-print-directory", f"VENV={tmp_path}/venv", "-o", f"{tmp_path}/venv/installed", target]
+        made = [word for what in ("installed", "developed") for word in ("-o", f"{tmp_path}/venv/{what}")]
+        command = ["make", "--no-print-directory", f"VENV={tmp_path}/venv", *made, target]
         environment = {"PATH": str(folder)}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 

@@ -9,8 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from speedrun.vary import Vary
-
 from discreteness.experiment.seeds import parse_seeds
 
 Packing = Literal["isolated", "reference"]
@@ -30,7 +28,7 @@ class ExperimentConfig:
     documents: str | None = None
     """Folder of UTF-8 .txt files to score, or val:200 for 200 documents of the validation shards, chosen at random and
     always the same; what is longer than 2047 tokens is cut. Default: the built-in documents."""
-    vary: Vary = "init"
+    vary: Literal["init", "data", "both"] = "init"
     """What a seed changes. init: its initial weights; all seeds read the same data in the same order. data: the order
     of the documents of all training shards; all seeds start from the weights of seed 0. both: both."""
     packing: Packing = "isolated"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from discreteness.analysis.tables import FOLDER, Analysis, load
 from discreteness.dataset.manifest import DocumentInfo
@@ -43,6 +44,17 @@ class DropFinder:
         if known is None or known[0] != self._sample(self.growing.snapshot):
             self._want("drops", document, now)
         return known and known[1]
+
+    def verdicts(self, document: DocumentInfo, token: int) -> pa.Table | None:
+        """What the analysis says of this token in every committed seed, in their order: rows of its table of fits. None
+        where there is no analysis of just these seeds."""
+        snapshot = self.growing.snapshot
+        analysis = self._analysis_of(snapshot)
+        if analysis is None or list(analysis.seeds) != snapshot.dataset.seeds:
+            return None
+        fits = analysis.fits
+        mine = pc.and_(pc.equal(fits["doc_id"], document.doc_id), pc.equal(fits["token_index"], token))
+        return fits.filter(mine).sort_by("seed")
 
     def mean_loss(self, document: DocumentInfo) -> np.ndarray | None:
         """float32 [steps] over all tokens and the first SAMPLE seeds, nan at steps not reached; None as above."""

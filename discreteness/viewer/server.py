@@ -189,7 +189,8 @@ async def _curves(request: web.Request) -> web.Response:
 
 
 async def _fits(request: web.Request) -> web.Response:
-    """Fits of one token in every committed seed, as curves to lay over the losses."""
+    """Fits of one token in every committed seed, as curves to lay over the losses. What is said of them is what the
+    analysis says where there is one: it knows the noise of all curves, and what chance would give."""
     growing = request.app[GROWING]
     document, token = growing.document(int(request.match_info["doc_id"])), int(request.match_info["token"])
 
@@ -197,14 +198,13 @@ async def _fits(request: web.Request) -> web.Response:
         curves = growing.curves(document, token)
         steps = np.array(growing.snapshot.dataset.steps)
         fits = fit(curves.losses[: curves.num_committed], steps)
-        return frame(
-            {},
-            fitted=fits.curve(steps).astype(np.float32),
-            time=fits.time.astype(np.float32),
-            width=fits.width.astype(np.float32),
-            delta_bic=fits.delta_bic.astype(np.float32),
-            is_drop=fits.is_drop.astype(np.int32),
-        )
+        said = {name: getattr(fits, name) for name in ("time", "width", "delta_bic", "is_drop")}
+        verdicts = request.app[DROP_FINDER].verdicts(document, token)
+        if verdicts is not None and len(verdicts) == curves.num_committed:
+            said = {name: verdicts[name].to_numpy() for name in said}
+        numbers = {name: values.astype(np.float32) for name, values in said.items() if name != "is_drop"}
+        fitted = fits.curve(steps).astype(np.float32)
+        return frame({}, fitted=fitted, **numbers, is_drop=said["is_drop"].astype(np.int32))
 
     return web.Response(body=await asyncio.to_thread(fitted), content_type="application/octet-stream")
 

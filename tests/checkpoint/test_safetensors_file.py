@@ -68,13 +68,13 @@ def test_a_file_of_another_shape_or_without_a_parameter_is_refused_by_its_name()
     head = tensors["lm_head.weight"]
     for changed, found in (
         (None, "nothing"),
-        (head[:-1].clone(), r"torch.float32\[3071, 96\]"),
-        (head.double(), r"torch.float64\[3072, 96\]"),
+        (head[:-1].clone(), r"torch.float32\[3071, 64\]"),
+        (head.double(), r"torch.float64\[3072, 64\]"),
     ):
         wrong = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
         if changed is not None:
             wrong["lm_head.weight"] = changed
-        message = rf"weights of seed 7 step 0: lm_head.weight is {found}, track tiny has torch.float32\[3072, 96\]"
+        message = rf"weights of seed 7 step 0: lm_head.weight is {found}, track tiny has torch.float32\[3072, 64\]"
         with pytest.raises(ValueError, match=message):
             WeightsFormat(tiny).read(save(wrong, metadata))
 

@@ -96,7 +96,7 @@ def test_the_peak_is_known_for_one_kind_of_known_gpu():
 
 
 def test_what_a_track_takes_of_a_worker():
-    """By hand: eight H100 took 87.5 ms for 393,216 tokens and 250 ms for 524,288, two cores 0.45 s for 2,304."""
+    """By hand: eight H100 took 87.5 ms for 393,216 tokens and 250 ms for 524,288."""
     assert worker_cost(small).s_per_token == pytest.approx(1.780e-6, rel=1e-3)
     assert worker_cost(medium).s_per_token == pytest.approx(3.815e-6, rel=1e-3)
     assert worker_cost(tiny).s_per_token == 6e-4

@@ -193,7 +193,7 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
             experiment = config.experiment
             if experiment.track == "small":
                 experiment = replace(experiment, data=str(folder))
-                patch.setattr(driver, "find_cluster", lambda metadata: cluster)
+                patch.setattr(driver, "find_cluster", lambda metadata, object_store_gb: cluster)
             # A plan looks at its output; those of the pages are buckets, or datasets of other experiments here.
             run = replace(config.run, dry_run=True, output=str(folder / "planned"))
             assert driver.run(JobConfig(experiment=experiment, run=run)) == 0, line

@@ -5,6 +5,7 @@ import struct
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from discreteness.viewer.drops import PER_TOKEN, Drops
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing, over_seeds
 from tests.support.dataset_case import STEPS, commit, create, losses
-from tests.support.planted_dataset import create_planted, log_plan, text_documents
+from tests.support.planted_dataset import commit_planted, create_planted, log_plan, text_documents
 
 NAN = np.nan
 
@@ -198,7 +199,7 @@ def test_planted_drops_are_found_in_the_background(tmp_path):
 
 def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
     documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
-    create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
+    dataset = create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
     growing = Growing(open_storage(tmp_path / "d"))
     finder = DropFinder(growing)
     document = growing.document(1)
@@ -213,6 +214,14 @@ def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
         np.testing.assert_allclose(found.per_token[name], values, rtol=1e-5, err_msg=name)
     for name in "edges", "measured", "by_drops":
         np.testing.assert_allclose(getattr(found, name), getattr(fitted, name), rtol=1e-5, atol=1e-9, err_msg=name)
+    said = pq.read_table(tmp_path / "d" / "analysis" / "fits.parquet").to_pylist()
+    for token in 1, 4:
+        rows = [row for row in said if (row["document"], row["token_index"]) == (document.name, token)]
+        verdicts = finder.verdicts(document, token).to_pylist()
+        assert verdicts == sorted(rows, key=lambda row: row["seed"]) and len(verdicts) == 3
+    commit_planted(dataset, 3)
+    growing.refresh()
+    assert finder.verdicts(document, 1) is None, "the analysis has not seen the fourth seed"
 
 
 def test_the_viewers_table_of_tokens_is_that_of_the_analysis(tmp_path):
