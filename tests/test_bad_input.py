@@ -513,6 +513,7 @@ values = {
     int: st.integers() | st.integers(-2, 20),
     int | None: st.none() | st.integers() | st.integers(-2, 20),
     float: st.floats() | st.integers(-2, 900),
+    float | None: st.none() | st.floats() | st.integers(-2, 900),
     bool: st.booleans(),
 }
 flags = {"seeds": st.text("0123456789-,", max_size=12), "checkpoints": plans, "workers_per_trainer": st.integers(0, 9)}

@@ -38,6 +38,7 @@ LEFT_OUT = {
     "dataset/mismatch": "words of a refusal",
     "dataset/manifest": "names, token ids and steps, whose hashes each seed carries",
     "scoring/comparison": "compares two scores of the same weights, and changes neither",
+    "allowance": "how many cores and how much memory there are",
     "cluster/estimate": "plans",
     "cluster/times": "plans",
     "cluster/flops": "for plans and metrics",
