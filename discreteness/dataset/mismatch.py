@@ -106,7 +106,10 @@ def _lengths(manifest: Manifest) -> dict[str, int]:
 def _shards(there: Any, here: Any) -> str:
     if there == here or not (isinstance(there, list) and isinstance(here, list)):
         return ""
-    old, new = ({shard["name"]: shard for shard in shards} for shards in (there, here))
+    try:
+        old, new = ({shard["name"]: shard for shard in shards} for shards in (there, here))
+    except (KeyError, TypeError):  # a damaged experiment.json: its fields are named one by one
+        return ""
     return _named(old, new, "with other content")
 
 

@@ -18,6 +18,8 @@ from discreteness.viewer.drops import Drops
 from discreteness.viewer.growing import Growing, Snapshot
 
 SAMPLE = 8
+UNREADABLE = KeyError, ValueError, OSError, pa.ArrowException
+"""What reading a file raises that is damaged, or of another version."""
 
 
 class DropFinder:
@@ -47,9 +49,12 @@ class DropFinder:
 
     def verdicts(self, document: DocumentInfo, token: int) -> pa.Table | None:
         """What the analysis says of this token in every committed seed, in their order: rows of its table of fits. None
-        where there is no analysis of just these seeds."""
+        if these are not exactly the seeds that were analyzed, or if the tables cannot be read (`drops` says why)."""
         snapshot = self.growing.snapshot
-        analysis = self._analysis_of(snapshot)
+        try:
+            analysis = self._analysis_of(snapshot)
+        except UNREADABLE:
+            return None
         if analysis is None or list(analysis.seeds) != snapshot.dataset.seeds:
             return None
         fits = analysis.fits
@@ -103,7 +108,7 @@ class DropFinder:
                 else:
                     self._drops[document.doc_id] = (sample, self._find(snapshot, document))
                     self.error = None
-            except (KeyError, ValueError, OSError, pa.ArrowException) as error:
+            except UNREADABLE as error:
                 self.error = f"document {document.name!r}: {' '.join(str(error).split())}"
                 (self._means if what == "mean" else self._drops)[document.doc_id] = (sample, None)
             with self._asked:

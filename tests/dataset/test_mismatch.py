@@ -111,3 +111,10 @@ def test_very_many_fields_stay_one_readable_line(tmp_path):
     create(tmp_path)
     told = refusal(tmp_path, identity={**IDENTITY, **{f"f{i:02}": "x" * 500 for i in range(50)}})
     assert told.endswith("and 30 more fields") and "\n" not in told and len(told) < 5000
+
+
+@pytest.mark.parametrize("shards", [[{"tokens": 3}], ["a"], [None], 7])
+def test_shards_of_a_damaged_identity_are_an_ordinary_difference(tmp_path, shards):
+    create(tmp_path, identity={**IDENTITY, "data": shards})
+    told = refusal(tmp_path, identity={**IDENTITY, "data": [{"name": "a", "tokens": 3}]})
+    assert told.startswith("data") and "there" in told

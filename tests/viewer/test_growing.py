@@ -219,6 +219,13 @@ def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
         rows = [row for row in said if (row["document"], row["token_index"]) == (document.name, token)]
         verdicts = finder.verdicts(document, token).to_pylist()
         assert verdicts == sorted(rows, key=lambda row: row["seed"]) and len(verdicts) == 3
+    table = tmp_path / "d" / "analysis" / "fits.parquet"
+    whole = table.read_bytes()
+    for damaged in (whole[:-9], b""):
+        table.write_bytes(damaged)
+        assert finder.verdicts(document, 1) is None, "the curves are shown without it"
+    table.write_bytes(whole)
+    assert finder.verdicts(document, 1) is not None
     commit_planted(dataset, 3)
     growing.refresh()
     assert finder.verdicts(document, 1) is None, "the analysis has not seen the fourth seed"
