@@ -94,6 +94,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
     storage, prefix = output_storage(dataset.storage, output)
     again = f"run: discreteness analyze {dataset.storage.uri}"
     tables: dict[str, pa.Table] = {}
+    seeds: dict[str, list[int]] = {}
     for name, columns in COLUMNS.items():
         path = f"{prefix}{name}.parquet"
         if not storage.exists(path):
@@ -110,6 +111,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
             )
         if stated["documents"] != _documents_of(dataset):
             raise ValueError(f"{storage.path(path)} is of other documents; {again}")
+        seeds[name] = stated["seeds"]
     path = f"{prefix}{NUMBERS_FILE}"
     if not storage.exists(path):
         raise FileNotFoundError(f"{storage.path(path)} does not exist; {again}")
@@ -117,7 +119,11 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
         numbers = Numbers.of_json(storage.read(path))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{storage.path(path)} is damaged or of another version; {again}") from None
-    return Analysis(**tables, seeds=stated["seeds"], numbers=numbers)
+    first = next(iter(seeds.values()))
+    if any(others != first for others in seeds.values()) or numbers.seeds != len(first):
+        # Killed between two of them, or two at once.
+        raise ValueError(f"the tables of {storage.path(prefix)} are of two runs, with other seeds; {again}")
+    return Analysis(**tables, seeds=first, numbers=numbers)
 
 
 def count_losses(dataset: Dataset) -> int:

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 import discreteness
 from discreteness.analysis.analyze import analyze
+from discreteness.analysis.tables import load
 from discreteness.dataset.storage import open_storage
 from discreteness.viewer import growing as growing_module
 from discreteness.viewer.drop_finder import DropFinder
@@ -229,6 +230,24 @@ def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
     commit_planted(dataset, 3)
     growing.refresh()
     assert finder.verdicts(document, 1) is None, "the analysis has not seen the fourth seed"
+
+
+def test_tables_of_two_runs_are_not_taken_for_one(tmp_path):
+    """As they are left where the second was killed between two of them."""
+    documents, token_bytes = text_documents({"two": "the sea!"})
+    dataset = create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
+    analyze(tmp_path / "d")
+    table = tmp_path / "d" / "analysis" / "fits.parquet"
+    commit_planted(dataset, 3)
+    old = {name: (table.parent / name).read_bytes() for name in ("tokens.parquet", "numbers.json")}
+    analyze(tmp_path / "d")
+    for name, content in old.items():
+        newer = (table.parent / name).read_bytes()
+        (table.parent / name).write_bytes(content)
+        with pytest.raises(ValueError, match="are of two runs, with other seeds; run: discreteness analyze"):
+            load(tmp_path / "d")
+        (table.parent / name).write_bytes(newer)
+    assert load(tmp_path / "d").seeds == [0, 1, 2, 3]
 
 
 def test_the_viewers_table_of_tokens_is_that_of_the_analysis(tmp_path):
