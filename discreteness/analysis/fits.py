@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, standard_errors, whitened_jacobian
-from discreteness.analysis.noise import Noise, noise_by_time
+from discreteness.analysis.noise import Noise, noise_by_time, taken_up_by
 from discreteness.analysis.refinement import Terms, refine
 from discreteness.analysis.search import PRECISION, Atoms, centred
 from discreteness.analysis.sigmoids import WIDTH_OF_VARIANCE, sigmoids
@@ -218,8 +218,7 @@ def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> N
         residuals[some] = curves[some] - terms.values(x)
         jacobians.append(whitened_jacobian(terms, x, atoms.noise))
     shapes = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
-    bases, _ = np.linalg.qr(shapes.transpose(0, 2, 1))
-    return noise_by_time(residuals, x, variances, bases, floor=_precision(curves))
+    return noise_by_time(residuals, x, variances, taken_up_by(shapes), floor=_precision(curves))
 
 
 def _precision(curves: np.ndarray) -> np.ndarray:

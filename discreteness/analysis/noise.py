@@ -13,6 +13,10 @@ _LARGEST = 16.0
 """Squares beyond this many typical ones are misfits, not noise."""
 _MAX_SHARED = 0.95
 _STEPS = 12
+_SHORT = 1e-3
+"""Of a fit's largest change by a parameter: one that is shorter moves next to nothing."""
+_UNDETERMINED = 1e-6
+"""Squared length, of 1, below which the data do not determine a direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +43,27 @@ class Noise:
         return standard
 
 
+def taken_up_by(jacobians: np.ndarray) -> np.ndarray:
+    """Jacobians of fits, whitened [k, parameters, bins] -> what of the noise they take up, as bases Q [k, bins,
+    parameters] of Q Q'.
+
+    A fit takes up noise only along what the data determine. Where a term moves without changing a bin, or two terms
+    draw the same, directions are left to rounding: an orthonormal basis would name some, and each time others.
+    """
+    lengths = np.linalg.norm(jacobians, axis=2, keepdims=True)
+    unit = jacobians / np.maximum(lengths, _SHORT * lengths.max(axis=1, keepdims=True))
+    directions, sizes, _ = np.linalg.svd(unit.transpose(0, 2, 1), full_matrices=False)
+    return directions * (sizes / np.sqrt(sizes**2 + _UNDETERMINED))[:, None, :]
+
+
 def noise_by_time(
     residuals: np.ndarray, x: np.ndarray, expected: np.ndarray, bases: np.ndarray, floor: np.ndarray
 ) -> Noise:
     """From the residuals [n, bins] of the most flexible fits, at octaves `x` [bins].
 
     - `expected` [bins]: variances that are known beforehand.
-    - `bases` [k, bins, parameters], orthonormal: changes of the curve that some of the fits take up, if the noise is as
-      expected. Slow noise looks like shape, and little of it is left in the residuals.
+    - `bases` [k, bins, parameters]: what some of the fits take up if the noise is as expected (`taken_up_by`). Slow
+      noise looks like shape, and little of it is left in the residuals.
     - `floor` [n]: variances below which residuals are no noise.
 
     Curves may have different levels of noise: each counts alike. What the residuals say is averaged over curves and

@@ -136,5 +136,7 @@ def _next_atom(
     # The gain of each atom: its product with what is left, over what is left of itself.
     left = products - (heights[:, None, :] @ near)[:, 0]
     scores = left**2 / (1 + penalties - (near * shared).sum(axis=1))
+    # None twice: two terms that start as one are moved apart by rounding alone.
+    np.put_along_axis(scores, chosen, -1.0, axis=1)
     best = scores.argmax(axis=1)
     return best, scores[np.arange(len(products)), best] + (heights * mine).sum(axis=1)
