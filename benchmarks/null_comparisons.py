@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from benchmarks.planted import SMOOTH, column, steps_of
-from discreteness.analysis.fits import fit, octaves
+from discreteness.analysis.fits import fit, octaves, pooled_noise
 from discreteness.analysis.null_comparisons import smooth_curves
 from discreteness.analysis.processes import processes
 from discreteness.analysis.sample import Sample
@@ -89,7 +89,8 @@ def main() -> None:
                     for dataset in range(arguments.datasets):
                         random = np.random.default_rng(dataset)
                         sample = smooth_sample(random, plan, arguments.tokens, levels, memory)
-                        _, chance = smooth_curves(sample, workers)
+                        noise = pooled_noise(sample.losses.reshape(-1, len(sample.steps)), sample.steps)
+                        _, chance = smooth_curves(sample, noise, workers)
                         found.append(float(false_drops(sample, chance.evidence).mean()))
                         said.append(chance.false_share.value)
                         evidence.append(chance.evidence)

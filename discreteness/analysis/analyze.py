@@ -97,6 +97,7 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
         tokens=tokens_table(dataset, fits, len(dataset.seeds)),
         spectrum=spectrum_table(dataset, done),
         seeds=dataset.seeds,
+        noise=nulls.noise.whole,
         numbers=numbers(
             fits, nulls, share(mean_drops, np.ones(len(mean_drops)), np.array(dataset.seeds)), schedule, dataset.steps
         ),
@@ -130,6 +131,7 @@ def _sum(part: _Part) -> np.ndarray:
 def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, means: np.ndarray, ended: float) -> Work:
     rows = [dataset.seeds.index(seed) for seed in part.seeds]
     basis = Basis(
+        noise=nulls.noise,
         evidence=nulls.chance.evidence,
         num_tokens=count_losses(dataset),
         means=means[rows],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from discreteness.analysis.fits import Fits, fit, octaves
+from discreteness.analysis.fits import fit, octaves
 
 MIN_TOKENS = 2
 """A token alone shares nothing with others."""
@@ -48,10 +48,3 @@ def _less_local_averages(losses: np.ndarray, weights: np.ndarray, steps: Sequenc
     kernel /= kernel.sum(axis=1, keepdims=True)
     between = np.stack([np.interp(x, grid, place) for place in np.eye(len(grid))])
     return losses - (losses @ kernel.T) @ between
-
-
-def keeps_main_drop(fits: Fits, again: Fits, within: np.ndarray | float) -> np.ndarray:
-    """bool [n]: whether fits `again`, of changed curves, have a drop within so many octaves of the main one."""
-    times = np.where(again.drops, again.times, np.inf)
-    distances = np.abs(octaves(times) - octaves(np.where(fits.is_drop, fits.time, 0.0))[:, None])
-    return fits.is_drop & (distances <= np.asarray(within)[..., None]).any(axis=1)

@@ -150,7 +150,7 @@ def _fits(dataset: Dataset, found: Analysis, tokens: list[Token]) -> Figure:
     for axes, token in zip(figure.axes, tokens, strict=False):
         axes.set_axis_on()
         losses = dataset.losses(token.document, token.token)
-        fits = judged(fit(losses, steps), found.numbers.evidence)
+        fits = judged(fit(losses, steps, found.noise), found.numbers.evidence)
         axes.plot(steps + 1, losses[:SHOWN_SEEDS].T, color="0.75", linewidth=0.7)
         axes.plot(steps + 1, losses[0], ".", color="0.3", markersize=4)
         axes.plot(dense + 1, fits.curve(dense)[0], color=COLORS[0])

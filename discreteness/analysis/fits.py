@@ -11,17 +11,16 @@ from typing import Any, Self
 
 import numpy as np
 
+from discreteness.analysis.bins import Bins
 from discreteness.analysis.falls import MAX_DROP_WIDTH, Falls, standard_errors, whitened_jacobian
 from discreteness.analysis.noise import Noise, noise_by_time, taken_up_by
 from discreteness.analysis.refinement import Terms, refine
 from discreteness.analysis.search import PRECISION, Atoms, centred
-from discreteness.analysis.sigmoids import WIDTH_OF_VARIANCE, sigmoids
+from discreteness.analysis.sigmoids import sigmoids
 from discreteness.dataset.manifest import listed
 
 MIN_POINTS = 8
 """Checkpoints below which a curve says nothing about its shape."""
-BINS_PER_OCTAVE = 16
-"""Checkpoints closer than this are averaged, so that the last octave of a dense plan does not outvote the others."""
 MIN_DELTA_BIC = 4.0
 """Evidence asked of a drop: "positive" on the scale of Kass & Raftery (1995), and chosen by planted smooth curves."""
 MIN_ERRORS = 4.0
@@ -126,12 +125,13 @@ def octaves(steps: Sequence[int] | np.ndarray, origin: float | np.ndarray = 1.0)
     return np.log2(1 + np.asarray(steps, np.float64) / origin)
 
 
-def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray | None = None) -> Fits:
+def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray | Noise | None = None) -> Fits:
     """Fits each curve of `losses` [n, steps], in nats, at `steps` [steps], updates, ascending from 0 up.
 
     - Any real dtype; what is computed is float64. The work is done in this process.
-    - `noise` [steps]: how the noise of a checkpoint changes along the run, in any unit, for each curve has its own
-      level. Without it, it is taken from the residuals of all the curves given, so that a verdict depends on them.
+    - `noise`: how the noise of a checkpoint changes along the run [steps], in any unit, for each curve has its own
+      level; or the `pooled_noise` of these or other curves at the same steps. Without it that of the curves given is
+      taken, so that a verdict depends on them.
 
     Raises ValueError if there are fewer than MIN_POINTS steps, if shapes do not match, if the steps do not ascend, if a
     loss is not finite, or if a noise is not above 0.
@@ -139,35 +139,48 @@ def fit(losses: np.ndarray, steps: Sequence[int] | np.ndarray, noise: np.ndarray
     losses, at = np.asarray(losses), np.asarray(steps, np.float64)
     _check(losses, at, noise)
 
-    # Bins: checkpoints that are close in log step are averaged.
-    origin = at[at > 0][0]
-    x, owner, spreads = _bins(octaves(at, origin))
-    counts = np.bincount(owner)
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    means = np.concatenate(
-        [
-            np.add.reduceat(losses[start : start + _CHUNK], starts, axis=1, dtype=np.float64) / counts
-            for start in range(0, max(1, len(losses)), _CHUNK)
-        ]
-    )
-    # Noise of neighbouring checkpoints is partly shared: an average of k is better than one, but not k times better.
-    variances = 1 / np.sqrt(counts)
-    if noise is not None:
-        along = Noise.of(variances * np.bincount(owner, weights=np.asarray(noise, np.float64) ** 2) / counts)
-    elif len(means) and len(x) >= _MIN_BINS:
-        along = _pooled_noise(means[:: max(1, len(means) // _SAMPLE)][:_SAMPLE], x, variances)
-    else:
-        along = Noise.of(variances)
-    atoms = Atoms.on(x, along, MAX_DROP_WIDTH)
+    bins, origin = _bins(at)
+    if noise is None:
+        noise = pooled_noise(losses, at)
+    elif not isinstance(noise, Noise):
+        noise = Noise.of(bins.variances * bins.means(np.asarray(noise, np.float64)[None] ** 2)[0])
+    means, atoms = bins.means(losses), Atoms.on(bins.x, noise, MAX_DROP_WIDTH)
     return Fits.concatenate(
-        [
-            _fit(means[start : start + _CHUNK], x, spreads, atoms, origin)
-            for start in range(0, max(1, len(means)), _CHUNK)
-        ]
+        [_fit(means[start : start + _CHUNK], bins, atoms, origin) for start in range(0, max(1, len(means)), _CHUNK)]
     )
 
 
-def _check(losses: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> None:
+def pooled_noise(losses: np.ndarray, steps: Sequence[int] | np.ndarray) -> Noise:
+    """How the noise changes along the run, from the residuals of the most flexible fits of some of `losses` [n, steps].
+
+    For fits of other curves of the same dataset at the same steps. Raises ValueError as `fit` does.
+    """
+    losses, at = np.asarray(losses), np.asarray(steps, np.float64)
+    _check(losses, at, None)
+    bins, _ = _bins(at)
+    known = Noise.of(bins.variances)
+    if not len(losses) or len(bins.x) < _MIN_BINS:
+        return known
+    curves = bins.means(losses[:: max(1, len(losses) // _SAMPLE)][:_SAMPLE])
+    atoms = Atoms.on(bins.x, known, MAX_DROP_WIDTH)
+    residuals, jacobians = np.empty_like(curves), []
+    for start in range(0, len(curves), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        chosen, _ = atoms.search(atoms.products(curves[some]), atoms.sigmoids())[-1]
+        terms = _refined(curves[some], bins.x, atoms, chosen, **_FIT)
+        residuals[some] = curves[some] - terms.values(bins.x)
+        jacobians.append(whitened_jacobian(terms, bins.x, known))
+    shapes = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
+    return noise_by_time(residuals, bins.x, bins.variances, taken_up_by(shapes), floor=_precision(curves))
+
+
+def _bins(steps: np.ndarray) -> tuple[Bins, float]:
+    """And the origin of their octaves, in updates."""
+    origin = float(steps[steps > 0][0])
+    return Bins.of(octaves(steps, origin)), origin
+
+
+def _check(losses: np.ndarray, steps: np.ndarray, noise: np.ndarray | Noise | None) -> None:
     if losses.ndim != 2 or steps.ndim != 1 or losses.shape[1] != len(steps):
         raise ValueError(
             f"losses {losses.shape} and steps {steps.shape} do not match; give [curves, steps] and [steps]"
@@ -179,46 +192,19 @@ def _check(losses: np.ndarray, steps: np.ndarray, noise: np.ndarray | None) -> N
     if not np.isfinite(losses).all():
         row, column = np.argwhere(~np.isfinite(losses))[0]
         raise ValueError(f"curve {row} has a loss of {losses[row, column]} at step {steps[column]:g}")
-    if noise is not None:
+    if isinstance(noise, Noise):
+        bins = len(_bins(steps)[0].x)
+        if len(noise.weights) != bins:
+            raise ValueError(
+                f"the noise is of {len(noise.weights)} bins, and these steps have {bins}; give that of equal steps"
+            )
+    elif noise is not None:
         noise = np.asarray(noise)
         if noise.shape != steps.shape:
             raise ValueError(f"noise {noise.shape} and steps {steps.shape} do not match; give one level per step")
         if not (np.isfinite(noise) & (noise > 0)).all():
             wrong = np.flatnonzero(~(np.isfinite(noise) & (noise > 0)))[0]
             raise ValueError(f"the noise at step {steps[wrong]:g} is {noise[wrong]}; give a number above 0")
-
-
-def _bins(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Octaves of each bin's mean [bins], each step's bin [steps], and the variance of octaves in each bin [bins].
-
-    A bin holds what is near in log step.
-    """
-    _, owner = np.unique(np.floor(x * BINS_PER_OCTAVE), return_inverse=True)
-    counts = np.bincount(owner)
-    means = np.bincount(owner, weights=x) / counts
-    return means, owner, np.bincount(owner, weights=(x - means[owner]) ** 2) / counts
-
-
-def _unsmeared(widths: np.ndarray, centers: np.ndarray, x: np.ndarray, spreads: np.ndarray) -> np.ndarray:
-    """The widths that the checkpoints have: averages over bins are wider."""
-    bins = np.minimum(np.searchsorted(x, np.nan_to_num(centers)), len(x) - 1)
-    squares = widths**2 - WIDTH_OF_VARIANCE * spreads[bins]
-    # None is called sharper than a third of what was fitted: the average says no more.
-    return np.sqrt(np.maximum(squares, (widths / 3) ** 2))
-
-
-def _pooled_noise(curves: np.ndarray, x: np.ndarray, variances: np.ndarray) -> Noise:
-    """From residuals of the most flexible fits of `curves` [n, bins]; `variances` [bins] where these say nothing."""
-    atoms = Atoms.on(x, Noise.of(variances), MAX_DROP_WIDTH)
-    residuals, jacobians = np.empty_like(curves), []
-    for start in range(0, len(curves), _CHUNK):
-        some = slice(start, start + _CHUNK)
-        chosen, _ = atoms.search(atoms.products(curves[some]), atoms.sigmoids())[-1]
-        terms = _refined(curves[some], x, atoms, chosen, **_FIT)
-        residuals[some] = curves[some] - terms.values(x)
-        jacobians.append(whitened_jacobian(terms, x, atoms.noise))
-    shapes = np.concatenate(jacobians)[:: max(1, len(curves) // _SHAPES)][:_SHAPES]
-    return noise_by_time(residuals, x, variances, taken_up_by(shapes), floor=_precision(curves))
 
 
 def _precision(curves: np.ndarray) -> np.ndarray:
@@ -231,9 +217,9 @@ def _refined(curves: np.ndarray, x: np.ndarray, atoms: Atoms, chosen: np.ndarray
     return refine(curves, x, atoms.noise, *grid, **limits)
 
 
-def _fit(curves: np.ndarray, x: np.ndarray, spreads: np.ndarray, atoms: Atoms, origin: float) -> Fits:
-    """`curves` [n, bins]; `spreads` [bins]: variances of octaves in each bin."""
-    noise = atoms.noise
+def _fit(curves: np.ndarray, bins: Bins, atoms: Atoms, origin: float) -> Fits:
+    """`curves` [n, bins]."""
+    x, noise = bins.x, atoms.noise
     products = atoms.products(curves)
     total = (centred(curves, noise) ** 2).sum(axis=1)
     varies = total > 1e-20 * (curves**2).sum(axis=1)
@@ -268,8 +254,7 @@ def _fit(curves: np.ndarray, x: np.ndarray, spreads: np.ndarray, atoms: Atoms, o
     smooth_bics = np.stack([bic(r) for r in rivals])
     return _described(
         falls,
-        x,
-        spreads,
+        bins,
         noise,
         points,
         r2=np.where(varies, 1 - falls.terms.left / np.where(varies, total, 1), 0.0),
@@ -324,8 +309,7 @@ def _independent_points(residuals: np.ndarray) -> np.ndarray:
 
 def _described(
     falls: Falls,
-    x: np.ndarray,
-    spreads: np.ndarray,
+    bins: Bins,
     noise: Noise,
     points: np.ndarray,
     r2: np.ndarray,
@@ -338,7 +322,7 @@ def _described(
     drops = falls.sharp & (delta_bic >= MIN_DELTA_BIC)[:, None]
     some = np.asarray(drops.any(axis=1))
     errors = np.full((3, *drops.shape), np.nan)
-    errors[:, some] = standard_errors(terms[some], x, noise, points[some])
+    errors[:, some] = standard_errors(terms[some], bins.x, noise, points[some])
     # Slow noise falls and rises by itself.
     drops &= falls.new_low >= MIN_ERRORS * np.where(drops, errors[2], np.inf)
     is_drop = np.asarray(drops.any(axis=1))
@@ -354,7 +338,7 @@ def _described(
     fall = falls.values[:, 0] - falls.values.min(axis=1)
     return Fits(
         time=_updates(of_main(falls.times), origin),
-        width=of_main(_unsmeared(falls.widths, falls.times, x, spreads)),
+        width=of_main(bins.unsmeared(falls.widths, falls.times)),
         high=of_main(falls.high),
         low=of_main(falls.low),
         time_error=time_error,
@@ -367,7 +351,7 @@ def _described(
         fall=fall,
         fall_in_drops=np.minimum((falls.high - falls.low).sum(axis=1, where=drops), fall),
         times=_updates(terms.centers, origin),
-        widths=_unsmeared(terms.widths, terms.centers, x, spreads),
+        widths=bins.unsmeared(terms.widths, terms.centers),
         falls=terms.falls,
         drops=drops,
         base=terms.base,

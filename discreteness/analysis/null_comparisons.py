@@ -8,22 +8,25 @@ import numpy as np
 from discreteness.analysis.averages import means
 from discreteness.analysis.fits import Fits, fit
 from discreteness.analysis.intervals import Share, share
+from discreteness.analysis.noise import Noise
 from discreteness.analysis.processes import Processes
 from discreteness.analysis.residuals import residuals_of, shared_by_seeds
 from discreteness.analysis.sample import Sample
 from discreteness.analysis.surrogates import Chance, again, chance, sampled, smooth_shapes, surrogates
-from discreteness.analysis.verdicts import judged
+from discreteness.analysis.verdicts import DatasetNoise, judged
 
 _CURVES_AT_ONCE = 500
-"""Their noise by time is taken from all of them: few curves would not say how it changes."""
+"""In one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NullComparisons:
-    """- `shared_residuals`: of the noise between neighbouring checkpoints, what all seeds share.
+    """- `noise`: of the sample, by which surrogates are judged, and all curves of the dataset.
+    - `shared_residuals`: of the noise between neighbouring checkpoints, what all seeds share.
     - `averages`: (kind, number of tokens) of `averages.Means` -> share of such means with a drop.
     """
 
+    noise: DatasetNoise
     shared_residuals: Share
     chance: Chance
     averages: dict[tuple[str, int | None], Share]
@@ -31,24 +34,25 @@ class NullComparisons:
 
 def compare(sample: Sample, workers: Processes) -> NullComparisons:
     """Fits some thousands of curves, however large the dataset is."""
-    shared_residuals, found = smooth_curves(sample, workers)
+    noise = DatasetNoise.of(sample.losses.reshape(-1, len(sample.steps)), sample.steps)
+    shared_residuals, found = smooth_curves(sample, noise.whole, workers)
     averages = _averages(sample, found.evidence, workers)
-    return NullComparisons(shared_residuals=shared_residuals, chance=found, averages=averages)
+    return NullComparisons(noise=noise, shared_residuals=shared_residuals, chance=found, averages=averages)
 
 
-def smooth_curves(sample: Sample, workers: Processes) -> tuple[Share, Chance]:
+def smooth_curves(sample: Sample, noise: Noise, workers: Processes) -> tuple[Share, Chance]:
     """What seeds share of the noise, and what chance gives with it."""
     random, steps = np.random.default_rng(0), sample.steps
     chosen = sampled(sample, random)
     losses = sample.losses[chosen]
     curves = losses.reshape(-1, len(steps))
-    fits = _fit(curves, steps, workers, "noise")
+    fits = _fit(curves, steps, noise, workers, "noise")
     left = residuals_of(curves, fits, steps)
     smooth = smooth_shapes(curves, fits, steps, random)
     drawn = surrogates(smooth.reshape(losses.shape), left.reshape(losses.shape), steps, random)
-    once = _fit(drawn.reshape(-1, len(steps)), steps, workers, "smooth curves")
+    once = _fit(drawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves")
     redrawn = again(drawn, once, steps, random)
-    twice = _fit(redrawn.reshape(-1, len(steps)), steps, workers, "smooth curves again")
+    twice = _fit(redrawn.reshape(-1, len(steps)), steps, noise, workers, "smooth curves again")
     found = chance(once, twice)
     return shared_by_seeds(left.reshape(losses.shape), sample.doc_ids[chosen]), found
 
@@ -62,6 +66,6 @@ def _averages(sample: Sample, evidence: float, workers: Processes) -> dict[tuple
     }
 
 
-def _fit(curves: np.ndarray, steps: np.ndarray, workers: Processes, label: str) -> Fits:
+def _fit(curves: np.ndarray, steps: np.ndarray, noise: Noise, workers: Processes, label: str) -> Fits:
     parts = [curves[start : start + _CURVES_AT_ONCE] for start in range(0, len(curves), _CURVES_AT_ONCE)]
-    return Fits.concatenate(list(workers.map(partial(fit, steps=steps), parts, label)))
+    return Fits.concatenate(list(workers.map(partial(fit, steps=steps, noise=noise), parts, label)))

@@ -4,26 +4,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from discreteness.analysis.fits import MIN_POINTS, Fits, fit, octaves
+from discreteness.analysis.fits import MIN_POINTS, Fits, fit
+from discreteness.analysis.noise import Noise
+from discreteness.analysis.same_drop import keeps_main_drop
 
-SAME_DROP_OCTAVES = 0.5
-"""Distance from the main drop's time at which a drop of a half is the same one."""
+HALVES = (slice(0, None, 2), slice(1, None, 2))
+"""Of the checkpoints: the even ones and the odd ones."""
 
 
-def stable(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) -> np.ndarray:
+def stable(
+    losses: np.ndarray,
+    steps: Sequence[int] | np.ndarray,
+    fits: Fits,
+    noises: Sequence[Noise | None] = (None, None),
+) -> np.ndarray:
     """bool [n]: the main drop is there, at the same time, in the even checkpoints alone and in the odd ones alone.
 
-    `losses` [n, steps], and their fits. False where there is no drop, and in plans whose halves are too short to fit.
+    `losses` [n, steps], their fits, and the noise of each half if it is known. False where there is no drop, and in
+    plans whose halves are too short to fit.
     """
     at = np.asarray(steps)
     found = fits.is_drop.copy()
     with_drop = np.flatnonzero(found)
-    if not len(with_drop) or len(at) // 2 < MIN_POINTS:
+    if not len(with_drop) or len(at) < 2 * MIN_POINTS:
         return np.zeros(len(found), bool)
-    time = octaves(fits.time[with_drop], fits.origin[with_drop])
-    for half in (slice(0, None, 2), slice(1, None, 2)):
-        again = fit(losses[with_drop, half], at[half])
-        times = octaves(np.where(again.drops, again.times, 0.0), fits.origin[with_drop, None])
-        near = again.drops & (np.abs(times - time[:, None]) <= SAME_DROP_OCTAVES)
-        found[with_drop] &= near.any(axis=1)
+    for half, noise in zip(HALVES, noises, strict=True):
+        again = fit(losses[with_drop, half], at[half], noise)
+        found[with_drop] &= keeps_main_drop(fits[with_drop], again)
     return found

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from discreteness.analysis.across_seeds import across_seeds
 from discreteness.analysis.fits import Fits
 from discreteness.analysis.main_drops import MainDrops
+from discreteness.analysis.noise import Noise
 from discreteness.analysis.numbers import Numbers
 from discreteness.analysis.schedule_changes import Schedule
 from discreteness.analysis.spectrum import Spectrum
@@ -51,6 +52,7 @@ class Analysis:
     - `tokens`: one row per token.
     - `spectrum`: one row per document (ALL_DOCUMENTS: all) and bin of log step.
     - `seeds`: those analysed; a dataset may have more by now.
+    - `noise`: by which every curve was fitted: `fit(losses, steps, noise)` gives the same fit again.
     - `numbers`: what the tables and the null comparisons say together.
     """
 
@@ -58,6 +60,7 @@ class Analysis:
     tokens: pa.Table
     spectrum: pa.Table
     seeds: list[int]
+    noise: Noise
     numbers: Numbers
 
 
@@ -103,6 +106,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
             source = pa.BufferReader(storage.read(path))
             tables[name] = pq.ParquetFile(source, page_checksum_verification=True).read()
             stated = json.loads(tables[name].schema.metadata[_METADATA_KEY])
+            noise = Noise(**{name: np.array(values) for name, values in stated["noise"].items()})
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {again}") from None
         if missing := set(columns.split()) - set(tables[name].column_names):
@@ -123,7 +127,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
     if any(others != first for others in seeds.values()) or numbers.seeds != len(first):
         # Killed between two of them, or two at once.
         raise ValueError(f"the tables of {storage.path(prefix)} are of two runs, with other seeds; {again}")
-    return Analysis(**tables, seeds=first, numbers=numbers)
+    return Analysis(**tables, seeds=first, noise=noise, numbers=numbers)
 
 
 def count_losses(dataset: Dataset) -> int:
@@ -274,7 +278,8 @@ def spectrum_table(dataset: Dataset, done: list[Done]) -> pa.Table:
 
 def write_tables(found: Analysis, dataset: Dataset, output: str | os.PathLike[str] | None) -> None:
     storage, prefix = output_storage(dataset.storage, output)
-    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(dataset)}).encode()
+    noise = {field.name: getattr(found.noise, field.name).tolist() for field in fields(found.noise)}
+    metadata = json.dumps({"seeds": found.seeds, "documents": _documents_of(dataset), "noise": noise}).encode()
     for name in COLUMNS:
         sink = pa.BufferOutputStream()
         table = getattr(found, name).replace_schema_metadata({_METADATA_KEY: metadata})

@@ -5,26 +5,48 @@ gone when the part that all tokens share is taken out (`common`).
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
-from discreteness.analysis import stability
-from discreteness.analysis.common import MIN_TOKENS, keeps_main_drop, without_common
-from discreteness.analysis.fits import MIN_POINTS, Fits, fit
+from discreteness.analysis.common import MIN_TOKENS, without_common
+from discreteness.analysis.fits import MIN_POINTS, Fits, fit, pooled_noise
+from discreteness.analysis.noise import Noise
+from discreteness.analysis.same_drop import keeps_main_drop
+from discreteness.analysis.stability import HALVES
+from discreteness.analysis.stability import stable as stable_drops
 
-SAME_OCTAVES = 0.25
-"""A drop is the main one still if it is this near, or nearer than the standard error of its time."""
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetNoise:
+    """Of all curves of a dataset, so that no verdict depends on which of them are fitted together.
+
+    - `halves`: at the even checkpoints alone and at the odd ones alone; None where these are too few to fit.
+    """
+
+    whole: Noise
+    halves: tuple[Noise | None, Noise | None]
+
+    @classmethod
+    def of(cls, losses: np.ndarray, steps: np.ndarray) -> Self:
+        """`losses` [n, steps], of a sample."""
+        even, odd = (
+            pooled_noise(losses[:, half], steps[half]) if len(steps) >= 2 * MIN_POINTS else None for half in HALVES
+        )
+        return cls(whole=pooled_noise(losses, steps), halves=(even, odd))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What all curves are judged by.
+    """What all curves of a dataset are judged by.
 
+    - `noise`: how it changes along the run.
     - `evidence`: the least delta_bic of a drop.
     - `num_tokens`: in the whole dataset.
     - `means`: float64 [seeds, steps], the mean of all tokens in each seed, nats.
     """
 
+    noise: DatasetNoise
     evidence: float
     num_tokens: int
     means: np.ndarray
@@ -61,16 +83,15 @@ def judged(fits: Fits, evidence: float) -> Fits:
 def verdicts(losses: np.ndarray, steps: np.ndarray, basis: Basis) -> Verdicts:
     """`losses` [tokens, seeds, steps]; the curves are in order of token, then of seed."""
     curves = losses.reshape(-1, len(steps))
-    fits = judged(fit(curves, steps), basis.evidence)
+    fits = judged(fit(curves, steps, basis.noise.whole), basis.evidence)
     stable, common = np.full((2, len(curves)), np.nan)
     places = np.flatnonzero(fits.is_drop)
     if len(places):
         dropped, mine = curves[places], fits[places]
         if len(steps) >= 2 * MIN_POINTS:
-            stable[places] = stability.stable(dropped, steps, mine)
+            stable[places] = stable_drops(dropped, steps, mine, basis.noise.halves)
         if basis.num_tokens >= MIN_TOKENS:
             left = without_common(dropped, basis.means[places % losses.shape[1]], basis.num_tokens, steps)
-            again = judged(fit(left, steps), basis.evidence)
-            within = np.maximum(SAME_OCTAVES, np.nan_to_num(mine.time_error))
-            common[places] = ~keeps_main_drop(mine, again, within)
+            again = judged(fit(left, steps, basis.noise.whole), basis.evidence)
+            common[places] = ~keeps_main_drop(mine, again)
     return Verdicts(fits=fits, stable=stable, common=common)

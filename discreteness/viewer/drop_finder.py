@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from discreteness.analysis.fits import Fits, fit
 from discreteness.analysis.tables import FOLDER, Analysis, load
+from discreteness.analysis.verdicts import judged
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.viewer.drops import Drops
 from discreteness.viewer.growing import Growing, Snapshot
@@ -47,19 +48,18 @@ class DropFinder:
             self._want("drops", document, now)
         return known and known[1]
 
-    def verdicts(self, document: DocumentInfo, token: int) -> pa.Table | None:
-        """What the analysis says of this token in every committed seed, in their order: rows of its table of fits. None
-        if these are not exactly the seeds that were analyzed, or if the tables cannot be read (`drops` says why)."""
+    def fits(self, losses: np.ndarray) -> Fits:
+        """Of a token's curves [seeds, steps]: by the noise and the evidence of the analysis, so that both say the same.
+        By themselves where there is none that can be read (`drops` says why).
+        """
         snapshot = self.growing.snapshot
         try:
             analysis = self._analysis_of(snapshot)
         except UNREADABLE:
-            return None
-        if analysis is None or list(analysis.seeds) != snapshot.dataset.seeds:
-            return None
-        fits = analysis.fits
-        mine = pc.and_(pc.equal(fits["doc_id"], document.doc_id), pc.equal(fits["token_index"], token))
-        return fits.filter(mine).sort_by("seed")
+            analysis = None
+        if analysis is None:
+            return fit(losses, snapshot.dataset.steps)
+        return judged(fit(losses, snapshot.dataset.steps, analysis.noise), analysis.numbers.evidence)
 
     def mean_loss(self, document: DocumentInfo) -> np.ndarray | None:
         """float32 [steps] over all tokens and the first SAMPLE seeds, nan at steps not reached; None as above."""

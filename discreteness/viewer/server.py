@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 from aiohttp import web
 
-from discreteness.analysis.fits import fit
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.drops import Drops
@@ -189,22 +188,16 @@ async def _curves(request: web.Request) -> web.Response:
 
 
 async def _fits(request: web.Request) -> web.Response:
-    """Fits of one token in every committed seed, as curves to lay over the losses. What is said of them is what the
-    analysis says where there is one: it knows the noise of all curves, and what chance would give."""
+    """Fits of one token in every committed seed, as curves to lay over the losses."""
     growing = request.app[GROWING]
     document, token = growing.document(int(request.match_info["doc_id"])), int(request.match_info["token"])
 
     def fitted() -> bytes:
         curves = growing.curves(document, token)
-        steps = np.array(growing.snapshot.dataset.steps)
-        fits = fit(curves.losses[: curves.num_committed], steps)
-        said = {name: getattr(fits, name) for name in ("time", "width", "delta_bic", "is_drop")}
-        verdicts = request.app[DROP_FINDER].verdicts(document, token)
-        if verdicts is not None and len(verdicts) == curves.num_committed:
-            said = {name: verdicts[name].to_numpy() for name in said}
-        numbers = {name: values.astype(np.float32) for name, values in said.items() if name != "is_drop"}
-        fitted = fits.curve(steps).astype(np.float32)
-        return frame({}, fitted=fitted, **numbers, is_drop=said["is_drop"].astype(np.int32))
+        fits = request.app[DROP_FINDER].fits(curves.losses[: curves.num_committed])
+        numbers = {name: getattr(fits, name).astype(np.float32) for name in ("time", "width", "delta_bic")}
+        fitted = fits.curve(growing.snapshot.dataset.steps).astype(np.float32)
+        return frame({}, fitted=fitted, **numbers, is_drop=fits.is_drop.astype(np.int32))
 
     return web.Response(body=await asyncio.to_thread(fitted), content_type="application/octet-stream")
 

@@ -3,6 +3,7 @@
 import json
 import struct
 import time
+from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,8 +14,10 @@ from hypothesis.extra.numpy import arrays
 
 import discreteness
 from discreteness.analysis.analyze import analyze
+from discreteness.analysis.fits import fit
 from discreteness.analysis.tables import load
 from discreteness.dataset.storage import open_storage
+from discreteness.viewer import drops as drops_module
 from discreteness.viewer import growing as growing_module
 from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.drops import PER_TOKEN, Drops
@@ -199,6 +202,7 @@ def test_planted_drops_are_found_in_the_background(tmp_path):
 
 
 def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
+    """But for the noise, which is that of one document here and of the dataset there."""
     documents, token_bytes = text_documents({"one": "a bee sees", "two": "the sea!"})
     dataset = create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(3))
     growing = Growing(open_storage(tmp_path / "d"))
@@ -212,24 +216,30 @@ def test_the_analysis_tables_say_what_the_fits_here_say(tmp_path):
         time.sleep(0.02)
     assert found.num_seeds == 3
     for name, values in fitted.per_token.items():
-        np.testing.assert_allclose(found.per_token[name], values, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found.per_token[name], values, rtol=1e-3, atol=1e-3, err_msg=name)
     for name in "edges", "measured", "by_drops":
-        np.testing.assert_allclose(getattr(found, name), getattr(fitted, name), rtol=1e-5, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(getattr(found, name), getattr(fitted, name), rtol=1e-3, atol=1e-3, err_msg=name)
     said = pq.read_table(tmp_path / "d" / "analysis" / "fits.parquet").to_pylist()
     for token in 1, 4:
         rows = [row for row in said if (row["document"], row["token_index"]) == (document.name, token)]
-        verdicts = finder.verdicts(document, token).to_pylist()
-        assert verdicts == sorted(rows, key=lambda row: row["seed"]) and len(verdicts) == 3
+        losses = np.stack([growing.losses_of(growing.snapshot, document, seed)[token - 1] for seed in range(3)])
+        fits = finder.fits(losses)
+        assert fits.is_drop.tolist() == [row["is_drop"] for row in rows]
+        for name in ("time", "width", "high", "low", "delta_bic", "time_error"):
+            np.testing.assert_allclose(getattr(fits, name), [row[name] or np.nan for row in rows], rtol=1e-6)
     table = tmp_path / "d" / "analysis" / "fits.parquet"
     whole = table.read_bytes()
     for damaged in (whole[:-9], b""):
         table.write_bytes(damaged)
-        assert finder.verdicts(document, 1) is None, "the curves are shown without it"
+        alone = finder.fits(losses)
+        np.testing.assert_array_equal(alone.delta_bic, fit(losses, growing.snapshot.dataset.steps).delta_bic)
+        assert not np.allclose(alone.delta_bic, fits.delta_bic), "the analysis knows more of the noise"
     table.write_bytes(whole)
-    assert finder.verdicts(document, 1) is not None
+    np.testing.assert_array_equal(finder.fits(losses).delta_bic, fits.delta_bic)
     commit_planted(dataset, 3)
     growing.refresh()
-    assert finder.verdicts(document, 1) is None, "the analysis has not seen the fourth seed"
+    with_fourth = finder.fits(np.concatenate([losses, losses[:1]]))
+    np.testing.assert_allclose(with_fourth.delta_bic[:3], fits.delta_bic, rtol=1e-9)
 
 
 def test_tables_of_two_runs_are_not_taken_for_one(tmp_path):
@@ -250,11 +260,12 @@ def test_tables_of_two_runs_are_not_taken_for_one(tmp_path):
     assert load(tmp_path / "d").seeds == [0, 1, 2, 3]
 
 
-def test_the_viewers_table_of_tokens_is_that_of_the_analysis(tmp_path):
+def test_the_viewers_table_of_tokens_is_that_of_the_analysis(tmp_path, monkeypatch):
     """Of a document with all its seeds, exactly; there are seeds enough for it to test final losses for two groups."""
     documents, token_bytes = text_documents({"one": "a bee sees a sea", "two": "the sea!"})
     create_planted(tmp_path / "d", documents, token_bytes, log_plan(60, 600), range(12))
     found, dataset = analyze(tmp_path / "d"), discreteness.open(tmp_path / "d")
+    monkeypatch.setattr(drops_module, "fit", partial(fit, noise=found.noise))
     for document in dataset.documents:
         losses = np.ascontiguousarray(dataset.losses(document.doc_id).transpose(2, 0, 1))
         here, there = Drops.of_losses(losses, np.array(dataset.steps)), Drops.of_tables(found, document)
