@@ -90,7 +90,7 @@ def main() -> None:
                         random = np.random.default_rng(dataset)
                         sample = smooth_sample(random, plan, arguments.tokens, levels, memory)
                         noise = pooled_noise(sample.losses.reshape(-1, len(sample.steps)), sample.steps)
-                        _, chance = smooth_curves(sample, noise, workers)
+                        _, chance, _ = smooth_curves(sample, noise, workers)
                         found.append(float(false_drops(sample, chance.evidence).mean()))
                         said.append(chance.false_share.value)
                         evidence.append(chance.evidence)

@@ -17,7 +17,8 @@ from pyarrow.fs import PyFileSystem
 from speedrun.data import tiny_corpus
 from speedrun.data.shards import find_shards
 
-from discreteness.analysis import across_seeds, analyze, figures, tables
+from discreteness.analysis import across_seeds, analyze, tables
+from discreteness.analysis.figures import curves
 from discreteness.cluster import connection
 from discreteness.cluster.machines import Cluster
 from discreteness.dataset import reader
@@ -212,11 +213,11 @@ def test_pictured_tokens_of_equal_evidence_are_the_first(monkeypatch):
         return real(values, axis, kind) if kind == "stable" else len(values) - 1 - real(values[::-1], axis, "stable")
 
     monkeypatch.setattr(np, "argsort", ties_backwards)
-    monkeypatch.setattr(figures.Token, "at", lambda dataset, doc_id, token: token)
+    monkeypatch.setattr(curves.Token, "at", lambda dataset, doc_id, token: token)
     fits = {name: np.ones(24) for name in ("delta_bic", "high", "doc_id", "seed")}
     table = pa.table({**fits, "low": np.full(24, -1.0), "token_index": np.arange(24)})
     found = SimpleNamespace(fits=table, seeds=[1])
-    assert figures._from_sharp_to_smooth(None, found) == [0, 2, 4, 6, 8, 10, 13, 15, 17, 19, 21, 23]
+    assert curves.from_most_to_least_evidence(None, found, 12) == [0, 2, 4, 6, 8, 10, 13, 15, 17, 19, 21, 23]
 
 
 def test_what_is_wrong_with_records_is_said_in_one_order(tmp_path):

@@ -95,7 +95,7 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     return Analysis(
         fits=fits,
         tokens=tokens_table(dataset, fits, len(dataset.seeds)),
-        spectrum=spectrum_table(dataset, done),
+        spectrum=spectrum_table(dataset, done, nulls.false_falls),
         seeds=dataset.seeds,
         noise=nulls.noise.whole,
         numbers=numbers(

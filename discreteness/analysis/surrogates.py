@@ -37,6 +37,7 @@ class Chance:
     - `evidence`: the least `delta_bic` of a drop.
     - `false_share`: of smooth curves, those with a drop; its interval is over resamples.
     - `low`, `high`: 95 % of resamples lie between, that is, of datasets with as many curves as a resample has.
+    - `taken`: drops of smooth curves for each one of surrogates: their fits have taken some noise for shape.
     - `at_constant`: the share at MIN_DELTA_BIC, which a fit alone asks for.
     """
 
@@ -44,6 +45,7 @@ class Chance:
     false_share: Share
     low: float
     high: float
+    taken: float
     at_constant: float
 
 
@@ -78,8 +80,13 @@ def surrogates(
     drawn = []
     for _ in range(RESAMPLES):
         chosen = random.choice(len(smooth), tokens, replace=False)
-        drawn.append((smooth[chosen] + noise[chosen] * _factor(x, random)).reshape(-1, len(x)))
+        drawn.append(with_other_noise(smooth[chosen], noise[chosen], x, random).reshape(-1, len(x)))
     return np.stack(drawn).astype(np.float32)
+
+
+def with_other_noise(smooth: np.ndarray, noise: np.ndarray, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """`smooth` and `noise` [..., steps] at octaves `x`: one resample."""
+    return smooth + noise * _factor(x, random)
 
 
 def _factor(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -118,5 +125,6 @@ def chance(fits: Fits, fits_again: Fits) -> Chance:
         false_share=share(false, np.ones(len(false)), resample),
         low=float(low),
         high=float(high),
+        taken=taken,
         at_constant=float(taken * fits.is_drop.mean()),
     )

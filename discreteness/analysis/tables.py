@@ -35,7 +35,8 @@ COLUMNS = {
     "fall_in_drops_after_onset base origin times widths falls drops",
     "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share stable_share "
     "common_share time time_spread width fall dip dip_p dip_q cluster",
-    "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops",
+    "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops by_false_drops "
+    "by_false_drops_low by_false_drops_high",
 }
 """Table -> its columns; docs/analysis.md describes each."""
 ALL_DOCUMENTS = ""
@@ -252,7 +253,14 @@ def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
-def spectrum_table(dataset: Dataset, done: list[Done]) -> pa.Table:
+def spectrum_table(dataset: Dataset, done: list[Done], false_falls: np.ndarray) -> pa.Table:
+    """`false_falls` [resamples, bins]: as in NullComparisons, of all documents together."""
+    low, high = np.quantile(false_falls, [0.025, 0.975], axis=0)
+    chance = {
+        "by_false_drops": false_falls.mean(axis=0),
+        "by_false_drops_low": low,
+        "by_false_drops_high": high,
+    }
     names = {document.doc_id: document.name for document in dataset.documents}
     sums: dict[str, Spectrum] = {}
     for part in done:
@@ -270,6 +278,10 @@ def spectrum_table(dataset: Dataset, done: list[Done]) -> pa.Table:
                 "by_drops": one.per_octave(one.by_drops),
                 "at_times": one.per_octave(one.at_times),
                 "drops": one.drops.astype(np.int64),
+                **{
+                    what: pa.array(values, mask=np.full(len(values), name != ALL_DOCUMENTS))
+                    for what, values in chance.items()
+                },
             }
         )
         for name, one in sorted(sums.items())

@@ -151,7 +151,7 @@ class Analyze:
         from json import dumps
 
         from discreteness.analysis.analyze import analyze
-        from discreteness.analysis.figures import draw
+        from discreteness.analysis.figures.draw import draw
         from discreteness.analysis.summary import summary
         from discreteness.analysis.tables import output_storage
         from discreteness.dataset.reader import open as open_dataset

@@ -94,7 +94,7 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset, found):
 
 def test_numbers_as_json_are_those_of_the_tables(dataset, found, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("discreteness.analysis.analyze.analyze", lambda *arguments: found)
-    monkeypatch.setattr("discreteness.analysis.figures.draw", lambda *arguments: None)  # the next test draws them
+    monkeypatch.setattr("discreteness.analysis.figures.draw.draw", lambda *arguments: None)  # the next test draws them
     assert Analyze(str(dataset), output=str(tmp_path), json=True)() == 0
     stated = json.loads(capsys.readouterr().out)
     assert stated["drop_share"] == np.mean(found.fits["is_drop"].to_pylist()) == 1 / 3
@@ -115,11 +115,13 @@ def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_
     assert "4 seeds x 40 checkpoints x 3 documents = 480 rows" in run.output
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"_staging"}
     pictures = {
-        f"{name}.{kind}" for name in ("overview", "nulls", "fits", "spectrum", "seeds") for kind in ("png", "svg")
+        f"{name}.{kind}"
+        for name in ("overview", "curves", "nulls", "raster", "seeds", "spectrum")
+        for kind in ("png", "svg")
     }
     assert names == pictures | {"fits.parquet", "tokens.parquet", "spectrum.parquet", NUMBERS_FILE}
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "out/fits.svg").read_text().count("<path") > 50
+    assert (tmp_path / "out/curves.svg").read_text().count("<path") > 50
     assert load(dataset, tmp_path / "out").seeds == [0, 1, 2, 3]
 
 

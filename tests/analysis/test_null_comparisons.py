@@ -17,7 +17,7 @@ from discreteness.analysis.analyze import analyze
 from discreteness.analysis.common import without_common
 from discreteness.analysis.fits import MIN_DELTA_BIC, fit, octaves, pooled_noise
 from discreteness.analysis.intervals import Share, share, without_interval
-from discreteness.analysis.null_comparisons import smooth_curves
+from discreteness.analysis.null_comparisons import _false_falls, smooth_curves
 from discreteness.analysis.numbers import Numbers
 from discreteness.analysis.onset import onset_end, unigram_losses
 from discreteness.analysis.processes import Processes
@@ -25,6 +25,7 @@ from discreteness.analysis.residuals import shared_by_seeds
 from discreteness.analysis.same_drop import keeps_main_drop
 from discreteness.analysis.sample import Sample, draw_sample
 from discreteness.analysis.schedule_changes import Change, Schedule, schedule_of
+from discreteness.analysis.spectrum import spectrum
 from discreteness.analysis.tables import load
 from discreteness.analysis.verdicts import judged
 from discreteness.analysis.words import paragraphs
@@ -100,7 +101,7 @@ def test_a_smooth_dataset_with_shared_growing_noise_reports_its_own_false_share(
     """A smaller case of benchmarks/null_comparisons.py, with more noise, so that few curves are enough."""
     monkeypatch.setattr(surrogates, "RESAMPLES", 8)
     sample = smooth_sample(np.random.default_rng(3), "log:48", 60, (0.5, 3.0), 0.6)
-    shared, found = smooth_curves(sample, pooled_noise(sample.losses.reshape(240, -1), sample.steps), HERE)
+    shared, found, _ = smooth_curves(sample, pooled_noise(sample.losses.reshape(240, -1), sample.steps), HERE)
     false = false_drops(sample, MIN_DELTA_BIC)
     true = share(false, np.ones(false.shape), np.indices(false.shape)[0])
     assert true.low / 1.5 < found.at_constant < true.high * 1.5, "within the sampling error over tokens"
@@ -205,6 +206,18 @@ def test_what_all_share_is_taken_out_and_what_is_a_tokens_own_stays():
     left = without_common(curve, (curve + 100 * smooth) / 101, 101, STEPS)
     assert np.abs(left - curve).max() < 0.35, "the others share nothing with it"
     assert without_common(curve, np.zeros_like(curve) + curve / 101, 101, STEPS) == pytest.approx(curve)
+
+
+def test_the_spectrum_of_false_drops_by_hand():
+    """Two resamples of four curves; in the first, one falls by 6 nats in a drop; each drop stands for two."""
+    flat = np.full((2, 4, len(STEPS)), 3.0) + noise(np.random.default_rng(0), STEPS, 8, 0.01).reshape(2, 4, -1)
+    flat[0, 2] += 6 * sigmoid(X, np.array([6.2]), np.array([0.2]))[0]
+    fits = fit(flat.reshape(8, -1), STEPS)
+    assert fits.is_drop.sum() == 1
+    falls = _false_falls(flat, fits, STEPS, taken=2.0)
+    edges = spectrum(flat[0], STEPS, fits[:4]).edges
+    assert (falls * np.diff(edges)).sum(axis=1) == pytest.approx([2 * 6 / 4, 0], abs=0.02)
+    assert edges[falls[0].argmax()] <= 6.2 <= edges[falls[0].argmax() + 1]
 
 
 def test_two_drops_are_the_same_within_a_quarter_of_an_octave_or_two_standard_errors():

@@ -44,7 +44,8 @@ READ = """
 import sys
 import numpy as np
 import discreteness
-from discreteness.analysis import analyze, figures, tables
+from discreteness.analysis import analyze, tables
+from discreteness.analysis.figures import draw
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.status import job_status
 from discreteness.dataset.verify import verify
@@ -66,7 +67,7 @@ def main(path, folder):
     found = analyze.analyze(path)
     assert found.fits.num_rows == 3 * 15 and found.fits["is_drop"].to_numpy().any()
     assert tables.load(path).tokens.num_rows == 15
-    figures.draw(dataset, found)
+    draw.draw(dataset, found)
     picture(job_status(path))
     application(path)
     print("fine")

@@ -1,0 +1,1 @@
+"""The pictures of an analysis, one file per figure."""

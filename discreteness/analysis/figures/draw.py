@@ -1,0 +1,40 @@
+"""analysis -> its figures, as .png and .svg next to the tables."""
+
+import io
+import os
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from discreteness.analysis.figures.curves import curves
+from discreteness.analysis.figures.nulls import nulls
+from discreteness.analysis.figures.overview import overview
+from discreteness.analysis.figures.raster import raster
+from discreteness.analysis.figures.seeds import seeds
+from discreteness.analysis.figures.spectrum import learning_times
+from discreteness.analysis.figures.style import DPI, STYLE
+from discreteness.analysis.tables import Analysis, output_storage
+from discreteness.dataset.reader import Dataset
+
+FIGURES = {
+    "overview": overview,
+    "curves": curves,
+    "nulls": nulls,
+    "raster": raster,
+    "seeds": seeds,
+    "spectrum": learning_times,
+}
+
+
+def draw(dataset: Dataset, found: Analysis, output: str | os.PathLike[str] | None = None) -> None:
+    """Writes FIGURES, each as .png and .svg, next to the tables. Raises OSError if they cannot be written."""
+    storage, prefix = output_storage(dataset.storage, output)
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        for name, figure_of in FIGURES.items():
+            figure = figure_of(dataset, found)
+            for kind in ("png", "svg"):
+                content = io.BytesIO()
+                figure.savefig(content, format=kind, dpi=DPI)
+                figure.set_layout_engine("none")  # it is laid out, and stays
+                storage.write(f"{prefix}{name}.{kind}", content.getvalue())
