@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from discreteness.analysis.fits import fit
 from discreteness.analysis.intervals import Share
-from discreteness.analysis.schedule_changes import Change
+from discreteness.analysis.schedule_changes import Change, records_there
 from discreteness.analysis.summary import Token, sharpest
 from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis, output_storage
 from discreteness.analysis.verdicts import judged
@@ -60,7 +60,9 @@ def _overview(dataset: Dataset, found: Analysis, tokens: list[Token]) -> Figure:
     handles = [Line2D([], [], color=COLORS[number % 20]) for number in range(len(tokens))]
     middle.legend(handles, [_name(token) for token in tokens], fontsize=7)
     for number, seed in enumerate(dataset.seeds):
-        runs, color = dataset.runs(seed).to_pydict(), COLORS[number % 20]
+        if (records := records_there(dataset, seed)) is None:
+            continue
+        runs, color = records.to_pydict(), COLORS[number % 20]
         right.plot(np.array(runs["step"]) + 1, runs["train_loss"], color=color, linewidth=0.8, alpha=0.7)
         validations = zip(runs["step"], runs.get("val_loss", [None] * len(runs["step"])), strict=True)
         points = [(step + 1, value) for step, value in validations if value is not None]

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
 from discreteness.dataset.by_token.token_file import DamagedPart
@@ -25,15 +24,8 @@ from discreteness.dataset.find import Match, matches
 from discreteness.dataset.long_form import long_form
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
 from discreteness.dataset.paths import EXPERIMENT_FILE
-from discreteness.dataset.seed_file import (
-    LOSSES,
-    ROW_GROUP_LOSSES,
-    CommittedSeed,
-    mean_over_tokens,
-    one_line,
-    read_losses,
-    scan,
-)
+from discreteness.dataset.runs_file import read_runs
+from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.dataset.vary import words_of
 
@@ -247,17 +239,7 @@ class Dataset:
     def runs(self, seed: int) -> pa.Table:
         """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ... Raises
         FileNotFoundError if they are gone, and OSError if they are damaged."""
-        committed = self._one_seed(seed)
-        content = self.storage.read(committed.runs_path)
-        try:
-            return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
-        except (pa.ArrowException, OSError) as error:
-            where = self.storage.path(committed.runs_path)
-            raise OSError(
-                f"{where} is damaged ({one_line(error)}); the losses of seed {committed.seed} are not: do without its "
-                f"records, or, to have them, delete {self.storage.path(committed.path)}, and the command of its run "
-                "trains the seed again"
-            ) from error
+        return read_runs(self.storage, self._one_seed(seed))
 
     def tokens(self, doc: str | int) -> pa.Table:
         """Rows of documents.parquet of one document, one per token, BOS first."""

@@ -60,7 +60,7 @@ class Part:
 
     def files(self, manifest: Manifest) -> dict[str, int]:
         """Path -> rows of every file of the part."""
-        every = {}
+        every: dict[str, int] = {}
         for start, stop in self.ranges(manifest):
             every |= self.files_of(manifest, start, stop)
         return every
