@@ -179,15 +179,14 @@ def read_losses(
     Raises ValueError if its rows are not those of the plan, and OSError if it is damaged or cannot be read now.
     """
     first, last = documents[0].doc_id, documents[-1].doc_id
-    try:
-        table = _rows_near(storage, committed.path, first, last)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise OSError(
-            f"{storage.path(committed.path)} cannot be read ({one_line(error)}); if that stays so, it is damaged: "
-            f"{AGAIN_WITHOUT_IT}"
-        ) from error
+    with storage.open(committed.path) as source:
+        try:
+            table = _rows_near(source, first, last)
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(
+                f"{storage.path(committed.path)} cannot be read ({one_line(error)}); if that stays so, it is damaged: "
+                f"{AGAIN_WITHOUT_IT}"
+            ) from error
     doc_ids = table["doc_id"].to_numpy()
     begin, end = np.searchsorted(doc_ids, [first, last + 1]).tolist()
     table = table.slice(begin, end - begin)
@@ -213,16 +212,15 @@ def read_losses(
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
 
-def _rows_near(storage: Storage, path: str, first: int, last: int) -> pa.Table:
+def _rows_near(source: pa.NativeFile, first: int, last: int) -> pa.Table:
     """step, doc_id and losses of the row groups that may hold documents `first` to `last`."""
-    with storage.open(path) as source:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        groups = []
-        for group in range(file.num_row_groups):
-            bounds = file.metadata.row_group(group).column(LOSSES.get_field_index("doc_id")).statistics
-            if bounds is None or not bounds.has_min_max or (bounds.min <= last and bounds.max >= first):
-                groups.append(group)
-        return file.read_row_groups(groups, columns=["step", "doc_id", "losses"], use_threads=False)
+    file = pq.ParquetFile(source, page_checksum_verification=True)
+    groups = []
+    for group in range(file.num_row_groups):
+        bounds = file.metadata.row_group(group).column(LOSSES.get_field_index("doc_id")).statistics
+        if bounds is None or not bounds.has_min_max or (bounds.min <= last and bounds.max >= first):
+            groups.append(group)
+    return file.read_row_groups(groups, columns=["step", "doc_id", "losses"], use_threads=False)
 
 
 def one_line(error: Exception) -> str:

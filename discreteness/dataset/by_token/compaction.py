@@ -133,7 +133,7 @@ def _sound(
 def _all_whole(storage: Storage, files: dict[str, int]) -> bool:
     """Of paths and their rows."""
     with ThreadPoolExecutor(FOOTER_READERS) as pool:
-        return all(pool.map(lambda path: is_whole(storage, path, files[path]), files))
+        return False not in list(pool.map(lambda path: is_whole(storage, path, files[path]), files))
 
 
 def _write_file(
