@@ -130,10 +130,9 @@ def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
 def is_whole(storage: Storage, path: str, num_rows: int) -> bool:
     """Whether there is such a file whose end is that of a Parquet file with so many rows: what was cut short has none.
     A changed byte is found by whoever reads it, by its checksum."""
-    try:
-        tail = read_footer(storage, path)
-    except FileNotFoundError:
+    if not storage.size(path):
         return False
+    tail = read_footer(storage, path)
     try:
         return pq.read_metadata(pa.BufferReader(tail)).num_rows == num_rows
     except (pa.ArrowException, OSError):  # Arrow reports damaged metadata as either
