@@ -52,8 +52,8 @@ def fetch(repository: str, name: str, folder: Path) -> int:
     """Tokens of shard `name`, which lies in `folder` afterwards. A good one is left as it is, without network.
 
     What came before an interruption lies beside it as NAME.<version>.part and is gone on with; a second process waits
-    for the first. ShardError: what came is no shard. OSError: it is not what the hub says it is, it comes too slowly, or
-    the disk is full.
+    for the first. ShardError: what came is no shard. OSError: it is not what the hub says it is, or the disk is full.
+    TooSlow: it came below the least rate.
     HTTPError: the hub cannot be reached, or lacks it.
     """
     folder.mkdir(parents=True, exist_ok=True)

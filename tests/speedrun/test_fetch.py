@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from huggingface_hub import hf_hub_download
 from speedrun import least_rate
 from speedrun.data.shards import open_shard, write_shard
 
@@ -110,6 +111,16 @@ def test_a_download_that_dribbles_ends_and_is_gone_on_with_by_the_next(hub, tmp_
     hub.send = None
     assert fetch.fetch(REPOSITORY, "fineweb_train_000001.bin", tmp_path) == 8_000_000
     assert hub.requests[-1] == ("GET", SECOND, f"bytes={kept}-")
+
+
+def test_whatever_the_client_of_the_hub_fetches_is_watched(hub, tmp_path, monkeypatch):
+    """As FlashAttention-3's package does it."""
+    least_rate.demand_least_rate()
+    monkeypatch.setattr(least_rate, "WINDOW_S", 0.2)
+    hub.send, hub.dribble = 10, True
+    repository, name = SECOND.rsplit("/", 1)
+    with pytest.raises(least_rate.TooSlow, match=f"{name} came at"):
+        hf_hub_download(repository, name, repo_type="dataset", endpoint=hub.endpoint, cache_dir=tmp_path)
 
 
 def test_pauses_within_a_window_are_nothing_and_a_slow_window_ends_it(monkeypatch):
