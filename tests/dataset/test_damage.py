@@ -284,3 +284,17 @@ def test_a_part_that_an_interrupt_left_half_written_is_finished(storage):
     storage.write(part.losses_path(0), b"")
     assert compact(storage) == (part,)
     assert verify(storage) == []
+
+
+def test_verify_reads_the_pages_that_only_other_programs_read(storage):
+    """DuckDB and Polars take steps and seeds from the columns, which our reader counts instead."""
+    (part,) = read_parts(storage, read_manifest(storage))
+    path = part.losses_path(0)
+    content = storage.read(path)
+    column = pq.read_metadata(io.BytesIO(content)).row_group(0).column(3)
+    changed = bytearray(content)
+    changed[column.dictionary_page_offset + column.total_compressed_size - 3] ^= 1
+    storage.write(path, bytes(changed))
+    assert by_token(reader.open(storage)) == "seeds [0, 1]"
+    (problem,) = verify(storage)
+    assert re.search(rf"{path} is damaged \(.*CRC.*\).* run discreteness compact", problem)
