@@ -45,7 +45,7 @@ def _num_bytes(storage: Storage, name: str) -> int | None:
     try:
         tensors = json.loads(header)
         return 8 + len(header) + max(tensor["data_offsets"][1] for key, tensor in tensors.items() if key != METADATA)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
