@@ -3,6 +3,7 @@
 A drop that lies where the recipe changes may be the recipe's doing, in all tokens and seeds at once.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import pyarrow as pa
 
 from discreteness.analysis.fits import octaves
 from discreteness.dataset.reader import Dataset
+
+logger = logging.getLogger(__name__)
 
 NEAR_OCTAVES = 0.25
 """A drop reaches from its 10 % to its 90 % point, but at least this far from its middle: a time is not known better."""
@@ -66,11 +69,22 @@ class Schedule:
 
 
 def schedule_of(dataset: Dataset) -> Schedule:
-    """From the records of the first seed, and the track: every seed of a dataset follows one schedule."""
-    runs = dataset.runs(dataset.seeds[0])
-    changes = [*_changes(runs), *_untied(dataset)]
-    known = bool({"lr_multiplier", "batch_tokens", "long_window"} & set(runs.column_names))
+    """From the records of the first seed that has them, and the track: every seed of a dataset follows one schedule."""
+    runs = next((runs for seed in dataset.seeds if (runs := records_there(dataset, seed)) is not None), None)
+    changes = list(_untied(dataset))
+    if runs is not None:
+        changes += _changes(runs)
+    known = runs is not None and bool({"lr_multiplier", "batch_tokens", "long_window"} & set(runs.column_names))
     return Schedule(changes=tuple(sorted(changes, key=lambda change: (change.step, change.what))), known=known)
+
+
+def records_there(dataset: Dataset, seed: int) -> pa.Table | None:
+    """A seed's records; None, which is logged, where they are gone or damaged. No loss is: the analysis goes on."""
+    try:
+        return dataset.runs(seed)
+    except OSError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _changes(runs: pa.Table) -> Iterator[Change]:

@@ -131,8 +131,12 @@ class DatasetLock:
                 descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
             except FileExistsError:  # where folders cannot be locked: another one was faster
                 raise LockHeld(self.storage.uri, self._holder()) from None
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(self._content, file)
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    json.dump(self._content, file)
+            except BaseException:
+                path.unlink()
+                raise
         self._start_heart()
 
     def _is_dead(self, path: Path, holder: dict[str, Any]) -> bool:
@@ -149,6 +153,8 @@ class DatasetLock:
         if holder:
             logger.warning("taking over %s from %s", self.storage.uri, describe(holder))
             self._taken_from.add(holder["token"])
+        elif self.storage.exists(LOCK_FILE):
+            logger.warning("%s is not whole, and is replaced", self.storage.path(LOCK_FILE))
         self._beat()
         if other := self._other_holder():
             raise LockHeld(self.storage.uri, other)

@@ -20,6 +20,7 @@ from discreteness.dataset.paths import DOCUMENTS_FILE, EXPERIMENT_FILE
 from discreteness.dataset.storage import Storage
 
 SCHEMA_VERSION = 1
+RESTORE = "restore it, or give the command of its run again, which writes it anew if it is that of the seeds there"
 
 DOCUMENTS = pa.schema(
     [
@@ -34,6 +35,10 @@ DOCUMENTS = pa.schema(
         pa.field("in_vocabulary", pa.bool_(), nullable=False),
     ]
 )
+
+
+class NotWhole(ValueError):
+    """A file is not as it was written. A run that goes on keeps it aside and writes it anew."""
 
 
 class DocumentLike(Protocol):
@@ -97,7 +102,8 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> "Manifest":
-        """Raises ValueError if this does not describe an experiment, was edited, or has another schema version."""
+        """Raises NotWhole if this does not describe an experiment or was edited, and ValueError if its schema has
+        another version."""
         try:
             values = json.loads(content)
             version, stated_hash = values.pop("schema_version"), values.pop("identity_hash")
@@ -109,14 +115,14 @@ class Manifest:
                 manifest.check()
                 found_hash = identity_hash(manifest.identity)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            raise ValueError(f"{where} does not describe an experiment; restore it, or give another --output") from None
+            raise NotWhole(f"{where} does not describe an experiment; {RESTORE}") from None
         if version != SCHEMA_VERSION:
             raise ValueError(
                 f"{where} has schema version {version}, this discreteness reads {SCHEMA_VERSION}; "
                 "use the release that wrote it"
             )
         if found_hash != stated_hash:
-            raise ValueError(f"{where} was edited: its identity does not have the hash {stated_hash}; restore it")
+            raise NotWhole(f"{where} was edited: its identity does not have the hash {stated_hash}; {RESTORE}")
         return manifest
 
     def check(self) -> None:
@@ -208,8 +214,8 @@ def read_manifest(storage: Storage) -> Manifest:
 
 
 def read_documents(storage: Storage, manifest: Manifest) -> pa.Table:
-    """documents.parquet, checked against experiment.json. Raises ValueError if it is damaged or holds other
-    documents."""
+    """documents.parquet, checked against experiment.json. Raises NotWhole if it is damaged or holds other documents,
+    and ValueError if the two disagree about their names."""
     where = storage.path(DOCUMENTS_FILE)
     content = storage.read(DOCUMENTS_FILE)
     try:
@@ -218,7 +224,7 @@ def read_documents(storage: Storage, manifest: Manifest) -> pa.Table:
     except (pa.ArrowException, OSError):
         table = None
     if table is None or table.schema != DOCUMENTS or documents_hash(table) != manifest.documents_hash:
-        raise ValueError(f"{where} does not hold the experiment's documents; delete it, the next run writes it again")
+        raise NotWhole(f"{where} does not hold the experiment's documents; the command of its run writes it again")
     rows = zip(*(table[name].to_pylist() for name in ("doc_id", "name", "category")), strict=True)
     named = ((d.doc_id, d.name, d.category) for d in manifest.documents for _ in range(d.num_losses + 1))
     if list(rows) != list(named):  # row by row: the order of pyarrow's groups is not promised

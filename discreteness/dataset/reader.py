@@ -16,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
+from discreteness.dataset.by_token.token_file import DamagedPart
 from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
 from discreteness.dataset.find import Match, matches
 from discreteness.dataset.long_form import long_form
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
 from discreteness.dataset.paths import EXPERIMENT_FILE
+from discreteness.dataset.runs_file import read_runs
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.dataset.vary import words_of
@@ -236,9 +237,9 @@ class Dataset:
         return rows.filter(rows["answer"])["token_index"].to_pylist()
 
     def runs(self, seed: int) -> pa.Table:
-        """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ..."""
-        content = self.storage.read(self._one_seed(seed).runs_path)
-        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        """Per-step values of the attempt that was committed: seed, attempt, step, train loss, ... Raises
+        FileNotFoundError if they are gone, and OSError if they are damaged."""
+        return read_runs(self.storage, self._one_seed(seed))
 
     def tokens(self, doc: str | int) -> pa.Table:
         """Rows of documents.parquet of one document, one per token, BOS first."""
@@ -342,7 +343,8 @@ class Dataset:
     ) -> list[int]:
         """Lets each part that pays fill in its seeds; returns the places of the others in `seeds`.
 
-        A compaction may delete a part that is being read: then its successor is looked up, or the seeds are read.
+        A compaction may delete a part that is being read: then its successor is looked up, or the seeds are read. Of a
+        part that is damaged the seeds are read, too.
         """
         left = list(range(len(seeds)))
         for _ in range(PART_RETRIES):
@@ -354,6 +356,9 @@ class Dataset:
                         left = [row for row in left if seeds[row] not in part.columns]
             except FileNotFoundError:
                 self._parts = self._read_parts()
+            except DamagedPart as error:
+                logger.warning("%s; until then its seeds are read one by one", error)
+                self._parts = [other for other in self._parts if other is not part]
             else:
                 break
         return left

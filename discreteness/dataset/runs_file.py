@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discreteness.dataset.manifest import listed
-from discreteness.dataset.seed_file import FOOTER_GUESS_BYTES, FOOTER_READERS, CommittedSeed
+from discreteness.dataset.seed_file import FOOTER_GUESS_BYTES, FOOTER_READERS, CommittedSeed, one_line
 from discreteness.dataset.storage import Storage
 
 RUNS = pa.schema(
@@ -67,6 +67,25 @@ def runs_file(seed: int, attempt: str, records: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(records, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def read_runs(storage: Storage, committed: CommittedSeed) -> pa.Table:
+    """A seed's records. Raises FileNotFoundError if they are gone, and OSError if they are damaged."""
+    content = storage.read(committed.runs_path)
+    try:
+        return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        raise OSError(
+            f"{storage.path(committed.runs_path)} is damaged ({one_line(error)}); {records_again(committed)}"
+        ) from error
+
+
+def records_again(committed: CommittedSeed) -> str:
+    """What to do about records that are gone or damaged."""
+    return (
+        f"the losses of seed {committed.seed} are whole: do without its records, or delete {committed.path}, and the "
+        "command of its run trains the seed again"
+    )
 
 
 def train_s(storage: Storage, seeds: Sequence[CommittedSeed]) -> list[float]:

@@ -29,6 +29,9 @@ ROW_GROUP_LOSSES = 2**18
 cost one each.
 """
 
+AGAIN_WITHOUT_IT = "delete it, and the command of its run trains the seed again"
+"""What to do about a seed whose footer is good and whose rows are not."""
+
 _ELEMENT = pa.field("element", pa.float32(), nullable=False)
 LOSSES = pa.schema(
     [
@@ -129,11 +132,16 @@ def footer_bytes(tail: bytes) -> int:
 def read_seed(storage: Storage, manifest: Manifest, seed: int) -> CommittedSeed:
     """The committed seed as its footer describes it. Raises InvalidFile as `read_committed`, and OSError if it cannot
     be read now."""
-    path = seed_path(seed)
+    return read_committed(read_footer(storage, seed_path(seed)), seed, manifest)
+
+
+def read_footer(storage: Storage, path: str) -> bytes:
+    """A Parquet file's last bytes, all of its metadata among them. Raises FileNotFoundError, or OSError if it cannot be
+    read now."""
     tail = storage.read_tail(path, FOOTER_GUESS_BYTES)
     if len(tail) == FOOTER_GUESS_BYTES < footer_bytes(tail):
         tail = storage.read_tail(path, footer_bytes(tail))
-    return read_committed(tail, seed, manifest)
+    return tail
 
 
 def scan(storage: Storage, manifest: Manifest) -> tuple[dict[int, CommittedSeed], dict[str, str]]:
@@ -172,13 +180,13 @@ def read_losses(
     """
     first, last = documents[0].doc_id, documents[-1].doc_id
     with storage.open(committed.path) as source:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        groups = []
-        for group in range(file.num_row_groups):
-            bounds = file.metadata.row_group(group).column(LOSSES.get_field_index("doc_id")).statistics
-            if bounds is None or not bounds.has_min_max or (bounds.min <= last and bounds.max >= first):
-                groups.append(group)
-        table = file.read_row_groups(groups, columns=["step", "doc_id", "losses"], use_threads=False)
+        try:
+            table = _rows_near(source, first, last)
+        except (pa.ArrowException, OSError) as error:
+            raise OSError(
+                f"{storage.path(committed.path)} cannot be read ({one_line(error)}); if that stays so, it is damaged: "
+                f"{AGAIN_WITHOUT_IT}"
+            ) from error
     doc_ids = table["doc_id"].to_numpy()
     begin, end = np.searchsorted(doc_ids, [first, last + 1]).tolist()
     table = table.slice(begin, end - begin)
@@ -202,6 +210,22 @@ def read_losses(
         pieces.append(values[at : at + size].reshape(num_steps, document.num_losses))
         at += size
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+
+
+def _rows_near(source: pa.NativeFile, first: int, last: int) -> pa.Table:
+    """step, doc_id and losses of the row groups that may hold documents `first` to `last`."""
+    file = pq.ParquetFile(source, page_checksum_verification=True)
+    groups = []
+    for group in range(file.num_row_groups):
+        bounds = file.metadata.row_group(group).column(LOSSES.get_field_index("doc_id")).statistics
+        if bounds is None or not bounds.has_min_max or (bounds.min <= last and bounds.max >= first):
+            groups.append(group)
+    return file.read_row_groups(groups, columns=["step", "doc_id", "losses"], use_threads=False)
+
+
+def one_line(error: Exception) -> str:
+    """Arrow's errors have several lines, the first of which says it."""
+    return str(error).partition("\n")[0]
 
 
 def mean_over_tokens(losses: np.ndarray) -> np.ndarray:

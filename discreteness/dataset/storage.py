@@ -1,11 +1,13 @@
 """Storage: files below one folder or prefix, each of which appears complete or not at all.
 
 - On a local disk or NFS a file is written in `_staging`, flushed and renamed, and then its folder is flushed.
-- On an object store it is one PUT, which the store applies as a whole or not at all.
+- On an object store it is one upload, which the store applies as a whole or not at all. No exception completes one:
+  see `_upload`.
 - No name leads out of the folder, and nothing is written or swept where a link leads out of it.
 - Contents go through `pyarrow.fs`, except for ranges of local files, which the system's own calls read faster.
 """
 
+import ctypes
 import os
 import re
 import stat
@@ -74,8 +76,7 @@ class Storage:
         """Pieces of a file, each an offset and a length, ascending and apart. They are asked for at once, near ones as
         one: a disk and an object store answer many in hardly more time than one.
 
-        Raises FileNotFoundError if there is no such file. Beyond the file's end a local piece is cut short; elsewhere
-        it raises OSError.
+        Raises FileNotFoundError if there is no such file. A piece that reaches beyond the file's end is cut short.
         """
         gap, most = NEAR_BYTES["local" if self.renames else "object"]
         pieces: list[list[int]] = []
@@ -107,10 +108,15 @@ class Storage:
 
     def _read_remote(self, name: str, pieces: Sequence[Sequence[int]]) -> Iterator[tuple[int, int, memoryview]]:
         with self.open(name) as file, ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            size = file.size()
+
+            def read(piece: Sequence[int]) -> bytes:
+                begin, end = piece[0], min(piece[1], size)  # a store refuses what lies beyond the end
+                return file.read_at(end - begin, begin) if begin < end else b""
+
             for first in range(0, len(pieces), PIECES_AHEAD):
                 some = pieces[first : first + PIECES_AHEAD]
-                contents = pool.map(lambda piece: file.read_at(piece[1] - piece[0], piece[0]), some)
-                for (begin, end), content in zip(some, contents, strict=True):
+                for (begin, end), content in zip(some, pool.map(read, some), strict=True):
                     yield begin, end, memoryview(content)
 
     def exists(self, name: str) -> bool:
@@ -132,10 +138,12 @@ class Storage:
         """Makes a file appear whole, in place of an older one of that name.
 
         `durable=False` skips the fsyncs, for what may be lost when the machine dies. After an OSError nothing was
-        changed, or all of it was (if the folder's flush failed, or an object store's answer was lost).
+        changed, or all of it was (if the folder's flush failed, or an object store's answer was lost). The same holds
+        for any other exception, also one that comes while the write is going on (KeyboardInterrupt).
         """
         if not self.renames:
-            self._put(self.path(name), content)
+            with ThreadPoolExecutor(1) as uploader:  # signals interrupt the main thread alone, and that one waits here
+                uploader.submit(_upload, self.filesystem, self.path(name), content).result()
             return
         final = self.path(name)
         staged = self.path(f"{STAGING}/{uuid.uuid4().hex}-{Path(name).name}")
@@ -143,7 +151,8 @@ class Storage:
             self._expect_inside(folder)
             self.filesystem.create_dir(self.path(folder), recursive=True)
         try:
-            self._put(staged, content)
+            with self.filesystem.open_output_stream(staged) as file:
+                file.write(content)
             if durable:
                 _fsync(staged)
             self.filesystem.move(staged, final)
@@ -210,11 +219,6 @@ class Storage:
         if self.renames and not path.resolve().is_relative_to(root.resolve()):
             raise PermissionError(f"{path} is a link that leads out of the dataset, to {path.resolve()}; take it out")
 
-    def _put(self, path: str, content: bytes | pa.Buffer) -> None:
-        # A single write: after an error between pieces, leaving the block would complete the upload as it is.
-        with self.filesystem.open_output_stream(path) as file:
-            file.write(content)
-
 
 def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
     """Storage at a local path (relative ones made absolute) or a URI such as s3://bucket/folder or
@@ -250,6 +254,24 @@ def refuse_credentials(uri: str) -> None:
             "the URI carries credentials, which lists of processes and jobs and the log would show; take them out and "
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the machine's role (docs/security.md)"
         )
+
+
+def _upload(filesystem: FileSystem, path: str, content: bytes | pa.Buffer) -> None:
+    """Makes an object appear, by a single write.
+
+    pyarrow cannot abort an upload: closing one completes it with what has come so far, and so does letting go of it.
+    Only an error of the store itself prevents that. After any other this process never lets go of the upload, which
+    costs it a few MiB.
+    """
+    file = filesystem.open_output_stream(path)
+    try:
+        file.write(content)
+        file.close()
+    except OSError:
+        raise
+    except BaseException:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(file))
+        raise
 
 
 def _fsync(path: str) -> None:

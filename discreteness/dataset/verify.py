@@ -6,6 +6,7 @@ discreteness verify runs/tiny
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
+from discreteness.dataset.by_token.token_file import KEYS, DamagedPart
+from discreteness.dataset.derived import problems_of_analysis, problems_of_weights
 from discreteness.dataset.manifest import Manifest, listed, read_documents, read_manifest
-from discreteness.dataset.seed_file import CommittedSeed, mean_over_tokens, read_losses, scan
+from discreteness.dataset.paths import SEED_FILE
+from discreteness.dataset.runs_file import records_again
+from discreteness.dataset.seed_file import (
+    AGAIN_WITHOUT_IT,
+    CommittedSeed,
+    mean_over_tokens,
+    one_line,
+    read_losses,
+    scan,
+)
 from discreteness.dataset.storage import Storage, open_storage
 
 BLOCK_BYTES = 2**28
@@ -22,12 +34,12 @@ BLOCK_BYTES = 2**28
 
 
 def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
-    """Reads every row of every seed; returns the problems, none if the dataset is whole. Raises what `reader.open`
-    raises."""
+    """Reads every row of every seed, and what else is there; returns the problems, each with what to do, none if the
+    dataset is whole. Raises what `reader.open` raises."""
     storage = open_storage(uri)
     manifest = read_manifest(storage)
     committed, invalid = scan(storage, manifest)
-    problems = [f"{name}: {reason}" for name, reason in invalid.items()]
+    problems = [f"{name}: {reason}; {_instead_of(name)}" for name, reason in invalid.items()]
     try:
         read_documents(storage, manifest)
     except (FileNotFoundError, ValueError) as error:
@@ -41,7 +53,14 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
             problems += [f"{part.folder}: {problem}" for problem in problems_of_part(reader, storage, manifest)]
     except ValueError as error:
         problems.append(str(error))
-    return problems
+    return [*problems, *problems_of_analysis(storage), *problems_of_weights(storage)]
+
+
+def _instead_of(name: str) -> str:
+    """What to do about a file of losses/ that is not counted."""
+    if SEED_FILE.fullmatch(Path(name).name):
+        return "the command of its run keeps it aside and trains the seed again"
+    return "take it out"
 
 
 def problems_of_losses(storage: Storage, manifest: Manifest, committed: CommittedSeed) -> Iterator[str]:
@@ -49,7 +68,7 @@ def problems_of_losses(storage: Storage, manifest: Manifest, committed: Committe
         source = pa.BufferReader(storage.read(committed.path))
         table = pq.ParquetFile(source, page_checksum_verification=True).read()
     except (pa.ArrowException, OSError) as error:
-        yield f"cannot be read: {str(error).splitlines()[0]}"
+        yield f"cannot be read ({one_line(error)}); if that stays so, {AGAIN_WITHOUT_IT}"
         return
     for name, expected in ("seed", committed.seed), ("attempt", committed.attempt):
         found = sorted(pc.unique(table[name]).to_pylist())
@@ -92,9 +111,9 @@ def problems_of_losses(storage: Storage, manifest: Manifest, committed: Committe
 
 def problems_of_runs(storage: Storage, committed: CommittedSeed) -> Iterator[str]:
     if not storage.exists(committed.runs_path):
-        yield f"is missing, {committed.path} names it"
+        yield f"is missing, {committed.path} names it; {records_again(committed)}"
     elif hashlib.sha256(storage.read(committed.runs_path)).hexdigest() != committed.runs_sha256:
-        yield f"its hash is not the one in {committed.path}"
+        yield f"its hash is not the one in {committed.path}; {records_again(committed)}"
 
 
 def problems_of_part(reader: PartReader, storage: Storage, manifest: Manifest) -> Iterator[str]:
@@ -116,5 +135,21 @@ def problems_of_part(reader: PartReader, storage: Storage, manifest: Manifest) -
                         yield f"losses of seed {seed.seed}, document {document.doc_id} are not those of {seed.path}"
                     if token == 0 and not np.array_equal(means, mean_over_tokens(losses)):
                         yield f"means of seed {seed.seed}, document {document.doc_id} are not those of {seed.path}"
+        for path in reader.part.files(manifest):
+            _read_keys(storage, path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield f"cannot be read: {str(error).splitlines()[0]}"
+        yield f"cannot be read: {one_line(error)}"
+
+
+def _read_keys(storage: Storage, path: str) -> None:
+    """What other programs read beside the losses, and our own readers do not. Raises DamagedPart if a page is not as it
+    was written."""
+    try:
+        with storage.open(path) as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group, columns=[name for name in file.schema_arrow.names if name in KEYS])
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedPart(storage, path, one_line(error)) from error

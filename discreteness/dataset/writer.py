@@ -15,6 +15,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from discreteness.dataset.identity import as_plain, differing_fields, only_sourc
 from discreteness.dataset.manifest import (
     DocumentLike,
     Manifest,
+    NotWhole,
     documents_table,
     listed,
     new_manifest,
@@ -75,7 +77,8 @@ class DatasetWriter:
         allow_code_change: bool = False,
         dry_run: bool = False,
     ) -> "DatasetWriter":
-        """A new dataset, or the one that is there if it has this identity; a half-created one is completed.
+        """A new dataset, or the one that is there if it has this identity; a half-created one is completed. A
+        description that is not whole is kept aside and written anew, if the footers of all seeds there agree with it.
 
         `steps`: the planned steps, ascending. `plan`: how they were given, such as "log:48", for people.
         `in_vocabulary`: None if every GPT-2 id has its own row. `dry_run`: all is checked, also that files can be
@@ -85,17 +88,18 @@ class DatasetWriter:
         storage = open_storage(uri)
         table = documents_table(documents, token_bytes, in_vocabulary)
         manifest = new_manifest(identity, documents, table, steps, plan)
-        there = read_manifest(storage) if storage.exists(EXPERIMENT_FILE) else None
+        damaged: dict[str, NotWhole] = {}
+        there = _manifest_there(storage, manifest, damaged)
         if there:
             manifest = _reconcile(storage, there, manifest, table, allow_code_change)
-        else:
+        elif not damaged:
             _refuse_foreign_files(storage)
-        complete = storage.exists(DOCUMENTS_FILE)
-        if complete:
-            read_documents(storage, manifest)
+        complete = _has_documents(storage, manifest, damaged)
         if dry_run:
             storage.check_writable()
             return cls(storage, manifest)
+        for name, why in damaged.items():
+            _keep_aside(storage, name, why)
         if manifest != there:
             storage.write(EXPERIMENT_FILE, manifest.to_json())
         if not complete:
@@ -133,9 +137,7 @@ class DatasetWriter:
             try:
                 committed = read_seed(self.storage, self.manifest, seed)
             except InvalidFile as error:
-                aside = f"{REJECTED}/{uuid.uuid4().hex}-seed={seed:05d}"
-                logger.warning("%s is replaced and kept as %s: %s", self.storage.path(path), aside, error)
-                self.storage.write(aside, self.storage.read(path))
+                _keep_aside(self.storage, path, error)
             else:
                 if committed.attempt != attempt:
                     raise ValueError(
@@ -233,6 +235,42 @@ def _reconcile(storage: Storage, there: Manifest, here: Manifest, table: pa.Tabl
 def _content(manifest: Manifest) -> dict[str, Any]:
     documents = {document.name: dataclasses.asdict(document) for document in manifest.documents}
     return as_plain({"steps": manifest.steps, "documents_table": manifest.documents_hash, "document": documents})
+
+
+def _keep_aside(storage: Storage, path: str, why: Exception) -> None:
+    """Copies a file that is about to be replaced."""
+    aside = f"{REJECTED}/{uuid.uuid4().hex}-{Path(path).stem}"
+    logger.warning("%s is replaced and kept as %s: %s", storage.path(path), aside, why)
+    storage.write(aside, storage.read(path))
+
+
+def _manifest_there(storage: Storage, here: Manifest, damaged: dict[str, NotWhole]) -> Manifest | None:
+    """None where there is none, or one that is damaged. Raises ValueError if it is damaged, and it is not certain that
+    `here` is the experiment of the seeds there."""
+    if not storage.exists(EXPERIMENT_FILE):
+        return None
+    try:
+        return read_manifest(storage)
+    except NotWhole as damage:
+        _, others = scan(storage, here)
+        if others:
+            raise ValueError(
+                f"{damage}; here that is not certain: {'; '.join(map(': '.join, sorted(others.items())[:3]))}"
+            ) from damage
+        damaged[EXPERIMENT_FILE] = damage
+        return None
+
+
+def _has_documents(storage: Storage, manifest: Manifest, damaged: dict[str, NotWhole]) -> bool:
+    """Whether the documents are there and whole."""
+    if not storage.exists(DOCUMENTS_FILE):
+        return False
+    try:
+        read_documents(storage, manifest)
+    except NotWhole as damage:
+        damaged[DOCUMENTS_FILE] = damage
+        return False
+    return True
 
 
 def _refuse_foreign_files(storage: Storage) -> None:

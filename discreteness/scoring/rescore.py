@@ -22,6 +22,7 @@ from discreteness.dataset.paths import WEIGHTS_FILE, weights_folder
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.runs_file import trainers_library, with_libraries
+from discreteness.dataset.storage import Storage
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.prepare import Experiment, load_documents
@@ -33,7 +34,7 @@ def rescore(
     origin_uri: str, documents: str, output: str, track_name: str | None = None, data: str | None = None
 ) -> int:
     """Scores every committed seed of a dataset that has its weights at all kept steps. Returns 0 if all seeds are
-    scored.
+    scored; seeds whose weights are not all there, or not whole, are named and left out.
 
     `documents`, `data`: as for a run. `track_name`: needed if the origin's track is one of your own (module:name).
     Raises ValueError if the origin holds no weights, or was made with another track than the one of that name, and
@@ -65,7 +66,12 @@ def rescore(
         for seed in complete:
             if seed in committed:
                 continue
-            losses = [evaluator.score(*weights.read(origin.storage.read(kept[seed][step]))) for step in steps]
+            try:
+                losses = [_score(evaluator, weights, origin.storage, kept[seed][step]) for step in steps]
+            except NotWeights as error:
+                print(f"left out: seed {seed}: {error}")
+                partial.append(seed)
+                continue
             lock.check()
             runs = origin.runs(seed)
             attempt = runs["attempt"][0].as_py()
@@ -76,6 +82,19 @@ def rescore(
             print(f"seed {seed} committed: {len(steps)} checkpoints")
     print(f"dataset: {output}")
     return 0 if not partial else 1
+
+
+class NotWeights(ValueError):
+    """A file of weights that is not whole."""
+
+
+def _score(evaluator: Evaluator, weights: WeightsFormat, storage: Storage, path: str) -> np.ndarray:
+    content = storage.read(path)
+    try:
+        data, header = weights.read(content)
+    except ValueError as error:
+        raise NotWeights(f"{storage.path(path)}, of {len(content)} bytes: {error}") from None
+    return evaluator.score(data, header)
 
 
 def kept_weights(origin: Dataset) -> dict[int, dict[int, str]]:

@@ -11,14 +11,17 @@ import sys
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HTTPError  # of whichever HTTP library this version of the hub's client uses
 from huggingface_hub.file_download import http_get
 
 sys.path.append(str(Path(__file__).parents[1]))  # speedrun, where it is not installed
 from speedrun.data.shards import ShardError, open_shard
+from speedrun.least_rate import demand_least_rate
 
 HERE = Path(__file__).parent
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 16
+"""Bytes that the hub's client gathers before it writes them, and loses when a download ends early: not ten MiB."""
 
 
 def main(repository: str, folder: str, prefix: str, num_shards: int) -> None:
@@ -50,6 +53,7 @@ def fetch(repository: str, name: str, folder: Path) -> int:
 
     What came before an interruption lies beside it as NAME.<version>.part and is gone on with; a second process waits
     for the first. ShardError: what came is no shard. OSError: it is not what the hub says it is, or the disk is full.
+    TooSlow: it came below the least rate.
     HTTPError: the hub cannot be reached, or lacks it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +70,7 @@ def fetch(repository: str, name: str, folder: Path) -> int:
         if about.size is None or not version:
             raise OSError(f"{url} has no length or no ETag: HF_ENDPOINT is not a hub")
         part = folder / f"{name}.{version}.part"
+        demand_least_rate()
         with part.open("ab") as file:
             http_get(url, file, resume_size=file.tell(), expected_size=about.size, displayed_filename=name)
         try:

@@ -317,6 +317,19 @@ def test_a_constant_rate_has_no_cooldown_and_records_without_a_schedule_say_noth
     assert schedule_of(opened) == Schedule(changes=(), known=True)
 
 
+def test_records_that_are_gone_or_damaged_are_passed_over_for_those_of_the_next_seed(tmp_path, caplog):
+    dataset = case.create(tmp_path / "set")
+    for seed in range(3):
+        records = runs(batch_tokens=lambda step: 100 if step < 40 else 200)
+        dataset.commit(seed, "one", np.array(case.STEPS, np.int32), case.losses(seed), records)
+    (tmp_path / "set/runs/seed=00000-one.parquet").unlink()
+    (tmp_path / "set/runs/seed=00001-one.parquet").write_bytes(b"")
+    assert schedule_of(open_dataset(tmp_path / "set")).changes == (Change(step=40, what="batch"),)
+    assert "seed=00000-one.parquet" in caplog.text and "seed=00001-one.parquet is damaged" in caplog.text
+    (tmp_path / "set/runs/seed=00002-one.parquet").unlink()
+    assert schedule_of(open_dataset(tmp_path / "set")) == Schedule(changes=(), known=False)
+
+
 def test_the_head_leaves_where_the_track_says(tmp_path):
     track = {"name": "tiny", "schedule": dataclasses.asdict(tiny.schedule)}
     dataset = case.create(tmp_path / "set", identity={**case.IDENTITY, "track": track})

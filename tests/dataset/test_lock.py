@@ -114,6 +114,17 @@ def test_a_half_written_lock_holds_for_a_minute(tmp_path, content):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
+def test_a_lock_whose_writing_is_cut_is_not_there(tmp_path, monkeypatch):
+    def interrupted(content, file):
+        file.write("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lock_module.json, "dump", interrupted)
+    with pytest.raises(KeyboardInterrupt), DatasetLock(tmp_path):
+        pass
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
 def contend(folder):
     """What eight threads get that want the lock at the same moment; who gets it keeps it until all have tried."""
     together, done = threading.Barrier(8), threading.Barrier(8)

@@ -5,6 +5,7 @@ import errno
 import json
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from discreteness.cluster.doctor import of_output
 from discreteness.dataset import lock as lock_module
 from discreteness.dataset import reader
+from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.lock import DatasetLock, LockHeld, LockLost
 from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.status import status as status_of
@@ -117,6 +119,76 @@ def test_an_upload_that_is_left_unfinished_is_not_there(server, uri):
     assert list(dataset.committed()) == [0] and verify(uri) == []
     commit(dataset, 1)
     assert list(create(uri).committed()) == [0, 1] and verify(uri) == []
+
+
+FAILING_WRITER = """
+import sys
+from discreteness.dataset.storage import open_storage
+
+class Stream:
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, content):
+        self.stream.write(content[: len(content) // 2])
+        raise MemoryError("the second half")
+
+    def close(self):
+        self.stream.close()
+
+class FileSystem:
+    def __init__(self, filesystem):
+        self.filesystem = filesystem
+
+    def open_output_stream(self, path):
+        return Stream(self.filesystem.open_output_stream(path))
+
+storage = open_storage(sys.argv[1])
+storage.filesystem = FileSystem(storage.filesystem)
+for size in 1_000, 30_000_000:
+    try:
+        storage.write("x", bytes(size))
+    except MemoryError:
+        print("cut")
+"""
+
+
+def test_a_write_cut_by_any_exception_is_not_completed_not_even_at_the_end_of_its_process(server, uri):
+    storage = open_storage(uri)
+    storage.write("x", b"old")
+    server.requests.clear()
+    run = subprocess.run([sys.executable, "-c", FAILING_WRITER, uri], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, "cut\n" * 2), run.stderr
+    begun = [request for request in server.requests if request.endswith("?uploads")]
+    ended = [request for request in server.requests if request.startswith("POST") and "uploadId" in request]
+    assert len(begun) == 2 and ended == [] and storage.read("x") == b"old"
+
+
+@pytest.mark.parametrize("at", ["?uploads", "partNumber=1"])
+def test_a_write_that_is_interrupted_appears_whole(server, uri, at):
+    """Ctrl-C while the server answers. A stream that is let go of there would be completed with what it has."""
+    storage = open_storage(uri)
+
+    def interrupt(request):
+        if at in request:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return ""
+
+    server.disturb = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        storage.write("x", b"new" * 1000)
+    assert storage.read("x") == b"new" * 1000
+
+
+def test_a_part_of_no_bytes_is_passed_over_and_made_again(uri, caplog):
+    for seed in 0, 1:
+        commit(create(uri), seed)
+    (part,) = compact(uri)
+    storage = open_storage(uri)
+    storage.write(part.losses_path(0), b"")
+    assert np.array_equal(reader.open(uri).losses("c"), np.stack([losses(0), losses(1)])[:, :, 4:])
+    assert f"{part.losses_path(0)} is damaged" in caplog.text
+    assert compact(uri) == (part,) and verify(uri) == []
 
 
 def test_one_driver_at_a_time_by_heartbeats(uri, monkeypatch):

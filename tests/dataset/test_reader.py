@@ -296,9 +296,13 @@ def test_verify_sees_one_flipped_bit_of_a_loss(run):
 def test_verify_sees_runs_that_are_gone_or_changed(run):
     (run / "runs" / "seed=00000-one.parquet").unlink()
     (run / "runs" / "seed=00003-one.parquet").write_bytes(b"x")
+    to_do = (
+        "the losses of seed {0} are whole: do without its records, or delete losses/seed=0000{0}.parquet, and the "
+        "command of its run trains the seed again"
+    )
     assert verify(run) == [
-        "runs/seed=00000-one.parquet: is missing, losses/seed=00000.parquet names it",
-        "runs/seed=00003-one.parquet: its hash is not the one in losses/seed=00003.parquet",
+        f"runs/seed=00000-one.parquet: is missing, losses/seed=00000.parquet names it; {to_do.format(0)}",
+        f"runs/seed=00003-one.parquet: its hash is not the one in losses/seed=00003.parquet; {to_do.format(3)}",
     ]
 
 

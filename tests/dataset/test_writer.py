@@ -180,11 +180,17 @@ def test_empty_and_half_created_directories_are_completed(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 1}', "null"])
-def test_a_damaged_description_is_named(tmp_path, content):
+def test_a_damaged_description_is_named_kept_aside_and_written_anew(tmp_path, content):
     create(tmp_path)
-    (tmp_path / "experiment.json").write_text(content)
+    path = tmp_path / "experiment.json"
+    good = path.read_bytes()
+    path.write_text(content)
     with pytest.raises(ValueError, match=r"experiment\.json does not describe an experiment"):
-        create(tmp_path)
+        reader.open(tmp_path)
+    create(tmp_path)
+    assert path.read_bytes() == good
+    (kept,) = (tmp_path / "_rejected").iterdir()
+    assert kept.name.endswith("-experiment") and kept.read_text() == content
 
 
 def test_a_newer_schema_and_an_edited_identity_are_refused(tmp_path):
@@ -196,7 +202,7 @@ def test_a_newer_schema_and_an_edited_identity_are_refused(tmp_path):
     content["identity"]["packing"] = "reference"
     (tmp_path / "experiment.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="was edited"):
-        create(tmp_path)
+        reader.open(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -222,20 +228,23 @@ def test_an_edited_description_is_refused(tmp_path, place, value):
         inner = inner[key]
     inner[place[-1]] = value
     (tmp_path / "experiment.json").write_text(json.dumps(content))
-    for use in create, reader.open, verify, status_of:
+    for use in reader.open, verify, status_of:
         with pytest.raises(ValueError, match="does not describe an experiment"):
             use(tmp_path)
 
 
-def test_damaged_documents_are_named(tmp_path):
+def test_damaged_documents_are_named_kept_aside_and_written_anew(tmp_path):
     create(tmp_path)
     path = tmp_path / "documents.parquet"
     content = path.read_bytes()
     for damage in content[:100], b"", content.replace(b"a.txt", b"d.txt"):
         path.write_bytes(damage)
         with pytest.raises(ValueError, match=r"documents\.parquet does not hold the experiment's documents"):
-            create(tmp_path)
+            reader.open(tmp_path).tokens("a.txt")
         assert any("documents.parquet" in problem for problem in verify(tmp_path))
+        create(tmp_path)
+        assert path.read_bytes() == content
+        assert damage in [kept.read_bytes() for kept in (tmp_path / "_rejected").iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -600,5 +609,5 @@ def test_a_dry_run_refuses_what_a_run_would_and_writes_nothing(tmp_path):
         create(tmp_path / "texts/thesis.tex/set", dry_run=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     (tmp_path / "set/documents.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="does not hold the experiment's documents"):
-        create(tmp_path / "set", dry_run=True)
+    create(tmp_path / "set", dry_run=True)
+    assert (tmp_path / "set/documents.parquet").read_bytes() == b"PAR1" and "_rejected" not in names(tmp_path / "set")

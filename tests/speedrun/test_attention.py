@@ -9,8 +9,10 @@ import types
 
 import pytest
 import torch
+from huggingface_hub import close_session, get_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from speedrun import least_rate
 from speedrun.kernels import flash_attention as flash
 from speedrun.kernels.backends import check_backend, resolve_backend
 from speedrun.model.attention import attention, banded_attention, reference_attention
@@ -302,11 +304,13 @@ def package(monkeypatch, tmp_path):
 
     def install(get_kernel, commit=COMMIT):
         asked = []
+        close_session()
         folder = tmp_path / "kernels--owner--name" / "snapshots" / commit / "build" / "torch-cuda"
         folder.mkdir(parents=True)
         (folder / "_C.so").write_bytes(b"library")
 
         def record(*args, **kwargs):
+            assert least_rate._watch in get_session().event_hooks["response"], "a download without a least rate"
             asked.append(get_kernel(*args, **kwargs))
             return types.SimpleNamespace(__file__=str(folder / "__init__.py"))
 

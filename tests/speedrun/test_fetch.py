@@ -1,11 +1,16 @@
 """Fetching shards from a hub on this machine: whole, resumed, damaged, refused; and what the three scripts ask for."""
 
 import os
+import re
 import signal
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from huggingface_hub import hf_hub_download
+from speedrun import least_rate
 from speedrun.data.shards import open_shard, write_shard
 
 from tests.conftest import ROOT
@@ -82,6 +87,59 @@ def test_a_killed_run_is_gone_on_with_behind_the_last_byte_that_was_written(prog
     assert hub.requests[-1] == ("GET", SECOND, f"bytes={kept}-")
     assert fetched(tmp_path) == ["fineweb_train_000001.bin", "fineweb_val_000000.bin"]
     assert len(open_shard(folder / "fineweb_train_000001.bin")) == 8_000_000
+
+
+def test_a_download_that_dribbles_ends_and_is_gone_on_with_by_the_next(hub, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(script().parent)
+    import fetch
+
+    monkeypatch.setattr(fetch, "hf_hub_url", partial(fetch.hf_hub_url, endpoint=hub.endpoint))
+    hub.send, hub.dribble = 200_000, True
+    with monkeypatch.context() as patch:
+        patch.setattr(least_rate, "WINDOW_S", 0.2)
+        with pytest.raises(least_rate.TooSlow) as caught:
+            fetch.fetch(REPOSITORY, "fineweb_train_000001.bin", tmp_path)
+    words = re.search(
+        r"^(http\S+) came at ([\d.]+) bytes per second in the last .* (\d+) bytes came", str(caught.value)
+    )
+    address, rate, came = words.groups()
+    assert address.startswith(hub.endpoint) and address.endswith("fineweb_train_000001.bin")
+    assert float(rate) < least_rate.LEAST_BYTES_PER_S and int(came) > 200_000
+    (part,) = tmp_path.glob("*.part")
+    kept = part.stat().st_size
+    assert 200_000 - fetch.constants.DOWNLOAD_CHUNK_SIZE < kept < int(came)
+    hub.send = None
+    assert fetch.fetch(REPOSITORY, "fineweb_train_000001.bin", tmp_path) == 8_000_000
+    assert hub.requests[-1] == ("GET", SECOND, f"bytes={kept}-")
+
+
+def test_whatever_the_client_of_the_hub_fetches_is_watched(hub, tmp_path, monkeypatch):
+    """As FlashAttention-3's package does it."""
+    least_rate.demand_least_rate()
+    monkeypatch.setattr(least_rate, "WINDOW_S", 0.2)
+    hub.send, hub.dribble = 10, True
+    repository, name = SECOND.rsplit("/", 1)
+    with pytest.raises(least_rate.TooSlow, match=f"{name} came at"):
+        hf_hub_download(repository, name, repo_type="dataset", endpoint=hub.endpoint, cache_dir=tmp_path)
+
+
+def test_pauses_within_a_window_are_nothing_and_a_slow_window_ends_it(monkeypatch):
+    """On a clock that the pieces move: 600,000 bytes a minute are just enough."""
+    clock = SimpleNamespace(now_s=0.0)
+    monkeypatch.setattr(least_rate, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+
+    def pieces(*timed):
+        for passed_s, size in timed:
+            clock.now_s += passed_s
+            yield bytes(size)
+
+    enough = [(59, 0), (1, 600_000), (1, 600_000), (58, 0), (1, 0)]
+    assert sum(map(len, least_rate.at_least_rate(pieces(*enough), "there"))) == 1_200_000
+    short = least_rate.at_least_rate(pieces(*enough, (30, 300_000), (30, 299_999)), "there")
+    with pytest.raises(
+        least_rate.TooSlow, match=r"^there came at 10000\.0 bytes per second in the last 60 s.* 1799999 "
+    ):
+        list(short)
 
 
 def test_what_is_damaged_here_is_fetched_again_and_what_is_damaged_there_never_gets_its_name(program, hub, tmp_path):

@@ -1,9 +1,10 @@
-"""A Hugging Face hub on loopback, in threads of this process: files whole, by ranges, cut short, stalled; listings."""
+"""A Hugging Face hub on loopback, in threads of this process: files whole, by ranges, cut short, slow; listings."""
 
 import hashlib
 import json
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,7 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class HubServer:
     """`files`: "owner/name/file" -> bytes. `requests`: (method, file, Range header) of each, in order.
 
-    `send`: of each GET's body so many bytes are sent, then the connection is closed or, with `stall`, kept waiting.
+    `send`: of each GET's body so many bytes are sent, then the connection is closed or, with `stall`, kept waiting, or,
+    with `dribble`, a thousand more come one by one, each after a hundredth of a second, and then the rest.
     `etags`: file -> ETag, where it is not the SHA-256. `branches`: name -> the commit where it stands; every commit has
     the same files.
     """
@@ -21,6 +23,7 @@ class HubServer:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     send: int | None = None
     stall: bool = False
+    dribble: bool = False
     etags: dict[str, str] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
     elsewhere: bool = False
@@ -105,7 +108,18 @@ class HubServer:
                     hub.stalled.set()
                     if hub.stall:
                         hub.over.wait(60)
+                    if hub.dribble:
+                        self.send_one_by_one(body[hub.send :])
                     self.close_connection = True
+
+            def send_one_by_one(self, rest):
+                with suppress(ConnectionError):  # the client has had enough
+                    for at in range(min(len(rest), 1000)):
+                        if hub.over.wait(0.01):
+                            return
+                        self.wfile.write(rest[at : at + 1])
+                        self.wfile.flush()
+                    self.wfile.write(rest[1000:])
 
             def answer_json(self, value):
                 body = json.dumps(value).encode()

@@ -19,6 +19,7 @@ from discreteness.analysis.figures.style import (
     token_name,
     updates_axis,
 )
+from discreteness.analysis.schedule_changes import records_there
 from discreteness.analysis.summary import sharpest
 from discreteness.analysis.tables import Analysis
 from discreteness.dataset.reader import Dataset
@@ -73,7 +74,9 @@ def _tokens(axes: Axes, dataset: Dataset, found: Analysis) -> list[tuple[float, 
 def _training(axes: Axes, dataset: Dataset) -> list[tuple[float, str, str]]:
     ends: dict[str, tuple[float, str, str]] = {}
     for seed in dataset.seeds[:SHOWN_SEEDS]:
-        runs = dataset.runs(seed).to_pydict()
+        if (records := records_there(dataset, seed)) is None:
+            continue
+        runs = records.to_pydict()
         axes.plot(np.array(runs["step"]) + 1, runs["train_loss"], color=GREY, linewidth=0.4)
         trained = [value for value in runs["train_loss"] if value is not None]
         if trained:

@@ -5,7 +5,7 @@ discreteness compact runs/tiny
 - New seeds become one part. Parts with no more seeds than that (in powers of two) are merged into it, so a seed is
   rewritten only a logarithmic number of times.
 - A part is built file by file under a name that is a hash of its content, so a compaction that was killed continues
-  after its last file.
+  after its last file. A file that is not whole is made again, also in a part that was there.
 - A part counts once tokens/parts.json, which is replaced as a whole, names it. Files of parts that it replaced are
   deleted after that; a reader that still wanted one finds the new part, or the seeds.
 """
@@ -23,11 +23,27 @@ from pathlib import Path
 import numpy as np
 from pyarrow.fs import FileType
 
-from discreteness.dataset.by_token.parts import FORMAT, Part, begins, first_tokens, means_file, read_parts, write_parts
+from discreteness.dataset.by_token.parts import (
+    FORMAT,
+    Part,
+    begins,
+    first_tokens,
+    is_whole,
+    means_file,
+    read_parts,
+    write_parts,
+)
 from discreteness.dataset.by_token.token_file import steps_of_a_page, token_file
 from discreteness.dataset.manifest import DocumentInfo, Manifest, read_manifest
 from discreteness.dataset.paths import TOKENS_FOLDER
-from discreteness.dataset.seed_file import CommittedSeed, mean_over_tokens, read_losses, row_groups, scan
+from discreteness.dataset.seed_file import (
+    FOOTER_READERS,
+    CommittedSeed,
+    mean_over_tokens,
+    read_losses,
+    row_groups,
+    scan,
+)
 from discreteness.dataset.storage import ABANDONED_S, Storage, open_storage
 
 MOST_PARTS = 8
@@ -59,7 +75,7 @@ def compact(uri: str | os.PathLike[str] | Storage, progress_bar: Callable[[list]
         missing = [
             (start, stop)
             for start, stop in part.ranges(manifest)
-            if not all(storage.exists(path) for path in part.paths_of(manifest, start, stop))
+            if not _all_whole(storage, part.files_of(manifest, start, stop))
         ]
         with ThreadPoolExecutor(SEEDS_AT_ONCE) as pool:  # one for all files: each thread keeps memory of its own
             for start, stop in progress_bar(missing):
@@ -106,14 +122,18 @@ def new_part(manifest: Manifest, seeds: list[CommittedSeed]) -> Part:
 def _sound(
     storage: Storage, manifest: Manifest, parts: tuple[Part, ...], committed: dict[int, CommittedSeed]
 ) -> tuple[Part, ...]:
-    """Parts whose files are there and whose seeds are all as they were."""
-    files = {info.path for info in storage.list(TOKENS_FOLDER, recursive=True) if info.type == FileType.File}
+    """Parts whose files are there and whole, and whose seeds are all as they were."""
     return tuple(
         part
         for part in parts
-        if all(committed.get(seed.seed) == seed for seed in part.seeds)
-        and files.issuperset(storage.path(path) for path in part.paths(manifest))
+        if all(committed.get(seed.seed) == seed for seed in part.seeds) and _all_whole(storage, part.files(manifest))
     )
+
+
+def _all_whole(storage: Storage, files: dict[str, int]) -> bool:
+    """Of paths and their rows."""
+    with ThreadPoolExecutor(FOOTER_READERS) as pool:
+        return False not in list(pool.map(lambda path: is_whole(storage, path, files[path]), files))
 
 
 def _write_file(

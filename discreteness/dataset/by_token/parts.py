@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from discreteness.dataset.by_token.token_file import TokenFile
+from discreteness.dataset.by_token.token_file import DamagedPart, TokenFile
 from discreteness.dataset.manifest import Manifest
 from discreteness.dataset.paths import PART_NAME, PARTS_FILE, TOKENS_FOLDER
-from discreteness.dataset.seed_file import CommittedSeed
+from discreteness.dataset.seed_file import CommittedSeed, one_line, read_footer
 from discreteness.dataset.storage import Storage
 
 FORMAT = 2
@@ -58,14 +58,19 @@ class Part:
     def means_path(self, start: int) -> str:
         return f"{self.folder}/{start:07d}.means.parquet"
 
-    def paths(self, manifest: Manifest) -> list[str]:
-        """Every file of the part."""
-        return [path for start, stop in self.ranges(manifest) for path in self.paths_of(manifest, start, stop)]
+    def files(self, manifest: Manifest) -> dict[str, int]:
+        """Path -> rows of every file of the part."""
+        every: dict[str, int] = {}
+        for start, stop in self.ranges(manifest):
+            every |= self.files_of(manifest, start, stop)
+        return every
 
-    def paths_of(self, manifest: Manifest, start: int, stop: int) -> list[str]:
+    def files_of(self, manifest: Manifest, start: int, stop: int) -> dict[str, int]:
         """The file of losses of this range, and that of means where a document begins there."""
-        means = [self.means_path(start)] if begins(manifest, start, stop) else []
-        return [self.losses_path(start), *means]
+        rows_each = len(manifest.steps) * len(self.seeds)
+        num_means = len(begins(manifest, start, stop))
+        means = {self.means_path(start): num_means * rows_each} if num_means else {}
+        return {self.losses_path(start): (stop - start) * rows_each, **means}
 
     def ranges(self, manifest: Manifest) -> list[tuple[int, int]]:
         """First token of each file, and the one after its last."""
@@ -122,6 +127,18 @@ def read_parts(storage: Storage, manifest: Manifest) -> tuple[Part, ...]:
         ) from None
 
 
+def is_whole(storage: Storage, path: str, num_rows: int) -> bool:
+    """Whether there is such a file whose end is that of a Parquet file with so many rows: what was cut short has none.
+    A changed byte is found by whoever reads it, by its checksum."""
+    if not storage.size(path):
+        return False
+    tail = read_footer(storage, path)
+    try:
+        return pq.read_metadata(pa.BufferReader(tail)).num_rows == num_rows
+    except (pa.ArrowException, OSError):  # Arrow reports damaged metadata as either
+        return False
+
+
 def write_parts(storage: Storage, parts: Sequence[Part]) -> None:
     """Puts these parts in force, and no others."""
     content = {"format": FORMAT, "parts": [asdict(part) for part in parts]}
@@ -158,15 +175,22 @@ class PartReader:
 
     @cached_property
     def means(self) -> np.ndarray:
-        """Mean curves, float64 (documents, seeds of the part, steps)."""
+        """Mean curves, float64 (documents, seeds of the part, steps). Raises what `TokenFile` raises."""
         shape = (len(self.manifest.documents), len(self.part.seeds), len(self.manifest.steps))
         found = np.empty(shape)
         for start, stop in self.part.ranges(self.manifest):
             if documents := begins(self.manifest, start, stop):
-                with self.storage.open(self.part.means_path(start)) as file:
-                    table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=["mean_loss"])
-                found[documents.start : documents.stop] = table["mean_loss"].to_numpy().reshape(-1, *shape[1:])
+                found[documents.start : documents.stop] = self._means_from(start).reshape(-1, *shape[1:])
         return found
+
+    def _means_from(self, start: int) -> np.ndarray:
+        path = self.part.means_path(start)
+        content = self.storage.read(path)
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            return file.read(columns=["mean_loss"])["mean_loss"].to_numpy()
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedPart(self.storage, path, one_line(error)) from error
 
     def _file(self, index: int) -> TokenFile:
         if index not in self._files:

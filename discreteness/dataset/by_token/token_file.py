@@ -109,10 +109,20 @@ def token_file(
     return pa.py_buffer(content.getbuffer())
 
 
+class DamagedPart(OSError):
+    """A file of a part is not as it was written. The seeds have all that was in it."""
+
+    def __init__(self, storage: Storage, name: str, what: str):
+        super().__init__(
+            f"{storage.path(name)} is damaged ({what}); the seeds are not: delete the folder "
+            f"{storage.path(name.rpartition('/')[0])}, and run discreteness compact"
+        )
+
+
 class TokenFile:
     """Random access to a file's losses, `shape` (tokens, steps, seeds). Keeps what it read of the index in memory.
 
-    Reading raises FileNotFoundError if the file is gone, and OSError if it is damaged.
+    Reading raises FileNotFoundError if the file is gone, and DamagedPart if it is not as it was written.
     """
 
     def __init__(self, storage: Storage, name: str, shape: tuple[int, int, int], page_steps: int):
@@ -195,8 +205,5 @@ class TokenFile:
             self._index[first : last + 1], self._known[first : last + 1] = rows, True
         return self._index["pages"][tokens]
 
-    def _damaged(self, what: str) -> OSError:
-        return OSError(
-            f"{self.storage.path(self.name)} is damaged ({what}); the seeds are not: delete the folder "
-            f"{self.storage.path('tokens')}, and run discreteness compact"
-        )
+    def _damaged(self, what: str) -> DamagedPart:
+        return DamagedPart(self.storage, self.name, what)

@@ -29,6 +29,8 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor
 
+from speedrun.least_rate import demand_least_rate
+
 FOLDER_VARIABLE = "FLASH_ATTENTION_3"
 REVISION_VARIABLE = "FLASH_ATTENTION_3_REVISION"
 MOVING_VARIABLE = "FLASH_ATTENTION_3_ALLOW_MOVING"
@@ -257,6 +259,7 @@ def load_from_hub() -> tuple[str, list[Path]]:
 
     # From 0.14 on a publisher who is a person must be trusted: a commit that the user names is.
     trust = {"trust_remote_code": True} if "trust_remote_code" in inspect.signature(get_kernel).parameters else {}
+    demand_least_rate()
     folder = Path(str(get_kernel(HUB_REPOSITORY, revision=revision, **trust).__file__)).parent
     commit = hub_commit(folder)
     if COMMIT.fullmatch(revision) and commit not in (revision, None):
