@@ -18,6 +18,8 @@ from discreteness.cluster.rays_words import in_one_line
 
 SLOW = ("timed out during startup", "Timed out waiting for file", "dashboard.log")
 """What Ray 2.60 says where it does not start in time."""
+ALL_GPUS = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
+"""Else Ray shows a process the GPUs that it has reserved, and nobody hears of the others."""
 AGENT_TIMEOUT_S = 300
 """How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
@@ -91,12 +93,15 @@ def _why_not_started(error: Exception) -> str:
 
 
 def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:
-    """host -> what `function` returns on it, or the text of what went wrong. One GPU of a node with GPUs is seen."""
+    """host -> what `function` returns on it, or the text of what went wrong. A node's every GPU is seen, one of which
+    must be free."""
     calls = {}
     for entry in _alive():
         strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
         share = 0.01 if entry["Resources"].get("GPU") else 0.0
-        call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
+        call: Any = ray.remote(function).options(
+            num_cpus=0, num_gpus=share, scheduling_strategy=strategy, runtime_env=ALL_GPUS
+        )
         calls[_host(entry)] = call.remote(*arguments)
     ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
     answers: dict[str, Any] = {}

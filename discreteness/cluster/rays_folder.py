@@ -16,8 +16,8 @@ from pathlib import Path
 from discreteness import allowance
 
 WAY = "give Ray another folder: RAY_TMPDIR=DIR"
-LONGEST_SOCKET = "session_2026-11-30_23-59-59_999999_9999999/sockets/dash_MetricsHead"
-"""Below the folder, with the longest name and process number that Ray 2.60 makes there."""
+LONGEST_SOCKET = f"session_2026-11-30_23-59-59_999999_{os.getpid()}/sockets/dash_MetricsHead"
+"""Of those that Ray 2.60 makes below its folder. Without this one the dashboard does not start."""
 MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 """Of a socket's whole path, as the system has it."""
 LEAST_FREE_BYTES = 50 * 10**6
@@ -44,6 +44,13 @@ def nearest_folder(path: Path) -> Path:
     if not path.is_dir():
         raise NotADirectoryError(20, "Not a folder", str(path))
     return path
+
+
+def try_writing(folder: Path) -> None:
+    """Whether a file can be made in a folder, which itself may still have to be made. Raises OSError if not."""
+    with tempfile.TemporaryFile(dir=nearest_folder(folder)) as file:
+        file.write(b"discreteness")
+        file.flush()
 
 
 def try_folder() -> str:
@@ -74,12 +81,13 @@ def try_store(store_bytes: int) -> str:
 
     Raises OSError with what to do.
     """
+    shared = allowance.shared_memory_bytes()
     if store_bytes < MIN_STORE_BYTES:
         raise OSError(
-            f"an object store of {store_bytes / 1e6:.0f} MB is less than Ray takes ({MIN_STORE_BYTES / 1e6:.0f} MB): "
-            "free memory or disk, or set --object-store-gb"
+            f"an object store of {store_bytes / 1e6:.0f} MB is less than Ray takes ({MIN_STORE_BYTES / 1e6:.0f} MB); "
+            f"free are {allowance.memory_bytes() / 1e6:.0f} MB of memory, {(shared or 0) / 1e6:.0f} in /dev/shm and "
+            f"{room_for_a_store() / 1e6:.0f} on the disk of {rays_folder()}: make room, or {WAY}"
         )
-    shared = allowance.shared_memory_bytes()
     in_memory = shared is not None and shared >= store_bytes
     folder = allowance.SHARED_MEMORY if in_memory else rays_folder()
     if not in_memory and sys.platform == "linux":

@@ -2,9 +2,8 @@
 
 import os
 from pathlib import Path
-from tempfile import TemporaryFile
 
-from discreteness.cluster.rays_folder import nearest_folder
+from discreteness.cluster.rays_folder import try_writing
 
 OTHER_PLACE = "give the file of a token with RAY_AUTH_TOKEN_PATH, or set HOME to a folder that can be written"
 
@@ -63,9 +62,7 @@ def try_token() -> str:
         elif os.environ.get("RAY_AUTH_TOKEN_PATH"):
             raise OSError(f"RAY_AUTH_TOKEN_PATH={token}: there is no such file; write a token of 64 hex digits into it")
         else:
-            with TemporaryFile(dir=nearest_folder(token.parent)) as file:
-                file.write(b"discreteness")
-                file.flush()
+            try_writing(token.parent)
     except OSError as error:
         if not error.errno:  # said above
             raise
