@@ -23,6 +23,8 @@ LESS_MEMORY = "fewer --trainers or --evaluators, a smaller --object-store-gb, or
 USED_MEMORY = re.compile(r"\(IP: ([^,]+),.*?\) was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit")
 """In the report of Ray 2.60's memory monitor."""
 
+TOO_LARGE = re.compile(r"upload working_dir (.+?) to the .*Package size \((.+?)\) exceeds the maximum size of (\S+iB)")
+
 
 def in_one_line(error: BaseException) -> str:
     """The message alone, for what Ray reports at length with what to do."""
@@ -75,6 +77,11 @@ def _of_a_dead_node(_: BaseException) -> str:
 
 
 def _of_an_environment(error: BaseException) -> str:
+    if found := TOO_LARGE.search(str(error)):
+        return (
+            f"under `uv run` Ray uploads {found[1]}, {found[2]} of at most {found[3]}: name what a job does not "
+            f"need in {found[1]}/.rayignore, or start it without `uv run`, with .venv activated"
+        )
     return " ".join(str(error).split())
 
 

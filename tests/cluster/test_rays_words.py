@@ -42,6 +42,15 @@ FULL_DISK = (
     "folder on another disk with RAY_TMPDIR"
 )
 
+UPLOAD = RuntimeEnvSetupError(
+    "Failed to upload working_dir /home/me/project to the Ray cluster: Package size (710.00MiB) exceeds the maximum "
+    "size of 512.00MiB. To exclude large files, add them to '.gitignore' or '.rayignore' files, or"
+)
+UPLOADED = (
+    "under `uv run` Ray uploads /home/me/project, 710.00MiB of at most 512.00MiB: name what a job does not need in "
+    "/home/me/project/.rayignore, or start it without `uv run`, with .venv activated"
+)
+
 
 @pytest.mark.parametrize(
     ("error", "line"),
@@ -60,6 +69,7 @@ FULL_DISK = (
             "Ray's own process on this machine ended; why is in session_latest/logs/raylet.out of Ray's folder",
         ),
         (RuntimeEnvSetupError("pip\n\n  failed"), "Failed to set up runtime environment. pip failed"),
+        (UPLOAD, UPLOADED),
         (NodeDiedError("The node 7 is dead"), "The node 7 is dead"),
         (RaySystemError("the channel closed"), "System error: the channel closed"),
         (RayActorError("", "The actor died.\n\tpid: 7\nIts worker ended with 1"), "Its worker ended with 1"),
