@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from filelock import FileLock
@@ -76,6 +77,13 @@ def _share_the_tiny_corpus(shared, cache):
         ensure_tiny_corpus(shared / "corpus")
     cache.mkdir()
     default_data_root().symlink_to(shared / "corpus")
+
+
+@pytest.fixture
+def short_folder():
+    """Sockets have short paths only, and `tmp_path` is long."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,9 @@ def _parsed(arguments: list[str]) -> Callable[[], int]:
 
 def _service(config: JobConfig) -> int:
     config.check()  # a typo is answered before anything heavy is imported
+    if not os.environ.get("RAY_ADDRESS"):
+        # Under `uv run` Ray would upload this folder to the machine on which it is. Read by `import ray`.
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     from discreteness.service.driver import leave, run
 
     leave(run(config))

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,7 +11,15 @@ from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.cluster.machines import Cluster, Node, this_machine
+from discreteness.cluster.rays_address import named_cluster, try_address
+from discreteness.cluster.rays_folder import rays_folder, try_folder, try_store
+from discreteness.cluster.rays_token import keep_token_private, try_token
+from discreteness.cluster.rays_words import in_one_line
 
+SLOW = ("timed out during startup", "Timed out waiting for file", "dashboard.log")
+"""What Ray 2.60 says where it does not start in time."""
+ALL_GPUS = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
+"""Else Ray shows a process the GPUs that it has reserved, and nobody hears of the others."""
 AGENT_TIMEOUT_S = 300
 """How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
@@ -21,28 +28,35 @@ def find_cluster(metadata: dict[str, str] | None = None, object_store_gb: float 
     """The cluster that RAY_ADDRESS names, joined; without it this machine, looked at but not started.
 
     `metadata`: what the dashboard's list of jobs shows of this one, unless `ray job submit --metadata-json` says more.
-    `object_store_gb`: of a Ray to be started here; ValueError if one runs already.
+    `object_store_gb`: of a Ray to be started here; ValueError if one runs already. OSError if the cluster cannot be
+    joined.
     """
-    if os.environ.get("RAY_ADDRESS") and object_store_gb is not None:
+    address = named_cluster()
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # else Ray's warnings stand in a log with codes of colors
+    if address is None:
+        return this_machine(object_store_gb)
+    if object_store_gb is not None:
         raise ValueError(
             f"--object-store-gb {object_store_gb:g}: the Ray that RAY_ADDRESS names runs already; give its nodes "
             "`ray start --object-store-memory=BYTES`"
         )
-    os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # else Ray's warnings stand in a log with codes of colors
-    if os.environ.get("RAY_ADDRESS"):
+    try_address(address)
+    try:
         ray.init(job_config=JobConfig(metadata=metadata), log_to_driver=False, logging_level=logging.ERROR)
-        return Cluster(tuple(map(_node, _alive())), local=False)
-    return this_machine(object_store_gb)
+    except Exception as error:  # of a dozen classes, few of them Ray's
+        raise OSError(f"RAY_ADDRESS={address}: the cluster cannot be joined: {in_one_line(error)}") from error
+    return Cluster(tuple(map(_node, _alive())), local=False)
 
 
 def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
     """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
 
     On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
-    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. Raises OSError if
-    Ray does not come up in the time that it gives itself.
+    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. Raises OSError,
+    in one line with what to do, if Ray cannot start.
     """
     os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
+    try_before_start(cluster.nodes[0].object_store_bytes)
     try:
         context = ray.init(
             address="local",
@@ -55,36 +69,39 @@ def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None
             logging_level=logging.ERROR,
         )
     except Exception as error:  # Ray has no class of its own for it
-        if not any(words in str(error) for words in ("timed out during startup", "dashboard.log")):
-            raise
-        raise OSError(
-            "Ray did not start in the time that it gives itself (30 s, and 60 s for its dashboard): "
-            "this machine is busy; give the same command again when its load is less"
-        ) from error
+        try_before_start(cluster.nodes[0].object_store_bytes)  # a disk may have become full
+        raise OSError(_why_not_started(error)) from error
     keep_token_private()
     return context.dashboard_url
 
 
-def token_file() -> Path | None:
-    """The file with the token that a Ray started here asks for. None: it asks for none."""
-    token = Path.home() / ".ray" / "auth_token"
-    return token if token.is_file() and os.environ.get("RAY_AUTH_MODE") != "disabled" else None
+def try_before_start(store_bytes: int) -> None:
+    """Raises OSError, in one line with what to do, if Ray could not start here with such an object store."""
+    try_token()
+    try_folder()
+    try_store(store_bytes)
 
 
-def keep_token_private() -> None:
-    """Makes the file of Ray's token readable for its user only: anyone who can read the token can run code as this
-    user."""
-    if token := token_file():
-        token.chmod(0o600)
+def _why_not_started(error: Exception) -> str:
+    if any(words in str(error) for words in SLOW):
+        return (
+            "Ray did not start in the time that it gives itself (30 s, and 60 s for its dashboard): "
+            "this machine is busy; give the same command again when its load is less"
+        )
+    logs = rays_folder() / "session_latest" / "logs"
+    return f"Ray did not start ({type(error).__name__}: {in_one_line(error)}); more is in {logs}"
 
 
 def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:
-    """host -> what `function` returns on it, or the text of what went wrong. One GPU of a node with GPUs is seen."""
+    """host -> what `function` returns on it, or the text of what went wrong. A node's every GPU is seen, one of which
+    must be free."""
     calls = {}
     for entry in _alive():
         strategy = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
         share = 0.01 if entry["Resources"].get("GPU") else 0.0
-        call: Any = ray.remote(function).options(num_cpus=0, num_gpus=share, scheduling_strategy=strategy)
+        call: Any = ray.remote(function).options(
+            num_cpus=0, num_gpus=share, scheduling_strategy=strategy, runtime_env=ALL_GPUS
+        )
         calls[_host(entry)] = call.remote(*arguments)
     ready, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
     answers: dict[str, Any] = {}
@@ -93,7 +110,7 @@ def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float
             late = f"no answer after {timeout_s:g} s; its GPUs may all be in use"
             answers[host] = ray.get(call) if call in ready else late
         except RayError as error:
-            answers[host] = str(error).strip().splitlines()[-1]
+            answers[host] = in_one_line(error)
     return answers
 
 

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from speedrun.kernels.capability import FLASH_ATTENTION, FP8_PRODUCTS, HOPPER_MAJOR
@@ -15,6 +17,8 @@ from discreteness.cluster.estimate import layout_of
 from discreteness.cluster.hardware import generation, worker_cost
 from discreteness.cluster.machines import Cluster
 from discreteness.cluster.node_report import NodeReport, report_node
+from discreteness.cluster.rays_folder import try_folder, try_store
+from discreteness.cluster.rays_token import try_token
 from discreteness.cluster.topology import STORE_SHARE
 from discreteness.dataset.storage import open_storage
 from discreteness.experiment.config import RunConfig
@@ -56,7 +60,7 @@ def diagnose(track_name: str, data: str | None, output: str | None) -> list[Find
     findings = [Finding("problem", "node", f"{host} does not answer: {error}") for host, error in silent.items()]
     findings += [*of_versions(reports), *of_gpus(reports, recipe), *of_attention(reports, recipe)]
     findings += [*of_object_store(cluster, reports, layout_of(recipe).num_bytes(tied=False)), *of_data(reports, recipe)]
-    findings += of_authentication(cluster, os.environ)
+    findings += of_a_start(cluster.nodes[0].object_store_bytes) if cluster.local else of_authentication(os.environ)
     if output is not None:
         findings += of_output(output)
     return findings
@@ -86,23 +90,38 @@ def of_gpus(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
             why = "torch is built without CUDA" if report.cuda is None else f"torch, built for CUDA {report.cuda},"
             way = "install its CUDA build" if report.cuda is None else "sees no GPU: update the driver, or free one"
             yield Finding("problem", "gpu", f"{report.host}: an NVIDIA driver is loaded, but {why}; {way}")
-        for name, (major, minor), num_bytes in report.gpus:
-            kind = f"{name}, {generation(major)} ({major}.{minor})"
-            text = f"{report.host}: {kind}, {num_bytes / GB:.0f} GB, CUDA {report.cuda}"
-            if recipe.needs_gpu and (major, minor) < FLASH_ATTENTION:
-                yield Finding("problem", "gpu", f"{text}: no bfloat16 attention; use Hopper GPUs, or --track tiny")
-                continue
-            warnings = []
-            if recipe.needs_gpu and major != HOPPER_MAJOR:
-                fp8 = ".".join(map(str, FP8_PRODUCTS))
-                warnings.append(f"the track is tuned for Hopper; below {fp8} add --no-fp8")
-            if needed_bytes is not None and num_bytes < needed_bytes:
-                warnings.append(f"the track may take {needed_bytes / GB:.0f} GB; what takes less: {ABOUT_MEMORY}")
-            level: Literal["ok", "warning"] = "warning" if warnings else "ok"
-            yield Finding(level, "gpu", f"{text}: {'; '.join(warnings)}" if warnings else text)
+        for gpu in report.gpus:
+            yield _of_gpu(report, gpu, recipe, needed_bytes)
     if not any(report.gpus for report in reports):
         way = "use --track tiny, or a machine with Hopper GPUs" if recipe.needs_gpu else "track tiny needs none"
         yield Finding("problem" if recipe.needs_gpu else "ok", "gpu", f"none, and {way}")
+
+
+def _of_gpu(
+    report: NodeReport, gpu: tuple[str, tuple[int, int], int], recipe: Track, needed_bytes: float | None
+) -> Finding:
+    """One card: whether the track runs on it, with which flags, and whether its memory is enough."""
+    name, capability, num_bytes = gpu
+    number, fp8 = ".".join(map(str, capability)), capability >= FP8_PRODUCTS
+    kind = f"ROCm {report.hip}" if report.hip else f"{generation(capability[0])} ({number}), CUDA {report.cuda}"
+    text = f"{report.host}: {name}, {num_bytes / GB:.0f} GB, {kind}"
+    level: Literal["ok", "warning", "problem"] = "ok"
+    notes = []
+    if recipe.needs_gpu and report.hip:
+        level = "warning"
+        notes.append("nobody has tried an AMD GPU; add --no-fp8, and see the line of attention")
+    elif recipe.needs_gpu and capability < FLASH_ATTENTION:
+        level = "problem"
+        notes.append("no bfloat16 attention; use a GPU from Ampere on, or --track tiny")
+    elif recipe.needs_gpu and capability[0] != HOPPER_MAJOR:
+        level = "warning"
+        notes.append(f"the track runs here with attention {report.attention}, but is tuned for Hopper")
+        if recipe.fp8_head and not fp8:
+            notes.append("no 8-bit products: add --no-fp8")
+    if needed_bytes is not None and num_bytes < needed_bytes:
+        level = "warning" if level == "ok" else level
+        notes.append(f"the track may take {needed_bytes / GB:.0f} GB; what takes less: {ABOUT_MEMORY}")
+    return Finding(level, "gpu", f"{text}: {'; '.join(notes)}" if notes else text)
 
 
 def of_attention(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
@@ -135,6 +154,8 @@ def of_object_store(cluster: Cluster, reports: Sequence[NodeReport], each_bytes:
             level = "problem"
         yield Finding(level, "object store", text if level == "ok" else f"{text}: {way}")
     for report in reports:
+        if report.store_error:
+            yield Finding("problem", "object store", f"{report.host}: {report.store_error}")
         if report.shm_bytes is None or report.host not in hosts:
             continue
         text = f"{report.host}: /dev/shm {report.shm_bytes / GB:.2f} GB"
@@ -171,11 +192,22 @@ def of_data(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
         yield Finding("problem", "data", f"the shards are not the same on all nodes: {each}; copy them from one")
 
 
-def of_authentication(cluster: Cluster, environment: "os._Environ[str] | dict[str, str]") -> Iterator[Finding]:
+def of_a_start(store_bytes: int) -> Iterator[Finding]:
+    """What a Ray that is started here needs, tried: its token, its folder with a socket, its object store."""
+    for what, attempt in (
+        ("ray token", try_token),
+        ("ray folder", try_folder),
+        ("object store", partial(try_store, store_bytes)),
+    ):
+        try:
+            yield Finding("ok", what, attempt())
+        except OSError as error:
+            yield Finding("problem", what, str(error))
+
+
+def of_authentication(environment: "os._Environ[str] | dict[str, str]") -> Iterator[Finding]:
     """Whether a client of Ray's ports needs the token."""
-    if cluster.local:
-        yield Finding("ok", "ray token", "on: Ray makes one for the cluster that a run starts on this machine")
-    elif environment.get("RAY_AUTH_MODE") == "token":
+    if environment.get("RAY_AUTH_MODE") == "token":
         yield Finding("ok", "ray token", "on")
     else:
         yield Finding(
@@ -192,6 +224,15 @@ def of_output(output: str) -> Iterator[Finding]:
             yield Finding("ok", "output", f"{folder} can be written, {free / GB:.1f} GB free")
         else:
             yield Finding("ok", "output", f"{storage.uri} can be written, read and deleted from")
+        yield from of_letters(storage.uri, sys.stdout.encoding)
     except (ValueError, OSError) as error:
         text = " ".join(str(error).split())
         yield Finding("problem", "output", f"{text}; give an --output that this machine may write")
+
+
+def of_letters(uri: str, encoding: str) -> Iterator[Finding]:
+    """How a dataset with other than ASCII letters in its name is shown. Nothing depends on it."""
+    if not uri.isascii():
+        yield Finding("ok", "label", f"metrics show {uri.encode('ascii', 'backslashreplace').decode()}")
+        if uri.encode(encoding, "replace").decode(encoding) != uri:
+            yield Finding("warning", "terminal", f"{encoding} lacks letters of {uri}; set PYTHONIOENCODING=utf-8")

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from discreteness import allowance
 from discreteness.cluster.hardware import accelerator_type, is_hopper
+from discreteness.cluster.rays_folder import MAX_STORE_BYTES_ON_DISK, room_for_a_store
 
 OBJECT_STORE_SHARE = 0.3
 """Share of the memory that can be had which a Ray started by us takes for its object store."""
-MAX_STORE_BYTES_ON_DISK = 10**10
-"""Ray refuses more where /dev/shm is too small for it."""
 MAX_STORE_BYTES_ON_MACOS = 2 * 2**30
 """As Ray has it."""
 ASSUMED_CPUS, ASSUMED_STORE_BYTES = 8, 30 * 10**9
@@ -99,4 +98,4 @@ def object_store_bytes() -> int:
     shared = int(0.9 * (allowance.shared_memory_bytes() or 0))
     if wanted <= shared:
         return wanted
-    return max(shared, min(wanted, MAX_STORE_BYTES_ON_DISK))
+    return max(shared, min(wanted, MAX_STORE_BYTES_ON_DISK, room_for_a_store()))

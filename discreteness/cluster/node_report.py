@@ -4,7 +4,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from speedrun.execution import Execution
 from speedrun.model.attention import attention
 from speedrun.tracks import Track
 
+from discreteness.cluster.rays_folder import MIN_STORE_BYTES, try_store, try_writing
 from discreteness.dataset.identity import identity_hash
 from discreteness.experiment.prepare import data_folder
 from discreteness.experiment.sources import identity_sources, sources_hash
@@ -36,10 +37,14 @@ class NodeReport:
     """Name, compute capability, bytes of memory."""
     cuda: str | None
     """Version that torch is built for."""
+    hip: str | None
+    """The same of AMD's, whose capabilities are counted otherwise."""
     driver: bool
     """NVIDIA's driver is loaded."""
     shm_bytes: int | None
     """Of /dev/shm; None where there is none."""
+    store_error: str
+    """Why no object store could be made here, however small."""
     attention: str
     """Backend that the track's runs use here."""
     attention_difference: float
@@ -58,7 +63,7 @@ def report_node(recipe: Track, data: str | None) -> NodeReport:
     execution = Execution().resolved(recipe, device)
     difference, attention_error = 0.0, ""
     try:
-        execution.check(device)
+        replace(execution, fp8_head=False).check(device)  # attention alone: of 8-bit products the doctor knows
         difference = attention_difference(recipe, execution.attention, device)
     except (ValueError, RuntimeError) as error:
         attention_error = str(error)
@@ -72,6 +77,8 @@ def report_node(recipe: Track, data: str | None) -> NodeReport:
             shards = [*train, *val]
             train_tokens, val_tokens = sum(len(open_shard(path)) for path in train), len(open_shard(val[0]))
             data_hash = identity_hash({"shards": data_identity(shards)})
+        else:
+            try_writing(root)
     except (ValueError, OSError) as error:
         data_error = str(error)
     return NodeReport(
@@ -80,8 +87,10 @@ def report_node(recipe: Track, data: str | None) -> NodeReport:
         unmet=tuple(_unmet()),
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
         cuda=torch.version.cuda,
+        hip=torch.version.hip,
         driver=Path("/proc/driver/nvidia/version").exists(),
         shm_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").exists() else None,
+        store_error=_store_error(),
         attention=execution.attention,
         attention_difference=difference,
         attention_error=attention_error,
@@ -129,6 +138,14 @@ def _definition(q, k, v, lengths: Sequence[int], window: int, scale: float) -> t
 def _gpu(index: int) -> tuple[str, tuple[int, int], int]:
     properties = torch.cuda.get_device_properties(index)
     return properties.name, (properties.major, properties.minor), properties.total_memory
+
+
+def _store_error() -> str:
+    try:
+        try_store(MIN_STORE_BYTES)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _unmet() -> Iterator[str]:

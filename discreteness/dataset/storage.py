@@ -22,6 +22,7 @@ from tempfile import TemporaryFile
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
+from discreteness.dataset.hub import with_errors_of_a_disk
 from discreteness.dataset.paths import STAGING
 
 READS_AT_ONCE = 16
@@ -238,6 +239,8 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
             filesystem, root = FileSystem.from_uri(text)
         except (pa.ArrowException, NotImplementedError) as error:
             raise ValueError(f"{text} cannot be opened: {error}; use a path, s3://bucket/folder or gs://...") from None
+        if text.startswith("hf://"):
+            filesystem = with_errors_of_a_disk(filesystem)
     else:
         try:
             filesystem, root = LocalFileSystem(), str(Path(text).expanduser().absolute())

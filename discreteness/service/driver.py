@@ -10,11 +10,13 @@ import uuid
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.connection import find_cluster, start_local, token_file
+from discreteness.cluster.connection import find_cluster, start_local
 from discreteness.cluster.machines import Cluster, assumed
+from discreteness.cluster.rays_token import token_file
+from discreteness.cluster.rays_words import in_one_line, is_of_a_process
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.writer import DatasetWriter
@@ -23,7 +25,7 @@ from discreteness.experiment.prepare import open_dataset, prepare, shared_row_wa
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
-from discreteness.service.log import Log, last_line
+from discreteness.service.log import Log
 from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter
 from discreteness.service.others_output import processes_of
@@ -169,8 +171,10 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
     actor, trainers = start_trainers(dispatcher, job, scratch)
     try:
         progress = _watch(dispatcher, trainers, (reporter, exporter), signals)
-    except (RayActorError, TimeoutError) as error:
-        text = f"the dispatcher died: {last_line(error)}. Committed seeds are kept; run the same command again."
+    except (RayError, TimeoutError) as error:
+        if isinstance(error, RayError) and not is_of_a_process(error):  # our own, with its traceback
+            raise
+        text = f"the dispatcher died: {in_one_line(error)}. Committed seeds are kept; run the same command again."
         log.say(text, "dispatcher died", level="error")
         return 1
     finally:
@@ -205,7 +209,7 @@ def _watch(
         try:
             ray.get(trainer)
         except RayError as error:  # it ended otherwise than its own errors let it
-            text = f"a trainer could not run: {last_line(error)}"
+            text = f"a trainer could not run: {in_one_line(error)}"
             reporter.log.say(text, "trainer given up", level="error")
     progress = ray.get(dispatcher.progress.remote(reporter.events_seen), timeout=60)
     reporter.show(progress)

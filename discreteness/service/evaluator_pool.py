@@ -20,10 +20,10 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.cluster.rays_words import in_one_line
 from discreteness.dataset.runs_file import Library
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.evaluator import Evaluator
-from discreteness.service.log import last_line
 from discreteness.service.messages import Event
 from discreteness.service.timeouts import CALL_TIMEOUT_S, START_TIMEOUT_S
 
@@ -141,6 +141,8 @@ class EvaluatorPool:
             return await asyncio.wait_for(reference, IN_FLIGHT_EACH * CALL_TIMEOUT_S)
         except ObjectLostError:
             raise CheckpointLost("the worker that held a checkpoint to keep is gone") from None
+        except RayError as error:  # a full disk or store of this node, where it is brought
+            raise CheckpointLost(f"the bytes of a checkpoint to keep cannot be had: {in_one_line(error)}") from None
         except TimeoutError:
             bound_s = IN_FLIGHT_EACH * CALL_TIMEOUT_S
             raise CheckpointLost(f"the bytes of a checkpoint to keep did not come within {bound_s} s") from None
@@ -164,15 +166,15 @@ class EvaluatorPool:
                 if isinstance(error, ObjectLostError) or isinstance(error.cause, ObjectLostError):
                     raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
                 if isinstance(error.cause, ValueError):  # the bytes are wrong, for every evaluator alike
-                    raise CheckpointRejected(f"step {header.step} cannot be scored: {last_line(error)}") from None
+                    raise CheckpointRejected(f"step {header.step} cannot be scored: {in_one_line(error)}") from None
                 # Its own trouble, such as a full or broken GPU, which would meet every later checkpoint as well.
                 self._replace(member, error, [token])
-                strikes, trouble = strikes + (token in member.suspects), last_line(error)
+                strikes, trouble = strikes + (token in member.suspects), in_one_line(error)
             except ObjectLostError:
                 raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
             except (RayError, TimeoutError) as error:  # it died, hangs, or Ray ended it for its memory
                 self._replace(member, error, member.calls[: self.threads])
-                strikes, trouble = strikes + (token in member.suspects), last_line(error)
+                strikes, trouble = strikes + (token in member.suspects), in_one_line(error)
             finally:
                 self._release(member, token)
             if strikes >= MAX_STRIKES:
@@ -257,7 +259,7 @@ class EvaluatorPool:
         except (RayError, TimeoutError) as error:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS * self.created and not self.ready():
-                self._give_up(f"no evaluator can start: {last_line(error)}")
+                self._give_up(f"no evaluator can start: {in_one_line(error)}")
                 return
             rounds = self._failed_starts // self.created
             await asyncio.sleep(min(RESTART_S * 2**rounds, LONGEST_RESTART_S))
@@ -273,7 +275,7 @@ class EvaluatorPool:
     def _started(self, start: asyncio.Task) -> None:
         self._starts.discard(start)
         if not start.cancelled() and (error := start.exception()):
-            self._give_up(f"an evaluator could not be made: {last_line(error)}")
+            self._give_up(f"an evaluator could not be made: {in_one_line(error)}")
 
     def _give_up(self, reason: str) -> None:
         """Everybody who waits is told, and everybody who comes."""
@@ -298,7 +300,7 @@ class EvaluatorPool:
         member.suspects = suspects
         self.replaced += 1
         ray.kill(member.actor)  # one that hangs holds its GPU until it is ended
-        text = f"evaluator {member.number} lost ({last_line(error)}); a new one starts"
+        text = f"evaluator {member.number} lost ({in_one_line(error)}); a new one starts"
         self.on_event(Event(event="evaluator lost", level="warning", message=text))
         self._create(member.number, member.trainer)
 

@@ -99,9 +99,3 @@ class _Records(logging.Handler):
 
 def _package() -> logging.Logger:
     return logging.getLogger("discreteness")
-
-
-def last_line(error: BaseException) -> str:
-    """The message of an error without the traceback that Ray puts before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

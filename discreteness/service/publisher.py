@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 from speedrun.training import Checkpoint
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.staging import Staging
+from discreteness.cluster.rays_words import in_one_line
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.timeouts import WAIT_TIMEOUT_S
 
@@ -113,7 +115,10 @@ class Publisher:
         dispatcher, stall_s = self.dispatcher, self.stall_s
 
         def out(data: np.ndarray) -> tuple[Any, Any]:
-            reference = ray.put(data)
+            try:
+                reference = ray.put(data)
+            except RayError as error:  # a full store, a full disk
+                raise OSError(f"step {header.step} finds no place: {in_one_line(error)}") from None
             return dispatcher.publish.remote(header, [reference], records, expected, stall_s), reference
 
         return out

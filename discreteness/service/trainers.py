@@ -5,12 +5,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from discreteness.cluster.rays_words import in_one_line
 from discreteness.cluster.topology import Topology
 from discreteness.service.job import Job, TrainerSpec
-from discreteness.service.log import last_line
 from discreteness.service.timeouts import PROCESS_GROUP_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class Trainers:
         )
         try:
             trainer.fit()
-        except (ray_train.TrainingFailedError, RayActorError) as error:
+        except (ray_train.TrainingFailedError, RayError) as error:
             asked = f"{topology.workers_per_trainer} x {worker_resources(topology)} on one node"
-            return f"{last_line(error)} (asked: {asked}; the cluster has {ray.cluster_resources()})"
+            return f"{in_one_line(error)} (asked: {asked}; the cluster has {ray.cluster_resources()})"
         return ""
 
 

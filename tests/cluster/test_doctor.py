@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ import torch
 from speedrun.data.shards import write_shard
 from speedrun.tracks import small, tiny
 
-from discreteness.cluster import doctor, node_report
+from discreteness.cluster import doctor, node_report, rays_folder
 from discreteness.cluster.doctor import (
     ABOUT_MEMORY,
+    of_a_start,
     of_attention,
     of_authentication,
     of_data,
     of_gpus,
+    of_letters,
     of_object_store,
     of_output,
     of_versions,
@@ -32,8 +35,10 @@ HERE = doctor.NodeReport(
     unmet=(),
     gpus=(("NVIDIA H100", (9, 0), 80 * 10**9),),
     cuda="13.0",
+    hip=None,
     driver=True,
     shm_bytes=64 * 10**9,
+    store_error="",
     attention="varlen",
     attention_difference=0.004,
     attention_error="",
@@ -68,17 +73,23 @@ def test_gpus_and_their_generation():
     def with_gpu(capability, num_bytes=80 * 10**9):
         return replace(HERE, gpus=(("GPU", capability, num_bytes),))
 
-    assert "Hopper (9.0), 80 GB" in only(of_gpus([HERE], small)).text
-    for report, level, way in (
-        (HERE, "ok", ""),
-        (with_gpu((8, 0)), "warning", "--no-fp8"),
-        (with_gpu((7, 5)), "problem", "--track tiny"),
-        (with_gpu((9, 0), 24 * 10**9), "warning", "may take 32 GB"),
-        (with_gpu((8, 9), 24 * 10**9), "warning", "may take 32 GB"),
-        (with_gpu((8, 9), 24 * 10**9), "warning", "tuned for Hopper"),
+    assert only(of_gpus([HERE], small)).text == "a: NVIDIA H100, 80 GB, Hopper (9.0), CUDA 13.0"
+    little = 24 * 10**9
+    for report, level, words, no_words in (
+        (HERE, "ok", "", "fp8"),
+        (with_gpu((8, 0)), "warning", "runs here with attention varlen, but is tuned for Hopper", "may take"),
+        (with_gpu((8, 0)), "warning", "no 8-bit products: add --no-fp8", "may take"),
+        (with_gpu((8, 9)), "warning", "runs here with attention varlen", "fp8"),
+        (with_gpu((12, 0)), "warning", "Blackwell", "fp8"),
+        (with_gpu((7, 5)), "problem", "--track tiny", "may take"),
+        (with_gpu((9, 0), little), "warning", "may take 32 GB", "tuned"),
+        (with_gpu((8, 9), little), "warning", "may take 32 GB", "fp8"),
+        (with_gpu((7, 5), little), "problem", "may take 32 GB", "fp8"),
     ):
         finding = only(of_gpus([report], small))
-        assert finding.level == level and way in finding.text
+        assert finding.level == level and words in finding.text and no_words not in finding.text, finding
+    mixed = replace(HERE, gpus=tuple(("GPU", (9, 0), num_bytes) for num_bytes in (80 * 10**9, little, little)))
+    assert levels(of_gpus([mixed], small)) == ["ok", "warning", "warning"], "little memory is said of every card"
     page, _, anchor = ABOUT_MEMORY.partition("#")
     assert f"\n## {anchor}\n" in (ROOT / page).read_text().lower()
     hidden = replace(HERE, gpus=())
@@ -88,6 +99,35 @@ def test_gpus_and_their_generation():
     head = replace(hidden, driver=False)
     assert levels(of_gpus([head, HERE], small)) == ["ok"]
     assert levels(of_gpus([head], tiny)) == ["ok"]
+
+
+def test_an_mi300x_is_not_hopper():
+    """AMD counts its own capabilities: that of an MI300X is 9.4."""
+    report = replace(HERE, gpus=(("AMD Instinct MI300X", (9, 4), 192 * 10**9),), cuda=None, hip="6.4")
+    finding = only(of_gpus([report], small))
+    assert finding.text.startswith("a: AMD Instinct MI300X, 192 GB, ROCm 6.4: ") and finding.level == "warning"
+    assert "Hopper" not in finding.text and "nobody has tried an AMD GPU" in finding.text
+    assert levels(of_gpus([report], tiny)) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "said"), [("NVIDIA A100-SXM4-80GB", (8, 0), True), ("NVIDIA L40S", (8, 9), False)]
+)
+def test_attention_is_tried_on_a_gpu_without_8_bit_products(monkeypatch, tmp_path, name, capability, said):
+    """With the properties of a GPU that is not here; what it would compute stands for itself."""
+    properties = SimpleNamespace(name=name, major=capability[0], minor=capability[1], total_memory=80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    tried = []
+    monkeypatch.setattr(node_report, "attention_difference", lambda *asked: tried.append(asked[1:]) or 0.004)
+    report = report_node(small, str(tmp_path))
+    assert tried == [("varlen", "cuda")] and levels(of_attention([report], small)) == ["ok"]
+    findings = list(of_gpus([report], small))
+    assert levels(findings) == ["warning", "warning"]
+    assert [("--no-fp8" in finding.text) for finding in findings] == [said, said]
 
 
 def test_attention_that_computes_something_else_is_a_problem():
@@ -171,9 +211,8 @@ def test_this_machine_reports_its_shards(tmp_path):
 
 
 def test_the_token_and_the_output(tmp_path):
-    joined = Cluster((), local=False)
-    assert levels(of_authentication(joined, {})) == ["warning"]
-    assert levels(of_authentication(joined, {"RAY_AUTH_MODE": "token"})) == ["ok"]
+    assert levels(of_authentication({})) == ["warning"]
+    assert levels(of_authentication({"RAY_AUTH_MODE": "token"})) == ["ok"]
     before = sorted(tmp_path.iterdir())
     assert "GB free" in only(of_output(str(tmp_path / "deep" / "set"))).text
     assert sorted(tmp_path.iterdir()) == before, "looking leaves nothing behind"
@@ -183,12 +222,51 @@ def test_the_token_and_the_output(tmp_path):
         assert finding.level == "problem" and "--output" in finding.text
 
 
+def test_what_a_ray_of_our_own_needs_is_tried(short_folder, tmp_path, monkeypatch):
+    for name in "HOME", "RAY_TMPDIR":
+        monkeypatch.setenv(name, str(short_folder))
+    assert levels(of_a_start(10**8)) == ["ok", "ok", "ok"] and not list(short_folder.iterdir())
+    assert [finding.what for finding in of_a_start(10**8)] == ["ray token", "ray folder", "object store"]
+    (tmp_path / "file").write_text("x")
+    for name in "HOME", "RAY_TMPDIR":
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    findings = list(of_a_start(10**6))
+    assert levels(findings) == ["problem", "problem", "problem"]
+    for finding, way in zip(findings, ("RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR=DIR", "RAY_TMPDIR=DIR"), strict=True):
+        assert way in finding.text and "\n" not in finding.text
+
+
+def test_a_node_tries_its_shared_memory(monkeypatch, tmp_path):
+    """Whatever the size of what is mounted there: a file stands for one that cannot be written."""
+    (tmp_path / "shm").write_text("x")
+    monkeypatch.setattr(rays_folder.allowance, "SHARED_MEMORY", tmp_path / "shm")
+    report = report_node(tiny, None)
+    assert f"no object store can be made in {tmp_path / 'shm'} (Not a folder)" in report.store_error
+    here = Cluster((Node(2, 0, None, 10**9, report.host),), local=False)
+    assert ("problem", report.store_error) in [
+        (finding.level, finding.text.partition(": ")[2]) for finding in of_object_store(here, [report], 10**6)
+    ]
+
+
+def test_other_letters_are_said_to_be_shown_otherwise():
+    assert levels(of_letters("/runs/e", "ascii")) == []
+    assert only(of_letters("/runs/é", "utf-8")).text == "metrics show /runs/\\xe9"
+    label, terminal = of_letters("/runs/é", "ascii")
+    assert (label.level, terminal.level) == ("ok", "warning") and "PYTHONIOENCODING" in terminal.text
+
+
+def test_the_folder_of_a_corpus_is_tried_before_its_first_use(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert report_node(tiny, str(tmp_path)).data_error == ""
+    assert "Not a folder" in report_node(tiny, str(tmp_path / "file" / "data")).data_error
+
+
 def test_the_command(program, tmp_path):
     good = program("-m", "discreteness", "doctor", "--track", "tiny", "--output", tmp_path / "set")
     bad = program("-m", "discreteness", "doctor", "--track", "small", "--data", tmp_path)
     assert good.wait() == 0, good.output
     assert good.output.rstrip().endswith("0 problems, 0 warnings")
-    for what in "python", "torch", "gpu", "attention", "object store", "data", "ray token", "output":
+    for what in "python", "torch", "gpu", "attention", "object store", "data", "ray token", "ray folder", "output":
         assert any(what in line[:25] for line in good.output.splitlines()), what
     assert bad.wait() == 1, bad.output
     assert "no shard matches" in bad.output

@@ -1,7 +1,9 @@
 """How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
 
 import re
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from speedrun.execution import PLAIN
@@ -232,21 +234,48 @@ def test_only_a_plan_is_made_for_machines_that_are_not_here():
         RunConfig(assume="8xH100").check()
 
 
-def test_a_ray_that_does_not_come_up_in_time_is_an_error_with_the_way_on(monkeypatch):
-    """What Ray raises on an overloaded machine, which a test cannot have on purpose; any other error stays as it is."""
+def start_where_ray_says(monkeypatch, reason, before=lambda: None):
+    def init(**options):
+        before()
+        raise Exception(reason)
 
-    def start_where_ray_says(reason):
-        def init(**options):
-            raise Exception(reason)
+    monkeypatch.setattr(connection.ray, "init", init)
+    connection.start_local(Cluster((Node(2.0, 0.0, None, 10**8, "here"),), local=True), 2)
 
-        monkeypatch.setattr(connection.ray, "init", init)
-        connection.start_local(Cluster((Node(2.0, 0.0, None, 10**9, "here"),), local=True), 2)
 
-    for reason in ("The current node timed out during startup.", "\nThe last 20 lines of /tmp/logs/dashboard.log: "):
-        with pytest.raises(OSError, match="machine is busy; give the same command again"):
-            start_where_ray_says(reason)
-    with pytest.raises(Exception, match="broke during startup"):
-        start_where_ray_says("The current node broke during startup.")
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("The current node timed out during startup.", "machine is busy; give the same command again"),
+        ("\nThe last 20 lines of /tmp/logs/dashboard.log: ", "machine is busy; give the same command again"),
+        ("Timed out waiting for file /tmp/ray/s/gcs_server_port_1", "machine is busy; give the same command again"),
+        (
+            "The node broke:\nno such thing",
+            r"^Ray did not start \(Exception: no such thing\); more is in .*/session_",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_come_up_is_an_error_with_the_way_on(monkeypatch, reason, words):
+    """What Ray raises on an overloaded machine, which a test cannot have on purpose; and any other error."""
+    with pytest.raises(OSError, match=words):
+        start_where_ray_says(monkeypatch, reason)
+
+
+def test_a_disk_that_becomes_full_while_ray_starts_is_not_called_a_busy_machine(monkeypatch):
+    full = SimpleNamespace(total=10**9, used=10**9, free=0)
+    with pytest.raises(OSError, match=r"the disk of Ray's folder .* has 0 MB free"):
+        start_where_ray_says(
+            monkeypatch,
+            "The current node timed out during startup.",
+            before=lambda: monkeypatch.setattr(shutil, "disk_usage", lambda path: full),
+        )
+
+
+def test_ray_is_not_asked_where_it_cannot_start(monkeypatch, short_folder):
+    (short_folder / "file").write_text("")
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder / "file"))
+    with pytest.raises(OSError, match=r"Ray cannot use its folder .*: RAY_TMPDIR=DIR"):
+        start_where_ray_says(monkeypatch, "Ray was asked")
 
 
 def line(chosen, beginning):

@@ -6,7 +6,7 @@ import re
 import pytest
 from speedrun.kernels import flash_attention
 
-from discreteness.cluster.connection import keep_token_private
+from discreteness.cluster.rays_token import keep_token_private
 from discreteness.dataset.storage import open_storage
 from discreteness.experiment.config import RunConfig
 from tests.conftest import ROOT

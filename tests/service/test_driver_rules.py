@@ -1,20 +1,22 @@
 """The loops of driver and trainers on a clock that only their waits move: what is shown, bounds, signals, codes."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import ray.train.torch
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, LocalRayletDiedError, NodeDiedError, OutOfMemoryError, RayActorError
 from ray.train import TrainingFailedError
 
+from discreteness.cluster.rays_words import in_one_line
 from discreteness.service import driver as driver_module
 from discreteness.service import trainers as trainers_module
 from discreteness.service.driver import Interrupted, Signals
 from discreteness.service.messages import Counts, Event, Progress
 from discreteness.service.trainers import Trainers, scaling, worker_resources
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create
-from tests.support.fake_actors import LONGEST_S
+from tests.support.fake_actors import LONGEST_S, of_a_task
 from tests.support.job_case import a_job
 
 PROGRESS = Progress(
@@ -177,6 +179,48 @@ def test_a_dispatcher_that_is_dead_ends_the_watch(job, monkeypatch):
         job.watch()
 
 
+ENDS = [
+    (RayActorError("", "The actor died.\nIts worker is gone"), "the dispatcher died: Its worker is gone."),
+    (OutOfMemoryError("killed\nset RAY_x"), "the dispatcher died: memory ran out, and Ray ended it: fewer --trainers"),
+    (NodeDiedError("its node is dead"), "the dispatcher died: its node is dead."),
+    (LocalRayletDiedError(), "the dispatcher died: Ray's own process on this machine ended"),
+    (TimeoutError("it has not answered for 300 s"), "the dispatcher died: it has not answered for 300 s."),
+    (GetTimeoutError("Get timed out"), "the dispatcher died: Get timed out."),
+    (of_a_task(KeyError("step")), None),
+]
+
+
+@pytest.mark.parametrize(("error", "line"), ENDS, ids=lambda value: type(value).__name__)
+def test_the_end_of_a_dispatcher_is_one_line_and_an_error_of_our_own_is_whole(monkeypatch, error, line):
+    def watch(*_):
+        raise error
+
+    killed, said = [], []
+    ray_here = SimpleNamespace(
+        remote=lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: "dispatcher")),
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "0" * 56),
+        kill=killed.append,
+    )
+    nothing = SimpleNamespace(close=lambda: None)
+    log = SimpleNamespace(say=lambda text, *_, **__: said.append(text))
+    for name, value in {
+        "ray": ray_here,
+        "Reporter": lambda *_: nothing,
+        "Exporter": lambda *_: nothing,
+        "start_trainers": lambda *_: ("trainers", []),
+        "_watch": watch,
+    }.items():
+        monkeypatch.setattr(driver_module, name, value)
+    lead = partial(driver_module._lead, a_job(None, [0]), None, "/scratch", log, None)
+    if line:
+        assert lead() == 1
+        assert said[-1].startswith(line) and said[-1].endswith("Committed seeds are kept; run the same command again.")
+    else:
+        with pytest.raises(KeyError):
+            lead()
+    assert killed == ["dispatcher", "trainers"]
+
+
 @pytest.mark.parametrize("when", ["between", "while it is silent", "while trainers leave"])
 def test_a_signal_ends_the_watch_within_a_second(job, when):
     job.signal_s = 5.5
@@ -250,13 +294,15 @@ class Train:
 
 
 def test_a_trainer_is_started_again_while_the_dispatcher_says_so(monkeypatch):
-    errors = [TrainingFailedError("no place\nin time"), RayActorError("", "killed"), None, None]
-    train = Train(monkeypatch, errors, [True, True, True, False])
+    memory = OutOfMemoryError("killed by the monitor\nset RAY_x")
+    errors = [TrainingFailedError("no place\nin time"), RayActorError("", "killed"), memory, None, None]
+    train = Train(monkeypatch, errors, [True, True, True, True, False])
     train.run()
     asked = "(asked: 4 x {'CPU': 1.0, 'GPU': 0.9} on one node; the cluster has {'CPU': 2.0})"
     assert train.left == [
         ("trainer-3", f"in time {asked}"),
         ("trainer-3", f"killed {asked}"),
+        ("trainer-3", f"{in_one_line(memory)} {asked}"),
         ("trainer-3", ""),
         ("trainer-3", ""),
     ]

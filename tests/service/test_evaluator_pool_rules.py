@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected
-from discreteness.service.log import last_line
 from tests.support.fake_actors import (
     ELSEWHERE,
     HERE,
@@ -650,9 +649,3 @@ def test_an_evaluator_is_busy_from_its_first_call_to_its_last_whatever_becomes_o
     seen = FakeRay().run(scenario())
     assert seen[:2] == pytest.approx([1, 6], abs=0.01)
     assert seen[2] == pytest.approx(6 + 2 + 2, abs=0.1)
-
-
-def test_the_last_line_of_an_error_is_its_message():
-    assert last_line(of_a_task(BROKEN)) == "RuntimeError: CUDA error: out of memory"
-    assert last_line(ValueError("first\n  second  \n\n")) == "second"
-    assert last_line(TimeoutError()) == "TimeoutError"

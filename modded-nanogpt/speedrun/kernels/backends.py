@@ -43,7 +43,7 @@ def check_backend(backend: str, device: str | torch.device) -> None:
             "ask for 'reference'"
         )
     if backend == "flash3":
-        if major != HOPPER_MAJOR:
+        if major != HOPPER_MAJOR or torch.version.hip:  # AMD counts its own generations: an MI300X is a 9.4
             raise ValueError(
                 f"attention backend 'flash3' needs a Hopper GPU (compute capability 9.0), {name} has {major}.{minor}: "
                 "ask for 'varlen' or 'auto'"
