@@ -199,7 +199,7 @@ class Rescore:
     output: str
     """Dataset directory or URI; an interrupted one is continued."""
     track: str | None = None
-    """The dataset's track, where it is one of your own: package.module:name."""
+    """The dataset's track, which it records itself: package.module:name. Another is refused."""
     data: str | None = None
     """As for run: where the validation shards are that val:200 reads."""
 

@@ -61,7 +61,7 @@ class Documents:
     """Folder of UTF-8 .txt files, in which ⟦ and ⟧, or [answer[ and ]answer], stand around answers; or val:200, as for
     run. Default: the built-in documents."""
     show: str | None = None
-    """Name of one document to print with its answers marked."""
+    """Name of one document, with or without .txt, to print with its answers marked."""
     track: str = "auto"
     """As for run: whose validation shards val:200 reads."""
     data: str | None = None
@@ -79,7 +79,7 @@ class Documents:
             if asked_count(self.path):
                 print(cut_note(documents))
             return 0
-        chosen = [document for document in documents if document.name == self.show]
+        chosen = [document for document in documents if document.name in (self.show, f"{self.show}.txt")]
         if not chosen:
             names = ", ".join(document.name for document in documents)
             raise ValueError(f"--show {self.show!r}: no such document; there are {names}")

@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def make_shards(
         )
     paths = text_files(texts, glob)
     total = sum(path.stat().st_size for path in paths)
+    made_for_this = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     unfinished.mkdir()
@@ -119,6 +121,9 @@ def make_shards(
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in made_for_this:
+            with suppress(OSError):  # it holds the shards, or what others have put there
+                parent.rmdir()
     return Made(folder, sink.documents, sink.train_tokens, sink.val_tokens, sink.train_shards, tuple(not_utf8))
 
 

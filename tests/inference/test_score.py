@@ -215,4 +215,4 @@ def test_the_command_prints_what_the_library_finds(program, weights, trained, ca
     assert run.wait() == 0
     assert json.loads(run.output) == json.loads(as_json(trained, scored))
     assert missing.wait() == 2
-    assert missing.output.startswith("error: --checkpoint none.pt is not a file: give")
+    assert missing.output.startswith("error: --checkpoint none.pt is not there: give a dataset,")

@@ -150,7 +150,7 @@ def test_every_line_of_jsonl_is_a_document(tmp_path):
         write(tmp_path / "bad", {"all.jsonl": bad})
         with pytest.raises(ValueError, match=r'all\.jsonl, behind byte 0: .* is not a JSON object with a "text"'):
             make_shards(tmp_path / "bad", tmp_path / "other", own, glob="*.jsonl", val_tokens=1, processes=1)
-    assert list((tmp_path / "other" / "data").iterdir()) == [], "nothing half made is left"
+    assert not (tmp_path / "other").exists(), "nothing half made is left, nor a folder for it"
 
 
 def test_bytes_that_are_no_utf8_are_replaced_and_said(tmp_path):
@@ -183,8 +183,9 @@ def test_what_cannot_be_made_is_refused_and_leaves_nothing(tmp_path, change, err
         arguments["data_root"] = tmp_path / "full"
     with pytest.raises(error, match=words):
         make_shards(**arguments)
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and texts not in path.parents]
-    assert [path.name for path in left] == ["mine_train_000001.bin"]
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if texts not in path.parents}
+    full = {"full", "full/data", "full/data/mine", "full/data/mine/mine_train_000001.bin"}
+    assert left == {"texts", *full}
 
 
 @given(st.text())
@@ -209,6 +210,11 @@ def test_reports_count_and_name_what_is_wrong(tmp_path):
     assert "short.bin has 1038 bytes, expected 1040" in short.problems[0]
     with pytest.raises(ValueError, match=r"no \.bin file under"):
         list(report_shards([tmp_path / "good.bin", write(tmp_path / "texts", TEXTS)]))
+    for command in Info, Verify:
+        with pytest.raises(ValueError, match=r"^no shard is named: give shards, or the folder"):
+            command(())()
+        with pytest.raises(ValueError, match=r"nope is not there: give shards, or the folder"):
+            command((str(tmp_path / "nope"),))()
 
 
 def test_the_commands_make_describe_and_check(tmp_path, capsys):
@@ -229,6 +235,8 @@ def test_the_commands_make_describe_and_check(tmp_path, capsys):
     assert Verify((str(tmp_path),))() == 1
     output = capsys.readouterr().out
     assert "magic" in output and "2 shards: 1 problems" in output
+    assert Info((str(tmp_path),))() == 1
+    assert "\nproblem: shard" in capsys.readouterr().out
 
 
 def test_the_command_line_reaches_them(program, tmp_path):
