@@ -195,7 +195,7 @@ class Rescore:
 
     path: Annotated[str, tyro.conf.Positional]
     documents: str
-    """Folder of UTF-8 .txt files to score, or val:200, as for run."""
+    """Folder of UTF-8 .txt files to score, a .jsonl file, or val:200, as for run."""
     output: str
     """Dataset directory or URI; an interrupted one is continued."""
     track: str | None = None

@@ -44,7 +44,7 @@ class Score:
     """Loss, probability and rank of every token of texts, by a trained model."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder of .txt files, a file, or the text itself."""
+    """Folder of .txt files, a .jsonl file as for run, a file of one text, or the text itself."""
     weights: Annotated[Weights, tyro.conf.arg(name="")]
     format: Literal["table", "json", "html"] = "table"
     output: str | None = None
