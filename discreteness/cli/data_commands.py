@@ -50,11 +50,8 @@ class Make:
         print(
             f"training: {made.train_tokens} tokens, shards: {made.train_shards}; validation: {made.val_tokens} tokens"
         )
-        if made.not_utf8:
-            print(
-                f"warning: {len(made.not_utf8)} files are not UTF-8 throughout, such as {made.not_utf8[0]}: bytes that "
-                "are not became U+FFFD; save such files as UTF-8, or leave them out by --glob"
-            )
+        for oddity, files in made.odd.items():
+            print(f"warning: {len(files)} files, such as {files[0]}, {oddity}")
         return 0
 
 
