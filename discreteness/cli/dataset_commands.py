@@ -112,7 +112,8 @@ class Export:
     path: Annotated[str, tyro.conf.Positional]
     format: Literal["parquet", "csv", "pt", "hdf5", "tensorboard"]
     output: str
-    """File to write; it must not exist. tensorboard: a folder, to which seeds that are new are added."""
+    """File to write; it must not exist. pt: or a folder (there, or with a slash at its end), for one file per seed
+    beside the aggregated one. tensorboard: a folder, to which seeds that are new are added."""
     precision: Literal["float32", "float16"] | None = None
     """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
 
