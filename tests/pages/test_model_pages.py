@@ -16,6 +16,7 @@ from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cli.main import COMMANDS
 from tests.conftest import ROOT
 from tests.support.golden_case import init_weights
+from tests.support.odd_place import ODD
 
 
 def blocks(name, language):
@@ -31,8 +32,8 @@ def commands(name):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """texts/ with more tokens than the pages keep for validation, and weights of the tiny track's last step."""
-    folder = tmp_path_factory.mktemp("pages")
-    (folder / "texts").mkdir()
+    folder = tmp_path_factory.mktemp("pages") / ODD
+    (folder / "texts").mkdir(parents=True)
     (folder / "texts" / "one.txt").write_text("The sun comes up. <b>one</b> two\n")
     (folder / "texts" / "two.txt").write_text("one two three four\n")
     for number in range(4):
