@@ -104,8 +104,8 @@ class Validate:
     """Validation loss of a trained model on shards, with percentiles of tokens and documents."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Shards, or folders with shards anywhere below them: those that are called as the track's validation shards, or
-    all if none is. Default: the track's validation shards."""
+    """Shards, or folders with shards anywhere below them: those with _val_ in their names, or all if there is none.
+    Default: the track's validation shards."""
     weights: Annotated[Weights, tyro.conf.arg(name="")]
     data: str | None = None
     """As for run."""

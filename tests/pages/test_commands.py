@@ -138,6 +138,10 @@ def folder(tmp_path, monkeypatch):
     folder = tmp_path / ODD
     (folder / "texts").mkdir(parents=True)
     (folder / "texts" / "one.txt").write_text("The capital of France is⟦ Paris⟧.")
+    (prompts,) = [
+        block for language, block in FENCE.findall((ROOT / "docs/howto.md").read_text()) if language == "jsonl"
+    ]
+    (folder / "questions.jsonl").write_text(prompts)
     monkeypatch.chdir(folder)
     steps = log_plan(12, 300)
     for name in DATASETS:
@@ -157,7 +161,13 @@ def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
                 done.add(words[1])
     assert done == RUN
     told = capsys.readouterr().out
-    for part in ("committed: 3 seeds: 0-2", "complete and correct", "' Paris'", "3 seeds added to board"):
+    for part in (
+        "committed: 3 seeds: 0-2",
+        "complete and correct",
+        "' Paris'",
+        "africa_kenya",
+        "3 seeds added to board",
+    ):
         assert part in told
     assert Path("losses.csv").is_file() and Path("runs/first/analysis/overview.png").is_file()
 
