@@ -20,17 +20,18 @@ class WeightsFormat:
     """Turns checkpoints of one track into files with SPEEDRUN's parameter names."""
 
     def __init__(self, track: Track):
-        self.track = track.name
+        self.track = track
         model = GPT(track.model, getattr(torch, track.dtype), "meta")
         self.slots = model.layout
         self.layout = CheckpointLayout.from_model(model)
 
     def file(self, data: np.ndarray, header: CheckpointHeader) -> tuple[str, bytes]:
         """Path within the dataset and content. The path holds the attempt, so that two attempts never mix; a tied
-        checkpoint has no `embed.weight`. The metadata's `state` is the schedule state that the weights belong to."""
+        checkpoint has no `embed.weight`. The metadata's `state` is the schedule state that the weights belong to,
+        and its `track` all fields of the track."""
         tensors = self.layout.named(self.slots, data, header.state.tied)
         metadata = {
-            "track": self.track,
+            "track": json.dumps(asdict(self.track)),
             "seed": str(header.seed),
             "attempt": header.attempt,
             "step": str(header.step),
@@ -50,15 +51,15 @@ class WeightsFormat:
             values = json.loads(metadata["state"])
             state = ForwardState(**values | {"frequencies": tuple(values["frequencies"])})
             seed, attempt, step = int(metadata["seed"]), metadata["attempt"], int(metadata["step"])
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"these are not weights that --keep-weights has kept: {error}") from None
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"these are not whole weights that --keep-weights has kept: {error!r}") from None
         data = np.zeros(self.layout.num_bytes(state.tied), np.uint8)
         for name, target in self.layout.named(self.slots, data, state.tied).items():
             tensor = tensors.get(name)
             if tensor is None or tensor.shape != target.shape or tensor.dtype != target.dtype:
                 found = "nothing" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
                 raise ValueError(
-                    f"weights of seed {seed} step {step}: {name} is {found}, track {self.track} has "
+                    f"weights of seed {seed} step {step}: {name} is {found}, track {self.track.name} has "
                     f"{target.dtype}{list(target.shape)}"
                 )
             target.copy_(tensor)
@@ -77,9 +78,13 @@ def metadata_of(content: bytes) -> dict[str, str]:
     """What a file's content says of itself, as text: track, seed, attempt, step, state. Raises ValueError if it is not
     such a file."""
     try:
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        if missing := {"track", "seed", "attempt", "step", "state"} - metadata.keys():
-            raise KeyError(min(missing))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"these are not weights that --keep-weights has kept: {error}") from None
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        missing = {"track", "seed", "attempt", "step", "state"} - metadata.keys()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError("this is not a whole file of safetensors: copy or fetch it again") from None
+    if missing:
+        raise ValueError(
+            f"these are not weights that --keep-weights has kept, as they do not name their {min(missing)}: save the "
+            "state dict of another program by torch.save as .pt, and give its --track and --step"
+        )
     return metadata

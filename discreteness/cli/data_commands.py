@@ -50,20 +50,17 @@ class Make:
         print(
             f"training: {made.train_tokens} tokens, shards: {made.train_shards}; validation: {made.val_tokens} tokens"
         )
-        if made.not_utf8:
-            print(
-                f"warning: {len(made.not_utf8)} files are not UTF-8 throughout, such as {made.not_utf8[0]}: bytes that "
-                "are not became U+FFFD; save such files as UTF-8, or leave them out by --glob"
-            )
+        for oddity, files in made.odd.items():
+            print(f"warning: {len(files)} files, such as {files[0]}, {oddity}")
         return 0
 
 
 @dataclass(frozen=True)
 class Info:
-    """What shards hold: tokens, documents and their lengths."""
+    """What shards hold: tokens, documents and their lengths. Exit code 1 if one of them is damaged."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Shards, or folders of them."""
+    """Shards, or folders with shards (.bin) anywhere below them."""
 
     def __call__(self) -> int:
         from discreteness.shards.report import report_shards
@@ -73,9 +70,11 @@ class Info:
         for report in reports:
             mean = report.tokens / max(report.documents, 1)
             print(f"{report.tokens:>12}{report.documents:>12}{mean:>9.1f}{report.longest_document:>12}  {report.path}")
+            for problem in report.problems:
+                print(f"problem: {problem}")
         tokens, documents = (sum(getattr(report, name) for report in reports) for name in ("tokens", "documents"))
         print(f"{tokens:>12}{documents:>12}{tokens / max(documents, 1):>9.1f}{'':>12}  in all")
-        return 0
+        return 1 if any(report.problems for report in reports) else 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Verify:
     """Read every token of shards and say what is wrong with them."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Shards, or folders of them."""
+    """Shards, or folders with shards (.bin) anywhere below them."""
 
     def __call__(self) -> int:
         from discreteness.shards.report import report_shards

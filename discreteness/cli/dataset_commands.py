@@ -112,7 +112,8 @@ class Export:
     path: Annotated[str, tyro.conf.Positional]
     format: Literal["parquet", "csv", "pt", "hdf5", "tensorboard"]
     output: str
-    """File to write; it must not exist. tensorboard: a folder, to which seeds that are new are added."""
+    """File to write; it must not exist. pt: or a folder (there, or with a slash at its end), for one file per seed
+    beside the aggregated one. tensorboard: a folder, to which seeds that are new are added."""
     precision: Literal["float32", "float16"] | None = None
     """Default: float32 in parquet and csv, float16 in pt and hdf5, which have no other."""
 
@@ -195,11 +196,11 @@ class Rescore:
 
     path: Annotated[str, tyro.conf.Positional]
     documents: str
-    """Folder of UTF-8 .txt files to score, or val:200, as for run."""
+    """Folder of UTF-8 .txt files to score, a .jsonl file, or val:200, as for run."""
     output: str
     """Dataset directory or URI; an interrupted one is continued."""
     track: str | None = None
-    """The dataset's track, where it is one of your own: package.module:name."""
+    """The dataset's track, which it records itself: package.module:name. Another is refused."""
     data: str | None = None
     """As for run: where the validation shards are that val:200 reads."""
 

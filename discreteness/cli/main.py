@@ -58,10 +58,10 @@ class Documents:
     """The documents that would be scored: names, tokens, answers."""
 
     path: Annotated[str | None, tyro.conf.Positional] = None
-    """Folder of UTF-8 .txt files, in which ⟦ and ⟧, or [answer[ and ]answer], stand around answers; or val:200, as for
-    run. Default: the built-in documents."""
+    """Folder of UTF-8 .txt files, in which ⟦ and ⟧, or [answer[ and ]answer], stand around answers; a .jsonl file,
+    or val:200, as for run. Default: the built-in documents."""
     show: str | None = None
-    """Name of one document to print with its answers marked."""
+    """Name of one document, with or without .txt, to print with its answers marked."""
     track: str = "auto"
     """As for run: whose validation shards val:200 reads."""
     data: str | None = None
@@ -79,7 +79,7 @@ class Documents:
             if asked_count(self.path):
                 print(cut_note(documents))
             return 0
-        chosen = [document for document in documents if document.name == self.show]
+        chosen = [document for document in documents if document.name in (self.show, f"{self.show}.txt")]
         if not chosen:
             names = ", ".join(document.name for document in documents)
             raise ValueError(f"--show {self.show!r}: no such document; there are {names}")
@@ -89,11 +89,12 @@ class Documents:
         return 0
 
     def _load(self) -> "list[Document]":
-        from discreteness.experiment.documents import built_in, load
+        from discreteness.experiment.documents import built_in
+        from discreteness.experiment.prompts import documents_at
         from discreteness.experiment.validation_documents import asked_count
 
         if not asked_count(self.path):  # nothing of torch, which the track's shards need
-            return load(self.path) if self.path else built_in()
+            return documents_at(self.path) if self.path else built_in()
         from speedrun.tracks import track
 
         from discreteness.cluster.machines import this_machine

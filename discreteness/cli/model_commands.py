@@ -5,6 +5,7 @@
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,18 +22,21 @@ class Weights:
     """Which model."""
 
     checkpoint: str
-    """Kept weights (.safetensors), or a state dict (.pt)."""
+    """A dataset that keeps weights, kept weights (.safetensors), or a state dict (.pt)."""
+    seed: int | None = None
+    """Which seed of a dataset that keeps weights of several."""
+    step: int | Literal["last"] | None = None
+    """Which step of a dataset that keeps several; the step of training of a file that does not say it. last: the last
+    kept one, or the track's."""
     track: str | None = None
-    """The track it was trained with. Default: the one that kept weights name; small for a state dict."""
-    step: int | None = None
-    """Its step of training, where the file does not say it."""
+    """The track it was trained with. Default: the one that kept weights record; small for a state dict."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one and the track trains on GPUs."""
 
     def load(self) -> "Trained":
         from discreteness.inference.load import load_trained
 
-        return load_trained(self.checkpoint, track_name=self.track, step=self.step, device=self.device)
+        return load_trained(self.checkpoint, track_name=self.track, seed=self.seed, step=self.step, device=self.device)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Score:
     """Loss, probability and rank of every token of texts, by a trained model."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Folder of .txt files, a file, or the text itself."""
+    """Folder of .txt files, a .jsonl file as for run, a file of one text, or the text itself."""
     weights: Annotated[Weights, tyro.conf.arg(name="")]
     format: Literal["table", "json", "html"] = "table"
     output: str | None = None
@@ -50,6 +54,8 @@ class Score:
         from discreteness.inference.score import as_json, as_table, documents_of, score
         from discreteness.inference.score_page import page
 
+        if self.output is not None and Path(self.output).exists():  # not after an hour of scoring
+            raise FileExistsError(f"--output {self.output} exists; give another, or delete it")
         documents = documents_of(self.source)
         trained = self.weights.load()
         scored = score(trained, documents)
@@ -76,16 +82,18 @@ class Generate:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
     max_tokens: int = 100
     """Tokens after the prompt, at most; the end of a document ends it sooner."""
-    seed: int = 0
-    """The same seed gives the same text on the same machine."""
+    sampling_seed: int = 0
+    """The same number gives the same text on the same machine."""
 
     def __call__(self) -> int:
         from discreteness.inference.generate import generate, text_of
 
         self.sampling.check()
         trained = self.weights.load()
+        parts = text_of(generate(trained, self.prompt, self.max_tokens, self.sampling, self.sampling_seed))
+        first = next(parts)  # what is wrong is said before anything is shown
         print(self.prompt, end="", flush=True)
-        for part in text_of(generate(trained, self.prompt, self.max_tokens, self.sampling, self.seed)):
+        for part in chain([first], parts):
             print(part, end="", flush=True)
         print()
         return 0
@@ -96,7 +104,8 @@ class Validate:
     """Validation loss of a trained model on shards, with percentiles of tokens and documents."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Shards, or folders of them. Default: the track's validation shards."""
+    """Shards, or folders with shards anywhere below them: those with _val_ in their names, or all if there is none.
+    Default: the track's validation shards."""
     weights: Annotated[Weights, tyro.conf.arg(name="")]
     data: str | None = None
     """As for run."""
@@ -126,7 +135,9 @@ class Validate:
                 self.chunk_tokens,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
-        print(f"track {recipe.name}, step {trained.step}: loss {found.loss:.4f} on {found.num_tokens} tokens")
+        where = f"{found.num_tokens} tokens of {', '.join(path.name for path in shards[:3])}"
+        more = f" and {len(shards) - 3} more shards" if len(shards) > 3 else ""
+        print(f"track {recipe.name}, step {trained.step}: loss {found.loss:.4f} on {where}{more}")
         print(f"{found.num_documents} whole documents: mean {found.document_mean:.4f}, std {found.document_std:.4f}")
         print("".join(f"{name:>12}" for name in ("percent", *PERCENTS)))
         for name, row in ("tokens", found.token_percentiles), ("documents", found.document_percentiles):

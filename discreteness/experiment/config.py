@@ -26,8 +26,9 @@ class ExperimentConfig:
     checkpoints: str = "log:64"
     """Planned steps: every:N, log:COUNT, log:COUNT,min-gap:N or a list. Step 0 and the last are always in."""
     documents: str | None = None
-    """Folder of UTF-8 .txt files to score, or val:200 for 200 documents of the validation shards, chosen at random and
-    always the same; what is longer than 2047 tokens is cut. Default: the built-in documents."""
+    """Folder of UTF-8 .txt files to score; a .jsonl file of objects with "prompt" and "answer", or "text"; or val:200
+    for 200 documents of the validation shards, chosen at random and always the same; what is longer than 2047 tokens is
+    cut. Default: the built-in documents."""
     vary: Literal["init", "data", "both"] = "init"
     """What a seed changes. init: its initial weights; all seeds read the same data in the same order. data: the order
     of the documents of all training shards; all seeds start from the weights of seed 0. both: both."""

@@ -3,8 +3,11 @@
 A document is one UTF-8 file, taken as it is. An answer, which what stands before it or common knowledge
 decides, is marked in place: `The capital of France is⟦ Paris⟧.` The same in ASCII, for a keyboard without these
 brackets: `The capital of France is[answer[ Paris]answer].` Marks are not part of the text. They stand on borders of
-tokens, so the space before a word, which GPT-2's tokens begin with, is inside. `\\[answer[` and `\\]answer]` are these
-characters themselves, without the backslash.
+tokens, so the space before a word, which GPT-2's tokens begin with, is inside. A backslash before a mark, of either
+spelling, makes it ordinary text, without the backslash; a backslash that is meant itself is doubled there, and nowhere
+else.
+
+What is in a text by accident, and would be tokens nobody meant, is refused by name: a byte order mark, CRLF, NUL.
 """
 
 import hashlib
@@ -23,11 +26,12 @@ MAX_FILE_BYTES = MAX_TEXT_TOKENS * (128 + len("⟦⟧".encode()))
 """No token of GPT-2 has more than 128 bytes, and each may be marked: what is larger is not even read."""
 PARTNER = {"⟦": "⟧", "[answer[": "]answer]"}
 """What closes each mark. The ASCII spelling is in no text by accident, as `[[` would be in code and wiki pages."""
-MARK = re.compile(r"(⟦|⟧|\\?\[answer\[|\\?\]answer\])")
+MARK = re.compile(r"(?<!\\)(\\*)(⟦|⟧|\[answer\[|\]answer\])")
 HOW_TO_MARK = (
     "write each answer as ⟦answer⟧ or [answer[answer]answer], "
-    "and \\[answer[ or \\]answer] where these characters themselves are meant"
+    "and a backslash before a mark where these characters themselves are meant"
 )
+WHOLE_TOKENS = "put the space before a word inside, and mark whole words"
 
 
 class DocumentError(ValueError):
@@ -41,9 +45,9 @@ class Document:
     doc_id: int
     """Place among the documents it was loaded with, from 0."""
     name: str
-    """File name, `.txt` included."""
+    """File name, `.txt` included; of a line of a .jsonl file, the name given there or one made of its number."""
     category: str
-    """The file name up to its first `_` or to `.txt`: documents of one family share it."""
+    """The name up to its first `_` or to `.txt`, unless a line gives another: documents of one family share it."""
     text: str
     """Without marks."""
     token_ids: tuple[int, ...]
@@ -60,15 +64,17 @@ def built_in() -> list[Document]:
 def load(directory: str | Path) -> list[Document]:
     """Return a document for each `.txt` file of `directory`, in the order of their names.
 
-    DocumentError: no such folder, or no such file in it; a file that is empty, not UTF-8, over 2,047 tokens,
-    or whose marks are not pairs around whole tokens. `<|endoftext|>` in a file is ordinary text.
+    DocumentError: no such folder, or no such file in it; a file that is white space alone, not UTF-8, over 2,047
+    tokens, has a byte order mark, CRLF or NUL, or whose marks are not pairs around whole tokens. `<|endoftext|>` in a
+    file is ordinary text.
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise DocumentError(f"{directory} is not a folder: give a folder of .txt files")
+        raise DocumentError(f"{directory} is not a folder: give a folder of .txt files, or a .jsonl file")
     paths = sorted((path for path in directory.iterdir() if path.suffix == ".txt"), key=lambda path: path.name)
     if not paths:
-        raise DocumentError(f"{directory} has no .txt file: put at least one document there")
+        lines = next((f"; {path} is given by itself" for path in sorted(directory.glob("*.jsonl"))), "")
+        raise DocumentError(f"{directory} has no .txt file: put at least one document there{lines}")
     return [read(doc_id, path) for doc_id, path in enumerate(paths)]
 
 
@@ -103,59 +109,96 @@ def read(doc_id: int, path: Path) -> Document:
 
 def of_text(doc_id: int, path: Path, marked: str) -> Document:
     """Return the document of a text with its marks, as if `path` held it. DocumentError as `load`."""
-    text, spans = _unmark(path, marked)
+    text, spans = unmark(str(path), marked)
+    category = path.stem.partition("_")[0]
+    return of_spans(doc_id, str(path), text, spans, name=path.name, category=category)
+
+
+def of_spans(
+    doc_id: int,
+    where: str,
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    *,
+    name: str,
+    category: str,
+    advice: str = WHOLE_TOKENS,
+) -> Document:
+    """Return the document of a text without marks, whose answers are the (start, end) of `spans`, in characters.
+
+    where: what holds the text, for errors. advice: what to do where an answer is not of whole tokens. DocumentError as
+    `load`.
+    """
+    _refuse_accidents(where, text)
     ids = encode(text)
-    if not ids:
-        raise DocumentError(f"{path} has no text: write some, or take it out of the folder")
     if len(ids) > MAX_TEXT_TOKENS:
-        raise DocumentError(f"{path} has {len(ids)} tokens of text, at most {MAX_TEXT_TOKENS} fit: split it in parts")
-    return Document(
-        doc_id=doc_id,
-        name=path.name,
-        category=path.stem.partition("_")[0],
-        text=text,
-        token_ids=(BOS, *ids),
-        answers=_answers(path, text, spans, ids),
-    )
+        raise DocumentError(f"{where} has {len(ids)} tokens of text, at most {MAX_TEXT_TOKENS} fit: split it in parts")
+    answers = _answers(where, text, spans, ids, advice)
+    return Document(doc_id=doc_id, name=name, category=category, text=text, token_ids=(BOS, *ids), answers=answers)
 
 
-def _unmark(path: Path, marked: str) -> tuple[str, list[tuple[int, int]]]:
+def _refuse_accidents(where: str, text: str) -> None:
+    """Raises DocumentError if a text has what no writer meant, and what the model would read all the same."""
+    if not text.strip():
+        raise DocumentError(f"{where} has no text: write some, or take it out")
+    if text.startswith("\ufeff"):
+        raise DocumentError(f"{where} begins with a byte order mark: save it as UTF-8 without one")
+    for accident, name, cure in (
+        ("\r\n", "CRLF, the line end of Windows", "save it with LF, as `sed -i 's/\\r$//' FILE` does"),
+        ("\0", "NUL, which is in no text", "save it as UTF-8, if it is UTF-16, or take it out"),
+    ):
+        if accident in text:
+            raise DocumentError(f"{where}, {_line(text, text.index(accident))}: holds {name}; {cure}")
+
+
+def _line(text: str, at: int) -> str:
+    number = text.count("\n", 0, at) + 1
+    return f"line {number} of the text"
+
+
+def unmark(where: str, marked: str) -> tuple[str, list[tuple[int, int]]]:
     """Return the text without marks, and the (start, end) of each marked part in it, in characters."""
     texts, marks = _texts_between_marks(marked)
     for n, mark in enumerate(marks):
         opens = n % 2 == 0
         alone = mark not in PARTNER or n + 1 == len(marks) if opens else mark != PARTNER[marks[n - 1]]
         if alone or not (opens or texts[n]):
-            line = "".join(texts[: n + 1]).count("\n") + 1
+            before = "".join(texts[: n + 1])
             what = f"{mark} has no partner" if alone else f"{marks[n - 1]}{mark} marks nothing"
-            raise DocumentError(f"{path}, line {line}: {what}; {HOW_TO_MARK}")
+            raise DocumentError(f"{where}, {_line(before, len(before))}: {what}; {HOW_TO_MARK}")
     borders = list(accumulate(map(len, texts)))[:-1]
     return "".join(texts), list(zip(borders[0::2], borders[1::2], strict=True))
 
 
 def _texts_between_marks(marked: str) -> tuple[list[str], list[str]]:
     """Return the marks in their order, and the text before the first, between each two, and after the last."""
-    texts, marks = [""], []
-    for n, part in enumerate(MARK.split(marked)):
-        if n % 2 and not part.startswith("\\"):
-            marks.append(part)
-            texts.append("")
+    texts: list[str] = [""]
+    marks: list[str] = []
+    end = 0
+    for match in MARK.finditer(marked):
+        backslashes, mark = match.groups()
+        texts[-1] += marked[end : match.start()] + backslashes[: len(backslashes) // 2]
+        if len(backslashes) % 2:
+            texts[-1] += mark
         else:
-            texts[-1] += part[n % 2 :]  # without the backslash of a mark that stands for itself
+            marks.append(mark)
+            texts.append("")
+        end = match.end()
+    texts[-1] += marked[end:]
     return texts, marks
 
 
-def _answers(path: Path, text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int]) -> frozenset[int]:
+def _answers(
+    where: str, text: str, spans: Sequence[tuple[int, int]], ids: Sequence[int], advice: str
+) -> frozenset[int]:
     borders = [0, *accumulate(len(decode_bytes(token)) for token in ids)]  # bytes before token i of the text
     index_of = {border: index for index, border in enumerate(borders)}
     answers: set[int] = set()
     for start, end in spans:
         first, last = (index_of.get(len(text[:position].encode())) for position in (start, end))
         if first is None or last is None:
-            line = text.count("\n", 0, start) + 1
             raise DocumentError(
-                f"{path}, line {line}: the marks of {text[start:end]!r} cut a token; "
-                "put the space before a word inside, and mark whole words"
+                f"{where}, {_line(text, start)}: the borders of {text[start:end]!r} cut a token; {advice}"
             )
         answers.update(range(first + 1, last + 1))  # token 0 is BOS
     return frozenset(answers)

@@ -17,10 +17,10 @@ from speedrun.tracks import Track, track
 from speedrun.vary import Vary
 
 from discreteness.dataset.writer import DatasetWriter
-from discreteness.experiment import documents as documents_module
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from discreteness.experiment.config import ExperimentConfig, Packing, RunConfig
-from discreteness.experiment.documents import Document, texts_hash
+from discreteness.experiment.documents import Document, built_in, texts_hash
+from discreteness.experiment.prompts import documents_at
 from discreteness.experiment.seeds import parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.experiment.validation_documents import asked_count, validation_documents
@@ -137,7 +137,8 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
 
 
 def load_documents(source: str | None, data: str | None, recipe: Track) -> list[Document]:
-    """The built-in documents, those of a folder, or for `val:COUNT` so many of the track's validation shards.
+    """The built-in documents, those of a folder or a .jsonl file, or for `val:COUNT` so many of the track's validation
+    shards.
 
     Raises DocumentError and ShardError as those who read them do.
     """
@@ -147,7 +148,7 @@ def load_documents(source: str | None, data: str | None, recipe: Track) -> list[
         if recipe.data.made_on_first_use:
             ensure_tiny_corpus(root)
         return validation_documents(find_shards(root, recipe.data.val_glob), count)
-    return documents_module.load(source) if source else documents_module.built_in()
+    return documents_at(source) if source else built_in()
 
 
 def open_dataset(experiment: Experiment, run: RunConfig) -> DatasetWriter:

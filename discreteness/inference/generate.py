@@ -35,7 +35,12 @@ def generate(trained: Trained, prompt: str, max_tokens: int, sampling: Sampling,
             f"--max-tokens {max_tokens}: with BOS and {len(text)} tokens of prompt the text may have at most {longest} "
             f"tokens, as track {trained.track.name} saw in training; give 1 to {max(longest - 1 - len(text), 1)}"
         )
-    random = torch.Generator().manual_seed(seed)
+    return _draw(trained, text, max_tokens, sampling, torch.Generator().manual_seed(seed))
+
+
+def _draw(
+    trained: Trained, text: list[int], max_tokens: int, sampling: Sampling, random: torch.Generator
+) -> Iterator[int]:
     for _ in range(max_tokens):
         probabilities = distribution(next_logits(trained, [BOS, *text]), text, sampling)
         if not probabilities.isfinite().all():

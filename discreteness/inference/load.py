@@ -1,14 +1,16 @@
-"""checkpoint file -> a model with its weights in it, and the schedule state that they belong to.
+"""checkpoint -> a model with its weights in it, and the schedule state that they belong to.
 
 Windows, rotary frequencies, attention scale and whether the tables are tied follow from the step of training: weights
 without their step would be read as another model's.
 """
 
 import functools
+import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load
@@ -20,6 +22,9 @@ from speedrun.tracks import Track, track
 from torch import Tensor
 
 from discreteness.checkpoint.safetensors_file import WeightsFormat, metadata_of
+from discreteness.dataset.kept_weights import chosen_weights
+from discreteness.dataset.reader import open as open_dataset
+from discreteness.experiment.recorded_track import recorded_track
 
 COMPILED_PREFIX = "_orig_mod."
 DEFAULT_TRACK = "small"
@@ -46,48 +51,67 @@ class Trained:
 
 
 def load_trained(
-    path: str | Path, *, track_name: str | None = None, step: int | None = None, device: str = "auto"
+    checkpoint: str | Path,
+    *,
+    track_name: str | None = None,
+    seed: int | None = None,
+    step: int | Literal["last"] | None = None,
+    device: str = "auto",
 ) -> Trained:
-    """The model of a checkpoint file.
+    """The model of a checkpoint.
 
-    path: weights that --keep-weights has kept (.safetensors), which say their track, step and state; or a state dict
-    with the names of SPEEDRUN section 1.2, with or without the compiler's prefix, bare or under "model", next to which
-    there may be a "step"; nothing else is unpickled. track_name, step: where the file does not say them; a state dict
-    is of `small` by default. device: cpu, cuda, or auto: a GPU where there is one and the track trains on GPUs.
+    checkpoint: weights that --keep-weights has kept (.safetensors), which say their track, step and state; or the
+    dataset that holds them, a folder or URI; or a state dict with the names of SPEEDRUN section 1.2, with or without
+    the compiler's prefix, bare or under "model", next to which there may be a "step"; nothing else is unpickled. seed:
+    whose weights of a dataset, where it keeps those of several. track_name, step: where the checkpoint does not say
+    them; a state dict is of `small` by default. The step "last" is the last one that a dataset keeps, and of a file the
+    track's. device: cpu, cuda, or auto: a GPU where there is one and the track trains on GPUs.
 
     On a CPU bfloat16 weights become float32, exactly; losses then differ from a GPU's by its rounding.
 
     Raises ValueError if it is not such a file, has another shape than the track's, or does not say its step, and
     OSError if it cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"--checkpoint {path} is not a file: give a .safetensors file, or a state dict (.pt)")
-    if path.suffix == ".safetensors":
-        recipe, at, state, tensors = _kept(path, track_name)
-        if step not in (None, at):
-            raise ValueError(f"--step {step}: {path} is of step {at}; leave --step out")
+    where = str(checkpoint)
+    if "://" in where or Path(where).is_dir():
+        recipe, at, state, tensors = _kept(*_of_dataset(where, seed, step), track_name)
+    elif seed is not None:
+        raise ValueError(f"--seed {seed}: {where} is not a dataset, of which one seed could be meant; leave it out")
+    elif not Path(where).is_file():
+        raise FileNotFoundError(
+            f"--checkpoint {where} is not there: give a dataset, a .safetensors file, or a state dict (.pt)"
+        )
+    elif where.endswith(".safetensors"):
+        recipe, at, state, tensors = _kept(where, Path(where).read_bytes(), track_name)
+        if step not in (None, at, "last" if at == recipe.schedule.last_step else None):
+            raise ValueError(f"--step {step}: {where} is of step {at}; leave --step out")
     else:
         recipe = track(track_name or DEFAULT_TRACK)
-        tensors, at = _state_dict(path, recipe, step)
+        tensors, at = _state_dict(Path(where), recipe, recipe.schedule.last_step if step == "last" else step)
         state = forward_state(recipe, at)
     device = _device(device, recipe)
     dtype = torch.float32 if device == "cpu" else getattr(torch, recipe.dtype)
     execution = Execution(fp8_head=False)  # which only training uses
     execution.on(device, dtype).check(device)
     model = GPT(recipe.model, dtype, device, execution)
-    _fill(model, tensors, state.tied, f"{path} does not fit track {recipe.name}")
+    _fill(model, tensors, state.tied, f"{where} does not fit track {recipe.name}")
     return Trained(recipe, model, at, state)
 
 
-def _kept(path: Path, track_name: str | None) -> tuple[Track, int, ForwardState, dict[str, Tensor]]:
-    content = path.read_bytes()
+def _of_dataset(uri: str, seed: int | None, step: int | Literal["last"] | None) -> tuple[str, bytes]:
+    """Where the weights lie, and their content."""
+    origin = open_dataset(uri)
+    path = chosen_weights(origin, seed, step)
+    return origin.storage.path(path), origin.storage.read(path)
+
+
+def _kept(where: str, content: bytes, track_name: str | None) -> tuple[Track, int, ForwardState, dict[str, Tensor]]:
     try:
-        name = track_name or metadata_of(content)["track"]
-        recipe = track(name)
+        values = json.loads(metadata_of(content)["track"])
+        recipe = recorded_track(values, track_name, where, len(content))
         _, header = WeightsFormat(recipe).read(content)
     except ValueError as error:
-        raise ValueError(f"--checkpoint {path}: {error}; a track of your own is given by --track") from None
+        raise ValueError(f"--checkpoint {where}: {error}") from None
     return recipe, header.step, header.state, load(content)
 
 

@@ -15,6 +15,7 @@ from speedrun.data.tokenizer import decode_bytes
 
 from discreteness.experiment import documents as documents_module
 from discreteness.experiment.documents import Document
+from discreteness.experiment.prompts import load_lines
 from discreteness.inference.load import Trained
 from discreteness.scoring.scorer import Scorer
 
@@ -40,14 +41,16 @@ class Scored:
 
 
 def documents_of(source: str) -> list[Document]:
-    """A folder's .txt files, a file, or a text itself; answers may be marked. Raises DocumentError as `documents.load`
-    does."""
+    """A folder's .txt files, the lines of a .jsonl file, a file, or a text itself; answers may be marked. Raises
+    DocumentError as `documents.load` and `load_lines` do."""
     # A text may be no possible path, of which pathlib's questions raise.
     if os.path.isdir(source):  # noqa: PTH112
         return documents_module.load(source)
+    if os.path.exists(source) and source.endswith(".jsonl"):  # noqa: PTH110
+        return load_lines(Path(source))
     if os.path.exists(source):  # noqa: PTH110
         return [documents_module.read(0, Path(source))]
-    if len(source.split()) == 1 and (os.sep in source or source.endswith(".txt")):
+    if len(source.split()) == 1 and (os.sep in source or source.endswith((".txt", ".jsonl"))):
         raise FileNotFoundError(f"{source} is not a file or folder; to score such a text itself, put it into a file")
     return [documents_module.of_text(0, Path("text"), source)]
 

@@ -13,8 +13,11 @@ from speedrun.data.tiny_corpus import ensure_tiny_corpus
 from speedrun.validation import pack_chunk
 
 from discreteness.inference.load import Trained
+from discreteness.shards.report import shard_paths
 
 PERCENTS = (10, 25, 50, 75, 90)
+HELD_OUT = "_val_"
+"""In the name of a validation shard of every track and every public set."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,19 @@ class Validation:
 
 
 def shards_of(paths: Sequence[str], trained: Trained, data_root: Path) -> list[Path]:
-    """The shards named, or those of folders; none named: the track's validation shards below `data_root`."""
+    """The shards named, and those anywhere below the folders named; none named: the track's validation shards below
+    `data_root`. Where some of the shards below a folder are held out by their names, only they are taken, so that no
+    model is validated on what it was trained on. Raises ValueError as `shard_paths` does."""
     if not paths:
         if trained.track.data.made_on_first_use:
             ensure_tiny_corpus(data_root)
         return find_shards(data_root, trained.track.data.val_glob)
-    return [shard for path in paths for shard in (find_shards(path, "*.bin") if Path(path).is_dir() else [Path(path)])]
+    found: list[Path] = []
+    for path in paths:
+        shards = shard_paths([path])
+        held_out = [shard for shard in shards if HELD_OUT in shard.name] if Path(path).is_dir() else []
+        found += held_out or shards
+    return found
 
 
 def validate(

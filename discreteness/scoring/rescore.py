@@ -4,28 +4,25 @@ The new dataset has its own identity: that of its origin, with these documents a
 runs of its seeds, their training losses and times, are the origin's.
 """
 
-from collections import defaultdict
-from dataclasses import asdict
-
 import numpy as np
 from speedrun.data import tokenizer
 from speedrun.data.vocabulary import vocabulary_of
 from speedrun.execution import Execution
 from speedrun.kernels.flash_attention import loaded_library
-from speedrun.tracks import Track, track
+from speedrun.tracks import Track
 
+from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.safetensors_file import WeightsFormat
-from discreteness.dataset.identity import differing_fields
+from discreteness.dataset.kept_weights import kept_weights
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.manifest import listed
-from discreteness.dataset.paths import WEIGHTS_FILE, weights_folder
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.runs_file import trainers_library, with_libraries
-from discreteness.dataset.storage import Storage
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.prepare import Experiment, load_documents
+from discreteness.experiment.recorded_track import recorded_track
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.scoring.evaluator import Evaluator
 
@@ -36,16 +33,16 @@ def rescore(
     """Scores every committed seed of a dataset that has its weights at all kept steps. Returns 0 if all seeds are
     scored; seeds whose weights are not all there, or not whole, are named and left out.
 
-    `documents`, `data`: as for a run. `track_name`: needed if the origin's track is one of your own (module:name).
+    `documents`, `data`: as for a run. `track_name`: the origin's track, which it records itself.
     Raises ValueError if the origin holds no weights, or was made with another track than the one of that name, and
     OSError as `DatasetLock` and `DatasetWriter.create_or_open` do.
     """
     origin = open_reader(origin_uri)
-    recipe = _track_of(origin, track_name)
     kept = kept_weights(origin)
     steps = sorted({step for paths in kept.values() for step in paths})
     if not steps:
         raise ValueError(f"{origin_uri} holds no weights of its committed seeds; make it with --keep-weights STEPS")
+    recipe = _track_of(origin, track_name, next(path for paths in kept.values() for path in paths.values()))
     complete = [seed for seed, paths in kept.items() if len(paths) == len(steps)]
     if partial := sorted(set(origin.seeds) - set(complete)):
         print(f"left out, as not all of steps {listed(steps)} are kept: seeds {listed(partial)}")
@@ -67,7 +64,7 @@ def rescore(
             if seed in committed:
                 continue
             try:
-                losses = [_score(evaluator, weights, origin.storage, kept[seed][step]) for step in steps]
+                losses = [evaluator.score(*_read(weights, origin, kept[seed][step])) for step in steps]
             except NotWeights as error:
                 print(f"left out: seed {seed}: {error}")
                 partial.append(seed)
@@ -88,36 +85,19 @@ class NotWeights(ValueError):
     """A file of weights that is not whole."""
 
 
-def _score(evaluator: Evaluator, weights: WeightsFormat, storage: Storage, path: str) -> np.ndarray:
-    content = storage.read(path)
+def _track_of(origin: Dataset, asked: str | None, weights: str) -> Track:
+    """The track that the origin was made with."""
+    values, storage = origin.experiment["identity"]["track"], origin.storage
+    size = storage.filesystem.get_file_info(storage.path(weights)).size
+    return recorded_track(values, asked, storage.uri, size)
+
+
+def _read(weights: WeightsFormat, origin: Dataset, path: str) -> tuple[np.ndarray, CheckpointHeader]:
+    content = origin.storage.read(path)
     try:
-        data, header = weights.read(content)
+        return weights.read(content)
     except ValueError as error:
-        raise NotWeights(f"{storage.path(path)}, of {len(content)} bytes: {error}") from None
-    return evaluator.score(data, header)
-
-
-def kept_weights(origin: Dataset) -> dict[int, dict[int, str]]:
-    """seed -> step -> path of the weights of the attempt that was committed. Other attempts' weights do not count."""
-    kept: dict[int, dict[int, str]] = defaultdict(dict)
-    for seed, attempt in origin.attempts.items():
-        for info in origin.storage.list(weights_folder(seed, attempt)):
-            path = f"{weights_folder(seed, attempt)}/{info.base_name}"
-            if match := WEIGHTS_FILE.fullmatch(path):
-                kept[seed][int(match[3])] = path
-    return kept
-
-
-def _track_of(origin: Dataset, name: str | None) -> Track:
-    """The track that the origin was made with; the dataset holds its values, a name is needed for their meaning."""
-    values = origin.experiment["identity"]["track"]
-    recipe = track(name or values["name"])
-    if differing := differing_fields(values, asdict(recipe)):
-        field, there, here = differing[0]
-        raise ValueError(
-            f"--track {recipe.name} is not the track of the dataset: {field} is {there} there, {here} here"
-        )
-    return recipe
+        raise NotWeights(f"{origin.storage.path(path)}, of {len(content)} bytes: {error}") from None
 
 
 def _experiment(

@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from speedrun.data.tokenizer import encode_array
 from speedrun.tracks import Track
 
 from discreteness import allowance
+from discreteness.shards.oddities import Oddity
 
 SHARD_TOKENS = 100_000_000
 """As in the public shards."""
@@ -29,11 +31,13 @@ LOOK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes [start, stop) of a file. It begins a document where start is 0."""
+    """Bytes [start, stop) of a file. It begins a document where start is 0; a newline follows it unless it ends the
+    file."""
 
     path: Path
     start: int
     stop: int
+    ends_file: bool
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Encoded:
     tokens: np.ndarray
     """(n,) uint16; a document begins with BOS."""
     num_bytes: int
-    not_utf8: tuple[Path, ...]
+    odd: tuple[tuple[Oddity, Path], ...]
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Made:
     train_tokens: int
     val_tokens: int
     train_shards: int
-    not_utf8: tuple[Path, ...]
-    """Files in which bytes that are not UTF-8 became U+FFFD."""
+    odd: dict[Oddity, list[Path]]
+    """Files in which something was changed or left out, each once."""
 
 
 def make_shards(
@@ -73,12 +77,15 @@ def make_shards(
     """Writes the shards that `recipe` reads below `data_root` from the files of `texts` that `glob` chooses.
 
     A file is a document, and so is a line of a .jsonl file (its "text"); `<|endoftext|>` in them is ordinary text.
+    A byte order mark and documents of white space alone are left out, CRLF becomes LF, and bytes that are not UTF-8
+    U+FFFD, which the result says.
+
     Files come in the order of a hash of their names, the same on every machine and with any number of processes. The
     first documents, `val_tokens` + 1 tokens and the rest of the last of them, are the validation shard. The folder of
     shards appears whole or not at all. `progress` is told bytes done and bytes in all.
 
-    Raises ValueError if there is no such text, too little of it, or a line that is not JSON, and OSError if it cannot
-    be read or written, or if the shards are there already.
+    Raises ValueError if there is no such text, too little of it, a line that is not JSON, or a NUL, and OSError if it
+    cannot be read or written, or if the shards are there already.
     """
     train_name, val_name = recipe.data.train_glob, recipe.data.val_glob
     folder = Path(data_root, train_name).parent
@@ -96,16 +103,17 @@ def make_shards(
         )
     paths = text_files(texts, glob)
     total = sum(path.stat().st_size for path in paths)
+    made_for_this = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     unfinished.mkdir()
     try:
         sink = _Shards(unfinished, Path(train_name).name, Path(val_name).name, val_tokens, shard_tokens)
-        not_utf8: dict[Path, None] = {}
+        odd: dict[tuple[Oddity, Path], None] = {}
         done = 0
         for encoded in encode_all(batches(paths), processes or allowance.cores()):
             sink.add(encoded.tokens)
-            not_utf8 |= dict.fromkeys(encoded.not_utf8)
+            odd |= dict.fromkeys(encoded.odd)
             done += encoded.num_bytes
             progress(done, total)
         sink.close()
@@ -119,7 +127,10 @@ def make_shards(
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return Made(folder, sink.documents, sink.train_tokens, sink.val_tokens, sink.train_shards, tuple(not_utf8))
+        for parent in made_for_this:
+            with suppress(OSError):  # it holds the shards, or what others have put there
+                parent.rmdir()
+    return Made(folder, sink.documents, sink.train_tokens, sink.val_tokens, sink.train_shards, _files_of(odd))
 
 
 def text_files(texts: str | Path, glob: str) -> list[Path]:
@@ -170,7 +181,7 @@ def pieces(path: Path, piece_bytes: int) -> Iterator[Piece]:
                     stop += match.start(1)
                     break
                 stop += LOOK_BYTES - 1  # a border may lie across the end of what was read
-            yield Piece(path, start, min(stop, size))
+            yield Piece(path, start, min(stop, size), stop >= size)
             start = stop
 
 
@@ -193,24 +204,44 @@ def encode_all(work: Iterable[list[Piece]], processes: int) -> Iterator[Encoded]
 def encode_pieces(batch: list[Piece]) -> Encoded:
     """Pieces -> their tokens, one after another."""
     parts: list[np.ndarray] = []
-    not_utf8 = []
+    odd: list[tuple[Oddity, Path]] = []
     begin = np.array([BOS], np.uint16)
     for piece in batch:
         with piece.path.open("rb") as file:
             file.seek(piece.start)
             content = file.read(piece.stop - piece.start)
+        found: set[Oddity] = set()
         try:
             text = content.decode()
         except UnicodeDecodeError:
             text = content.decode(errors="replace")
-            not_utf8.append(piece.path)
-        if piece.path.suffix == ".jsonl":
-            for document in _lines(piece, text):
-                parts += [begin, encode_array(document)]
-        else:
-            parts += [begin, encode_array(text)] if piece.start == 0 else [encode_array(text)]
+            found.add(Oddity.NOT_UTF8)
+        if piece.start == 0 and text.startswith("\ufeff"):
+            text = text[1:]
+            found.add(Oddity.BYTE_ORDER_MARK)
+        lines = piece.path.suffix == ".jsonl"
+        for document in _lines(piece, text) if lines else [text]:
+            if not document.strip() and (lines or (piece.start == 0 and piece.ends_file)):
+                found.add(Oddity.BLANK)
+                continue
+            parts += [begin] if lines or piece.start == 0 else []
+            parts.append(encode_array(_cleaned(piece, document, found)))
+        odd += [(one, piece.path) for one in sorted(found)]
     tokens = np.concatenate(parts) if parts else np.empty(0, np.uint16)
-    return Encoded(tokens, sum(piece.stop - piece.start for piece in batch), tuple(not_utf8))
+    return Encoded(tokens, sum(piece.stop - piece.start for piece in batch), tuple(odd))
+
+
+def _cleaned(piece: Piece, text: str, odd: set[Oddity]) -> str:
+    """A document, or its part in this piece, without what no writer meant. Raises ValueError if it has a NUL."""
+    if "\0" in text:
+        raise ValueError(
+            f"{piece.path}, behind byte {piece.start}: holds NUL, which is in no text; save the file as UTF-8, if it "
+            "is UTF-16, or leave it out by --glob"
+        )
+    cut = text.endswith("\r") and not piece.ends_file and piece.path.suffix != ".jsonl"  # its LF is in the next piece
+    if cut or "\r\n" in text:
+        odd.add(Oddity.CRLF)
+    return (text[:-1] if cut else text).replace("\r\n", "\n")
 
 
 def _lines(piece: Piece, text: str) -> Iterator[str]:
@@ -219,15 +250,21 @@ def _lines(piece: Piece, text: str) -> Iterator[str]:
             continue
         try:
             document = json.loads(line)["text"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             document = None
         if not isinstance(document, str):
             raise ValueError(
                 f'{piece.path}, behind byte {piece.start}: {line[:80]!r} is not a JSON object with a "text": repair '
                 "that line, or choose other files by --glob"
             )
-        if document:
-            yield document
+        yield document
+
+
+def _files_of(odd: Iterable[tuple[Oddity, Path]]) -> dict[Oddity, list[Path]]:
+    files: dict[Oddity, list[Path]] = {}
+    for oddity, path in odd:
+        files.setdefault(oddity, []).append(path)
+    return files
 
 
 class _Shards:

@@ -24,9 +24,8 @@ class ShardReport:
 
 
 def report_shards(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
-    """A report of each shard: files, and all `*.bin` below folders. Raises ValueError if a path is neither, or if there
-    is no shard."""
-    for path in _shard_paths(paths):
+    """A report of each shard, as `shard_paths` finds them."""
+    for path in shard_paths(paths):
         try:
             tokens = open_shard(path)
         except ValueError as error:
@@ -47,12 +46,21 @@ def report_shards(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
         yield ShardReport(path, len(tokens), len(begins), longest, tuple(problems))
 
 
-def _shard_paths(paths: Iterable[str | Path]) -> Iterator[Path]:
-    for path in map(Path, paths):
-        found = sorted(path.rglob("*.bin")) if path.is_dir() else [path]
-        if not found:
+def shard_paths(paths: Iterable[str | Path]) -> list[Path]:
+    """The files among `paths`, and all `*.bin` below the folders among them. Raises ValueError if nothing is named, if
+    a path is not there, or if a folder has no shard."""
+    named = [Path(path) for path in paths]
+    if not named:
+        raise ValueError("no shard is named: give shards, or the folder that they are in")
+    found: list[Path] = []
+    for path in named:
+        if not path.exists():
+            raise ValueError(f"{path} is not there: give shards, or the folder that they are in")
+        below = sorted(path.rglob("*.bin")) if path.is_dir() else [path]
+        if not below:
             raise ValueError(f"no .bin file under {path}: give shards, or the folder that they are in")
-        yield from found
+        found += below
+    return found
 
 
 def data_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:

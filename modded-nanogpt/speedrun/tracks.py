@@ -6,7 +6,9 @@
 """
 
 import importlib
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 
@@ -387,18 +389,23 @@ medium = Track(
 
 
 def track(name: str) -> Track:
-    """The track of that name, or a track of your own: "package.module:name". Raises ValueError if there is no such
-    track."""
+    """The track of that name, or a track of your own: "package.module:name", of a module on Python's path or in the
+    current folder. Raises ValueError if there is no such track."""
     known = {value.name: value for value in (tiny, small, medium)}
     if name in known:
         return known[name]
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"no track is named {name!r}; use {', '.join(known)}, or your own as package.module:name")
+    # Some programs are started with the current folder on the path, and some without. Last, so that it hides nothing.
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))
     try:
         value = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"track {name!r}: {error}; use package.module:name of a module on the path") from None
+        raise ValueError(
+            f"track {name!r}: {error}; use package.module:name of a module in {Path.cwd()} or on PYTHONPATH"
+        ) from None
     if not isinstance(value, Track):
         raise ValueError(f"track {name!r} is a {type(value).__name__}, not a speedrun.tracks.Track")
     return value

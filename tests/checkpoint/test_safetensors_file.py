@@ -1,6 +1,7 @@
 """Kept weights: what was streamed comes back from the file to the bit, and any other file is named."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,10 @@ def test_a_file_holds_each_parameter_by_name_and_gives_back_bytes_and_header(tra
 def test_a_file_says_of_which_seed_step_attempt_track_and_state_it_is():
     _, data, header = streamed(tiny, 200)
     metadata = metadata_of(WeightsFormat(tiny).file(data, header)[1])
-    assert metadata | {"state": ""} == {"track": "tiny", "seed": "7", "attempt": "00ab" * 3, "step": "200", "state": ""}
+    plain = {name: value for name, value in metadata.items() if name not in ("track", "state")}
+    assert plain == {"seed": "7", "attempt": "00ab" * 3, "step": "200"}
+    assert json.loads(metadata["state"])["tied"] is header.state.tied
+    assert json.loads(metadata["track"]) == json.loads(json.dumps(asdict(tiny)))
 
 
 def test_two_attempts_at_a_step_of_a_seed_are_two_files():
@@ -84,11 +88,16 @@ def test_a_safetensors_file_of_somebody_else_is_refused(missing):
     _, data, header = streamed(tiny, 0)
     content = WeightsFormat(tiny).file(data, header)[1]
     metadata = {name: value for name, value in metadata_of(content).items() if name != missing}
-    for foreign in (save(load(content), metadata), save(load(content)), content[:100], b"", b"PK\x03\x04" * 9):
-        with pytest.raises(ValueError, match="not weights that --keep-weights has kept"):
+    words = "not weights that --keep-weights has kept, as they do not name their {}: save the state dict.*--track"
+    for foreign, name in ((save(load(content), metadata), missing), (save(load(content)), "attempt")):
+        with pytest.raises(ValueError, match=words.format(name)):
             WeightsFormat(tiny).read(foreign)
-    with pytest.raises(ValueError, match=f"not weights that --keep-weights has kept: '{missing}'"):
-        metadata_of(save(load(content), metadata))
+    for damaged in (content[:100], b"", b"PK\x03\x04" * 9):
+        with pytest.raises(ValueError, match="not a whole file of safetensors"):
+            WeightsFormat(tiny).read(damaged)
+    for damaged in (content[:-100], save(load(content), metadata_of(content) | {"state": "[]"})):
+        with pytest.raises(ValueError, match="not whole weights that --keep-weights has kept"):
+            WeightsFormat(tiny).read(damaged)
 
 
 def test_the_bytes_between_parameters_are_zero_as_read():

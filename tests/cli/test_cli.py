@@ -11,7 +11,7 @@ import pytest
 
 from discreteness.cli import main as main_module
 from discreteness.cli.data_commands import DATA_COMMANDS
-from discreteness.cli.main import main, run_seeds
+from discreteness.cli.main import Documents, main, run_seeds
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
@@ -324,6 +324,16 @@ def test_status_verify_and_documents_tell_what_is_there(program, dataset):
     shown = program("-m", "discreteness", "documents", "--show", "planets_order.txt")
     assert shown.wait() == 0
     assert "answer" in shown.output
+
+
+def test_a_document_is_shown_by_its_name_with_or_without_txt(capsys, tmp_path):
+    assert Documents(show="planets_order.txt")() == 0
+    expected = capsys.readouterr().out
+    assert Documents(show="planets_order")() == 0
+    assert capsys.readouterr().out == expected
+    (tmp_path / "own.jsonl").write_text('{"name": "sum", "prompt": "1 + 1 =", "answer": " 2"}')
+    assert Documents(str(tmp_path / "own.jsonl"), show="sum")() == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["5", "362", "'", "2'", "answer"]
 
 
 def test_analyze_refuses_a_plan_that_is_too_coarse(program, dataset):

@@ -1,9 +1,11 @@
 """One loss a row in Parquet and CSV, and the two legacy formats, field for field."""
 
 import csv
+import fcntl
 import math
 import os
 import sys
+import uuid
 from pathlib import Path
 
 import h5py
@@ -133,6 +135,55 @@ def test_pt_is_the_aggregated_dict_field_for_field(run, tmp_path):
         assert summary["std"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_pt_into_a_folder_writes_what_the_shell_loop_leaves(run, tmp_path, there):
+    """A file per seed, called after it and its attempt, which holds what the aggregated file has of that seed."""
+    folder = tmp_path / "logs=[1]"
+    if there:
+        folder.mkdir()
+        (folder / "train.txt").write_text("mine")
+    assert export(run, "pt", folder if there else f"{folder}/") == folder
+    names = ["aggregated_results.pt", "seed0_one_eval_losses.pt", "seed2_one_eval_losses.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == names + ["train.txt"] * there
+    whole = torch.load(folder / names[0], weights_only=True)
+    assert whole["seeds"] == [0, 2]
+    for seed, name in (0, names[1]), (2, names[2]):
+        one = torch.load(folder / name, weights_only=True)
+        assert one.keys() == {"results", "doc_names", "doc_lengths", "eval_steps"}
+        assert (one["doc_names"], one["doc_lengths"], one["eval_steps"]) == (NAMES, LENGTHS, list(STEPS))
+        assert list(one["results"]) == list(STEPS)
+        for step in STEPS:
+            for ours, theirs in zip(one["results"][step], half_rows(seed, step), strict=True):
+                assert ours.dtype == torch.float16 and ours.tolist() == [float(value) for value in theirs]
+            assert all(map(torch.equal, one["results"][step], whole["results"][seed]["results"][step]))
+    (folder / names[0]).unlink()
+    with pytest.raises(FileExistsError, match=r"seed0_one_eval_losses.pt exists; give another folder"):
+        export(run, "pt", folder)
+
+
+def test_a_folder_of_results_that_cannot_be_whole_stays_empty(run, tmp_path, monkeypatch):
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(run, "pt", f"{tmp_path}/logs/")
+    assert list((tmp_path / "logs").iterdir()) == []
+
+
+def test_hdf5_is_written_where_files_cannot_be_locked(run, tmp_path, monkeypatch):
+    """As on NFS without its lock daemon; here another process's lock is in the way."""
+    monkeypatch.setattr(export_module.uuid, "uuid4", lambda: uuid.UUID(int=7))
+    monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+    with (tmp_path / f".x.h5.{uuid.UUID(int=7).hex}").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            h5py.File(held.name, "w", locking=True)
+        export(run, "hdf5", tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["metadata/seeds"][:].tolist() == [0, 2]
+
+
 def test_the_deviation_of_one_seed_is_nan(tmp_path):
     commit(create(tmp_path / "run"), 1)
     found = torch.load(export(tmp_path / "run", "pt", tmp_path / "x.pt"), weights_only=True)
@@ -166,6 +217,8 @@ def test_isolated_packing_is_marked_in_both(tmp_path):
     commit(create(tmp_path / "run"), 0)
     found = torch.load(export(tmp_path / "run", "pt", tmp_path / "x.pt"), weights_only=True)
     assert found["packing"] == "isolated" and "packing" not in found["results"][0]
+    folder = export(tmp_path / "run", "pt", f"{tmp_path}/logs/")
+    assert torch.load(folder / "seed0_one_eval_losses.pt", weights_only=True)["packing"] == "isolated"
     with h5py.File(export(tmp_path / "run", "hdf5", tmp_path / "x.h5")) as file:
         assert dict(file.attrs) == {"packing": "isolated"}
 

@@ -26,6 +26,12 @@ def test_the_largest_seed_and_the_most_seeds():
             parse_seeds(text)
 
 
+@pytest.mark.parametrize("seed", [2**31, 2**63, 10**3000])
+def test_a_seed_that_is_too_large_is_told_the_limit(seed):
+    with pytest.raises(ValueError, match=f": {seed} does not fit an int32; give seeds up to 2147483647$"):
+        parse_seeds(f"0-{seed}")
+
+
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-1", "1,,2", "1.5", "0-99999999", "4294967296", "٣"])
 def test_bad_seed_expressions_name_the_text(text):
     with pytest.raises(ValueError) as error:

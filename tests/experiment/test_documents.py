@@ -260,44 +260,56 @@ def test_a_folder_gives_its_txt_files_in_the_order_of_their_names(tmp_path):
     assert [d.category for d in documents] == ["B", "a", "a", "b"]
 
 
-@given(text=st.text(st.characters(exclude_characters="⟦⟧", exclude_categories=["Cs"]), min_size=1, max_size=80))
+plain = st.text(st.characters(exclude_characters="⟦⟧\0\r\ufeff", exclude_categories=["Cs"]), max_size=80)
+
+
+@given(text=plain.filter(str.strip))
 def test_a_text_without_marks_is_taken_as_it_is(tmp_path_factory, text):
     d = one(tmp_path_factory.mktemp("documents"), text)
     assert d.text == text and d.answers == frozenset()
     assert b"".join(decode_bytes(token) for token in d.token_ids[1:]) == text.encode()
 
 
-ASCII_MARK = re.compile(r"\[answer\[|\]answer\]")
+BEFORE_A_MARK = re.compile(r"(\\*)(⟦|⟧|\[answer\[|\]answer\])")
 
 
 def escaped(text: str) -> str:
-    return ASCII_MARK.sub(r"\\\g<0>", text)
+    return BEFORE_A_MARK.sub(r"\1\1\\\2", text)
 
 
-pieces_of_marks = st.sampled_from(["[answer[", "]answer]", "[answer", "answer", "[", "]", "\\", "[[", " a", "\n"])
+def before_a_mark(text: str) -> str:
+    """Escaped, and the backslashes at its end doubled."""
+    return escaped(text) + "\\" * (len(text) - len(text.rstrip("\\")))
 
 
-@given(text=st.lists(pieces_of_marks, min_size=1, max_size=12).map("".join))
-def test_a_backslash_before_an_ascii_mark_makes_it_text(tmp_path_factory, text):
+pieces_of_marks = st.sampled_from(
+    ["⟦", "⟧", "[answer[", "]answer]", "[answer", "answer", "[", "]", "\\", "[[", " a", "\n"]
+)
+
+
+@given(text=st.lists(pieces_of_marks, min_size=1, max_size=12).map("".join).filter(str.strip))
+def test_a_backslash_before_a_mark_makes_it_text(tmp_path_factory, text):
     d = one(tmp_path_factory.mktemp("documents"), escaped(text))
     assert d.text == text and d.answers == frozenset()
     assert b"".join(decode_bytes(token) for token in d.token_ids[1:]) == text.encode()
 
 
 # Each begins with its only space, and so on a border of tokens.
-words = st.sampled_from([" Paris", " is", " 雪", " [[1,", " \\", " [answer[", " ]answer]", " a\\[answer[", " {{x}}."])
+words = st.sampled_from(
+    [" Paris", " is", " 雪", " [[1,", " \\", " \\\\", " [answer[", " ]answer]", " ⟦x⟧", " a\\[answer[", " {{x}}."]
+)
 
 
 @given(parts=st.lists(st.tuples(words, st.sampled_from(["text", "⟦⟧", "ascii"])), min_size=1, max_size=12))
 def test_both_spellings_mark_the_same_tokens(tmp_path_factory, parts):
     marked, expected = "", []
-    for word, how in parts:
+    for (word, how), (_, following) in zip(parts, [*parts[1:], ("", "text")], strict=True):
         if how == "text":
-            marked += escaped(word)
-        elif how == "ascii" and not marked.endswith("\\") and not word.endswith("\\"):  # or the mark would be text
-            marked += f"[answer[{escaped(word)}]answer]"
+            marked += escaped(word) if following == "text" else before_a_mark(word)
+        elif how == "ascii":
+            marked += f"[answer[{before_a_mark(word)}]answer]"
         else:
-            marked += f"⟦{escaped(word)}⟧"
+            marked += f"⟦{before_a_mark(word)}⟧"
         expected += [how != "text"] * len(encode(word))
     d = one(tmp_path_factory.mktemp("documents"), marked)
     assert d.text == "".join(word for word, _ in parts)
@@ -310,10 +322,26 @@ def test_text_in_other_brackets_is_text(tmp_path):
     assert d.text == text and d.answers == frozenset()
 
 
+def test_backslashes_that_stand_before_no_mark_are_kept_and_read_in_a_moment(tmp_path):
+    text = "\\alpha \\[x\\] \\\\"
+    assert one(tmp_path, text).text == text
+    # One search per backslash would take minutes.
+    refused(tmp_path, "\\" * 250_000, "tokens of text")
+
+
 def test_line_ends_and_the_special_token_s_text_are_kept(tmp_path):
-    d = one(tmp_path, "one\r\n<|endoftext|> two\n")
-    assert d.text == "one\r\n<|endoftext|> two\n"
+    d = one(tmp_path, "one\r<|endoftext|> two\n\ufeffthree\n")
+    assert d.text == "one\r<|endoftext|> two\n\ufeffthree\n"
     assert d.token_ids.count(BOS) == 1
+
+
+def test_what_is_in_a_text_by_accident_is_refused_with_its_line(tmp_path):
+    refused(tmp_path, "one\ntwo\r\nthree\n", "line 2 of the text: holds CRLF", "save it with LF")
+    refused(tmp_path, "one⟦ two\r⟧\n", "line 1 of the text: holds CRLF")
+    refused(tmp_path, "one\n\nt\0w\0o\0", "line 3 of the text: holds NUL", "if it is UTF-16")
+    refused(tmp_path, "\ufeffone", "begins with a byte order mark", "without one")
+    for blank in "\n", " \t\n\u3000", "⟦ ⟧", "\r\n":
+        refused(tmp_path, blank, "has no text", "take it out")
 
 
 def test_marks_around_characters_of_several_tokens(tmp_path):
@@ -330,13 +358,16 @@ def test_the_longest_document_and_one_token_more(tmp_path):
 def test_no_folder(tmp_path):
     for path in (tmp_path / "missing", tmp_path / "file"):
         (tmp_path / "file").touch()
-        with pytest.raises(DocumentError, match=f"{path} is not a folder: give"):
+        with pytest.raises(DocumentError, match=f"{path} is not a folder: give a folder of .txt files, or a .jsonl"):
             load(path)
 
 
 def test_no_txt_file(tmp_path):
     (tmp_path / "text.md").write_text("text")
-    with pytest.raises(DocumentError, match=r"has no \.txt file: put"):
+    with pytest.raises(DocumentError, match=r"has no \.txt file: put at least one document there$"):
+        load(tmp_path)
+    (tmp_path / "lines.jsonl").touch()
+    with pytest.raises(DocumentError, match=r"has no \.txt file: put .*; .*/lines.jsonl is given by itself$"):
         load(tmp_path)
 
 
@@ -347,8 +378,8 @@ def test_bad_files(tmp_path):
     refused(tmp_path, "The answer⟧ is", "line 1", "⟧ has no partner")
     refused(tmp_path, "The⟦ answer⟦ is⟧", "⟦ has no partner")
     refused(tmp_path, "The⟦⟧ answer", "⟦⟧ marks nothing")
-    refused(tmp_path, "The⟦ answer]answer] is", "]answer] has no partner", "\\[answer[ or \\]answer]")
-    refused(tmp_path, "x = [answer[0]]", "line 1", "[answer[ has no partner", "\\[answer[ or \\]answer]")
+    refused(tmp_path, "The⟦ answer]answer] is", "]answer] has no partner", "a backslash before a mark")
+    refused(tmp_path, "x = [answer[0]]", "line 1", "[answer[ has no partner", "a backslash before a mark")
     refused(tmp_path, "The\n[answer[]answer]", "line 2", "[answer[]answer] marks nothing")
     refused(tmp_path, "is [answer[Paris]answer].", "'Paris' cut a token")
     refused(tmp_path, "first\nis ⟦Paris⟧.", "line 2", "'Paris' cut a token", "space before a word")

@@ -179,15 +179,22 @@ def test_text_comes_in_whole_characters_and_controls_are_written_out():
 )
 def test_values_that_cannot_be_are_named(trained, arguments, words):
     with pytest.raises(ValueError, match=words):
-        next(generate(trained, PROMPT, **(dict(max_tokens=3, sampling=PLAIN, seed=0) | arguments)))
+        generate(trained, PROMPT, **(dict(max_tokens=3, sampling=PLAIN, seed=0) | arguments))
 
 
-def test_weights_that_are_no_numbers_are_said(tmp_path):
+def test_weights_that_are_no_numbers_are_said(tmp_path, capsys):
     weights = state_dict()
     weights["lm_head.weight"][:] = float("nan")
     torch.save({"step": 20, "model": weights}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match="its weights are damaged"):
-        next(generate(load_trained(tmp_path / "w.pt", track_name=TRACK), PROMPT, 3, PLAIN, 0))
+        Generate(PROMPT, Weights(checkpoint=str(tmp_path / "w.pt"), track=TRACK))()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_prompt_is_shown_when_all_is_checked(weights, capsys):
+    with pytest.raises(ValueError, match="--max-tokens 600"):
+        Generate(PROMPT, Weights(checkpoint=str(weights), track=TRACK), max_tokens=600)()
+    assert capsys.readouterr().out == ""
 
 
 def test_the_command_says_what_the_library_draws(weights, trained, capsys):

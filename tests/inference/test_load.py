@@ -167,16 +167,38 @@ def test_what_cannot_be_loaded_is_named(tmp_path, write, options, words):
 
 def test_kept_weights_that_do_not_fit_are_named(run, tmp_path):
     path = kept(run, 4)
-    with pytest.raises(ValueError, match=r"no track is named 'quick'.*--track"):
-        load_trained(path)
-    with pytest.raises(ValueError, match="track small has"):
+    with pytest.raises(ValueError, match=r"--track small is not the track of .*step=000004"):
         load_trained(path, track_name="small")
     with pytest.raises(ValueError, match=r"--step 5: .* is of step 4"):
         load_trained(path, track_name=TRACK, step=5)
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-100])
     (tmp_path / "none.safetensors").write_bytes(b"\0" * 20)
-    for name in "cut", "none":
-        with pytest.raises(ValueError, match="not weights that --keep-weights has kept"):
+    for name, words in ("cut", "not whole weights"), ("none", "not a whole file of safetensors"):
+        with pytest.raises(ValueError, match=rf"--checkpoint \S+{name}.safetensors: .*{words}"):
             load_trained(tmp_path / f"{name}.safetensors", track_name=TRACK)
-    with pytest.raises(FileNotFoundError, match="is not a file: give"):
+    with pytest.raises(FileNotFoundError, match="is not a dataset"):
         load_trained(tmp_path)
+
+
+def test_kept_weights_know_their_track_and_a_dataset_its_weights(run):
+    """Of a track that has a name in no program but the one that made them."""
+    alone = load_trained(kept(run, 12))
+    assert (alone.track, alone.step) == (quick, 12)
+    for seed, step, at in (3, 12, 12), (None, "last", LAST), (3, "last", LAST):
+        found = load_trained(run / "set", seed=seed, step=step)
+        assert (found.track, found.step, found.state) == (quick, at, forward_state(quick, at))
+    assert torch.equal(found.model.lm_head.weight, load_trained(kept(run, LAST)).model.lm_head.weight)
+    assert load_trained(kept(run, LAST), step="last").step == LAST
+
+
+def test_what_a_dataset_does_not_keep_is_said_with_what_it_keeps(run):
+    with pytest.raises(ValueError, match=r"keeps steps 4, 12, 20 of it: give --step, such as --step last"):
+        load_trained(run / "set", seed=3)
+    with pytest.raises(ValueError, match=r"--step 5: .* keeps steps 4, 12, 20 of that seed"):
+        load_trained(run / "set", step=5)
+    with pytest.raises(ValueError, match=r"--seed 4: .* keeps weights of seeds 3"):
+        load_trained(run / "set", seed=4, step="last")
+    with pytest.raises(ValueError, match=r"--seed 3: .* is not a dataset"):
+        load_trained(kept(run, 12), seed=3)
+    with pytest.raises(ValueError, match=r"--step last: .* is of step 4"):
+        load_trained(kept(run, 4), step="last")

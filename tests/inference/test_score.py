@@ -99,6 +99,13 @@ def test_a_source_is_a_folder_a_file_or_a_text(tmp_path):
         documents_of("")
 
 
+def test_an_output_that_exists_is_refused_before_anything_is_scored(tmp_path):
+    (tmp_path / "there.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"--output \S+there.json exists; give another"):
+        Score(TEXT, Weights(checkpoint="none.pt"), output=str(tmp_path / "there.json"))()
+    assert (tmp_path / "there.json").read_text() == "mine"
+
+
 def test_json_holds_the_losses_to_the_bit_and_null_for_what_is_no_number(trained):
     documents = documents_of(TEXT)
     scored = score(trained, documents)
@@ -215,4 +222,4 @@ def test_the_command_prints_what_the_library_finds(program, weights, trained, ca
     assert run.wait() == 0
     assert json.loads(run.output) == json.loads(as_json(trained, scored))
     assert missing.wait() == 2
-    assert missing.output.startswith("error: --checkpoint none.pt is not a file: give")
+    assert missing.output.startswith("error: --checkpoint none.pt is not there: give a dataset,")

@@ -109,8 +109,22 @@ def test_what_cannot_be_validated_is_named(trained, tmp_path):
         validate(trained, [long], 2048)
     with pytest.raises(ValueError, match="no shard matches"):
         shards_of([], dataclasses.replace(trained, track=own), tmp_path)
-    with pytest.raises(ValueError, match=r"none.bin is not a file"):
-        validate(trained, shards_of([str(tmp_path / "none.bin")], trained, tmp_path))
+    with pytest.raises(ValueError, match=r"none.bin is not there: give shards"):
+        shards_of([str(tmp_path / "none.bin")], trained, tmp_path)
+
+
+def test_a_folder_is_searched_as_data_info_does_and_not_validated_on_what_is_trained_on(trained, tmp_path):
+    names = ["own/deep/a_000000.bin", "data/tiny/tiny_train_000001.bin", "data/tiny/tiny_val_000000.bin"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_shard(tmp_path / name, documents([600]))
+
+    def found(*paths):
+        return [path.relative_to(tmp_path).as_posix() for path in shards_of(map(str, paths), trained, tmp_path)]
+
+    assert found(tmp_path / "own") == names[:1]
+    assert found(tmp_path) == found(tmp_path / "data") == names[2:]
+    assert found(tmp_path / names[1], tmp_path / "own") == [names[1], names[0]], "what is named is taken"
 
 
 def test_a_document_that_ends_with_the_chunk_is_whole(trained, tmp_path):
@@ -122,6 +136,6 @@ def test_the_command_prints_loss_and_percentiles(weights, trained, corpus, capsy
     assert Validate((), Weights(checkpoint=str(weights), track=TRACK), data=str(corpus))() == 0
     output = capsys.readouterr().out
     found = validate(trained, shards_of([], trained, corpus), quick.data.val_tokens)
-    assert f"step 20: loss {found.loss:.4f} on 2048 tokens" in output
+    assert f"step 20: loss {found.loss:.4f} on 2048 tokens of tiny_val_000000.bin\n" in output
     assert f"{found.num_documents} whole documents" in output
     assert f"{found.token_percentiles[2]:.4f}" in output

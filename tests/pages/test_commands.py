@@ -9,12 +9,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import tyro
 from speedrun.data.shards import HEADER_BYTES, HEADER_INTS, MAGIC
 from speedrun.tracks import small
 
+import discreteness
 from discreteness.cli.main import COMMANDS
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.experiment.config import JobConfig
@@ -22,6 +24,7 @@ from discreteness.service import driver
 from tests.conftest import ROOT
 from tests.pages.test_pages import FENCE, PAGES
 from tests.support.dataset_case import DOCUMENTS, token_bytes
+from tests.support.odd_place import ODD
 from tests.support.planted_dataset import create_planted, log_plan
 from tests.support.ray_commands import unknown_to_ray
 
@@ -132,14 +135,19 @@ DATASETS = "first", "more", "mine", "small"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The datasets that pages name, as a user has them, and texts/."""
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "one.txt").write_text("The capital of France is⟦ Paris⟧.")
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ODD
+    (folder / "texts").mkdir(parents=True)
+    (folder / "texts" / "one.txt").write_text("The capital of France is⟦ Paris⟧.")
+    (prompts,) = [
+        block for language, block in FENCE.findall((ROOT / "docs/howto.md").read_text()) if language == "jsonl"
+    ]
+    (folder / "questions.jsonl").write_text(prompts)
+    monkeypatch.chdir(folder)
     steps = log_plan(12, 300)
     for name in DATASETS:
         dataset = create_planted(Path("runs", name).absolute(), DOCUMENTS, token_bytes, steps, range(3))
         dataset.log_job(range(3), 3)
-    return tmp_path
+    return folder
 
 
 def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
@@ -153,14 +161,45 @@ def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
                 done.add(words[1])
     assert done == RUN
     told = capsys.readouterr().out
-    for part in ("committed: 3 seeds: 0-2", "complete and correct", "' Paris'", "3 seeds added to board"):
+    for part in (
+        "committed: 3 seeds: 0-2",
+        "complete and correct",
+        "' Paris'",
+        "africa_kenya",
+        "3 seeds added to board",
+    ):
         assert part in told
     assert Path("losses.csv").is_file() and Path("runs/first/analysis/overview.png").is_file()
 
 
+def pythons(page):
+    return [block for language, block in FENCE.findall(page.read_text()) if language == "python"]
+
+
+def test_every_block_of_python_is_of_a_page_whose_blocks_are_run():
+    """Here, in test_model_pages.py, test_analysis_page.py and test_dataset_page.py."""
+    found = {page.name: len(pythons(page)) for page in DOCUMENTED if pythons(page)}
+    run = {"README.md": 1, "researchers.md": 1, "howto.md": 1, "data.md": 1, "models.md": 1, "analysis.md": 1}
+    assert found == run | {"dataset.md": 5}
+
+
+def test_the_python_of_the_readme_runs(folder):
+    (block,) = pythons(ROOT / "README.md")
+    for name, token in ("elements_symbols.txt", None), ("brackets_quotes.txt", 196):
+        assert name in block and (token is None or f"token={token}" in block)
+        block = block.replace(name, DOCUMENTS[0].name).replace(f"token={token}", "token=1")
+    matplotlib.use("Agg")
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    (axes,) = names["plt"].gcf().axes
+    drawn = [line.get_ydata().tolist() for line in axes.get_lines()]
+    names["plt"].close("all")
+    assert drawn == discreteness.open("runs/first").losses(DOCUMENTS[0].name, token=1).tolist()
+    assert (folder / "token.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_python_about_seeds_runs(folder, capsys):
-    blocks = FENCE.findall((ROOT / "docs/researchers.md").read_text())
-    (block,) = [block for language, block in blocks if language == "python"]
+    (block,) = pythons(ROOT / "docs/researchers.md")
     block = block.replace("one.txt", DOCUMENTS[0].name).replace("token=6", "token=1")
     exec(compile(block, "docs/researchers.md", "exec"), {})
     assert capsys.readouterr().out.startswith("learned in ")
@@ -184,7 +223,7 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
     sparse_shards(folder)
     track = dict(FENCE.findall((ROOT / "docs/howto.md").read_text()))["python"]
     (folder / "mytracks.py").write_text(track)
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the current folder is looked into
     cluster = Cluster((Node(192, 8, "H100", 4 * 10**11),) * 8, local=False)
     asked = {shlex.join(words): tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], args=words) for _, words in jobs()}
     assert len(asked) > 10

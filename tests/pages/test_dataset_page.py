@@ -21,6 +21,7 @@ from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.storage import Storage
 from tests.conftest import ROOT
 from tests.support.dataset_case import DOCUMENTS, STEPS, commit, create, losses, token_bytes
+from tests.support.odd_place import ODD, SIBLING
 from tests.support.planted_dataset import commit_planted, create_planted, log_plan, show_running
 
 SEEDS = (0, 2, 3)
@@ -28,15 +29,12 @@ EXPECTED = np.stack([losses(seed) for seed in SEEDS])
 """[seeds, steps, losses]; a.txt has the first three."""
 
 
-ODD = "runs/seed=7/step=1/_é #1?%20&.b"
-"""A folder whose name means something to somebody: partitions of Hive, parts of a URI, hidden files."""
-
-
 @pytest.fixture(scope="module", params=["committed", "compacted", "odd"])
 def found(request, tmp_path_factory):
     """Names that the page's blocks define, run one after another where runs/first, or ODD, is a dataset."""
     folder = tmp_path_factory.mktemp(request.param)
-    place = ODD if request.param == "odd" else "runs/first"
+    place = f"runs/{ODD}" if request.param == "odd" else "runs/first"
+    commit(create(folder / "runs" / SIBLING), 77)
     dataset = create(folder / place)
     for seed in SEEDS:
         commit(dataset, seed)

@@ -15,7 +15,9 @@ from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.cli.main import COMMANDS
 from tests.conftest import ROOT
+from tests.support.dataset_case import commit, create
 from tests.support.golden_case import init_weights
+from tests.support.odd_place import ODD
 
 
 def blocks(name, language):
@@ -31,8 +33,8 @@ def commands(name):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """texts/ with more tokens than the pages keep for validation, and weights of the tiny track's last step."""
-    folder = tmp_path_factory.mktemp("pages")
-    (folder / "texts").mkdir()
+    folder = tmp_path_factory.mktemp("pages") / ODD
+    (folder / "texts").mkdir(parents=True)
     (folder / "texts" / "one.txt").write_text("The sun comes up. <b>one</b> two\n")
     (folder / "texts" / "two.txt").write_text("one two three four\n")
     for number in range(4):
@@ -46,14 +48,18 @@ def folder(tmp_path_factory):
     header = CheckpointHeader(
         seed=0, attempt="a", step=360, layout=layout.fingerprint, state=state, num_bytes=data.nbytes
     )
-    (folder / "weights.safetensors").write_bytes(WeightsFormat(tiny).file(data, header)[1])
+    file = WeightsFormat(tiny).file(data, header)
+    (folder / "weights.safetensors").write_bytes(file[1])
+    kept = create(folder / "runs" / "kept")
+    commit(kept, 0, attempt="a")
+    kept.storage.write(*file)
     return folder
 
 
 def test_every_command_of_the_pages_runs_and_leaves_what_it_says(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     lines = [*commands("data.md"), *commands("models.md")]
-    assert len(lines) == 3 + 6
+    assert len(lines) == 3 + 7
     said = []
     for arguments in lines:
         command = tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments)
@@ -61,11 +67,13 @@ def test_every_command_of_the_pages_runs_and_leaves_what_it_says(folder, monkeyp
         said.append(capsys.readouterr().out)
     assert "6 documents in" in said[0]
     assert "2 shards: complete and correct" in said[2]
-    assert "' Paris'  answer" in said[3]
+    assert "one.txt: tokens" in said[3] and "two.txt: tokens" in said[3]
+    assert "' Paris'  answer" in said[4]
     assert "&lt;" in (folder / "page.html").read_text()
     assert (folder / "one.json").read_text().startswith('{"track": "tiny", "step": 360')
-    assert said[6].startswith("The sun")
-    assert all("step 360: loss" in text for text in said[7:])
+    assert said[7].startswith("The sun")
+    assert all("step 360: loss" in text for text in said[8:])
+    assert "tokens of fineweb_val_000000.bin\n" in said[9], "and not of what the model may have been trained on"
 
 
 def test_the_pythons_of_the_pages_run(folder, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import discreteness
 from discreteness.analysis.analyze import analyze
 from tests.conftest import ROOT
+from tests.support.odd_place import ODD
 from tests.support.planted_dataset import create_planted, log_plan, text_documents
 
 PATH = ROOT / "docs" / "dataset_to_figure.ipynb"
@@ -25,7 +26,7 @@ CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """Folder, names after the last cell, and what each cell printed. They run as in Jupyter: in docs/, beside runs/."""
-    folder = tmp_path_factory.mktemp("notebook")
+    folder = tmp_path_factory.mktemp("notebook") / ODD
     documents, token_bytes = text_documents({"first.txt": "one two three fóur five six seven", "second.txt": "a bee"})
     create_planted(folder / "runs" / "first", documents, token_bytes, PLAN, seeds=(0, 1, 5))
     analyze(folder / "runs" / "first")

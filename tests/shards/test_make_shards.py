@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from speedrun.data.sampler import TrainingBatches
 from speedrun.data.shards import BOS, find_shards, open_shard, write_shard
-from speedrun.data.tokenizer import encode, encode_array
+from speedrun.data.tokenizer import decode_bytes, encode, encode_array
 from speedrun.tracks import small, tiny
 
 from discreteness.cli.data_commands import Info, Make, Verify
 from discreteness.shards import make as module
 from discreteness.shards.make import batches, encode_pieces, make_shards, pieces
+from discreteness.shards.oddities import Oddity
 from discreteness.shards.report import report_shards
 from tests.support.quick_track import quick
 
@@ -113,6 +115,8 @@ def test_the_trainer_reads_them(tmp_path):
 VARIED = st.text(st.sampled_from("\n\n\n\n  \t\r\u3000\u2028aa's1,é東\U0001f600"), max_size=300)
 
 
+@example("a\r\nb", 1, 7)
+@example("\n\na", 1, 7)
 @example("a\n\n\nb\n\n c", 1, 7)
 @example("a\n\n\nb\n\n c", 2, 7)
 @given(VARIED, st.integers(1, 40), st.sampled_from([2, 3, 7, 1 << 16]))
@@ -124,9 +128,12 @@ def test_pieces_never_change_the_tokens(text, piece_bytes, look_bytes):
         cut = list(pieces(path, piece_bytes))
         assert [p.start for p in cut] == [0, *(p.stop for p in cut[:-1])][: len(cut)]
         assert all(p.stop - p.start > 0 for p in cut)
-        tokens = encode_pieces(cut).tokens.tolist()
-        assert tokens == ([BOS, *encode(text)] if text else [])
-        assert encode_pieces(cut).num_bytes == len(text.encode())
+        encoded = encode_pieces(cut)
+        assert encoded.tokens.tolist() == ([BOS, *encode(text.replace("\r\n", "\n"))] if text.strip() else [])
+        assert encoded.num_bytes == len(text.encode())
+        changed = bool(text.strip()) and "\r\n" in text
+        odd = [Oddity.BLANK] * (text != "" and not text.strip()) + [Oddity.CRLF] * changed
+        assert {oddity for oddity, _ in encoded.odd} == set(odd)
 
 
 def test_a_long_file_is_cut_and_short_ones_are_joined(tmp_path):
@@ -150,16 +157,51 @@ def test_every_line_of_jsonl_is_a_document(tmp_path):
         write(tmp_path / "bad", {"all.jsonl": bad})
         with pytest.raises(ValueError, match=r'all\.jsonl, behind byte 0: .* is not a JSON object with a "text"'):
             make_shards(tmp_path / "bad", tmp_path / "other", own, glob="*.jsonl", val_tokens=1, processes=1)
-    assert list((tmp_path / "other" / "data").iterdir()) == [], "nothing half made is left"
+    assert not (tmp_path / "other").exists(), "nothing half made is left, nor a folder for it"
 
 
 def test_bytes_that_are_no_utf8_are_replaced_and_said(tmp_path):
     write(tmp_path / "texts", {"a.txt": b"caf\xe9 au lait", "b.txt": "café", "c.txt": "thé"})
     made = make_shards(tmp_path / "texts", tmp_path, own, val_tokens=1, processes=1)
-    assert [path.name for path in made.not_utf8] == ["a.txt"]
+    assert {oddity: [path.name for path in files] for oddity, files in made.odd.items()} == {Oddity.NOT_UTF8: ["a.txt"]}
     whole = content(tmp_path, "mine_val_000000.bin") + content(tmp_path, "mine_train_000001.bin")
     wanted = encode("caf\ufffd au lait")
     assert any(whole[at : at + len(wanted)] == wanted for at in range(len(whole)))
+
+
+def test_what_no_writer_meant_is_left_out_or_refused_and_said(tmp_path, capsys):
+    odd = {
+        "bom.txt": "\ufeffone \ufeff two\n",
+        "windows.txt": "three\r\n\r\nfour\r\n",
+        "blank.txt": " \n\t\r\n",
+        "plain.txt": "five\rsix",
+        "lines.jsonl": '\ufeff{"text": "a\\r\\nb"}\r\n{"text": " \\n"}\r\n{"text": "c"}\r\n',
+    }
+    command = Make(
+        str(write(tmp_path / "texts", odd)),
+        data=str(tmp_path),
+        track="tests.shards.test_make_shards:own",
+        glob="*.*",
+        val_tokens=1,
+    )
+    assert command() == 0
+    whole = content(tmp_path, "mine_val_000000.bin") + content(tmp_path, "mine_train_000001.bin")
+    found = sorted(bytes(0).join(map(decode_bytes, whole)).decode().split("<|endoftext|>"))
+    assert found == ["", "a\nb", "c", "five\rsix", "one \ufeff two\n", "three\n\nfour\n"]
+    told = " ".join(capsys.readouterr().out.split())
+    for count, words in (
+        (2, "begin with a byte order mark, which was left out"),
+        (2, "have line ends of Windows (CRLF), which became LF"),
+        (2, "hold documents without text, or with white space alone, which were left out"),
+    ):
+        assert re.search(rf"warning: {count} files, such as \S+, {re.escape(words)}", told), told
+
+
+@pytest.mark.parametrize(("name", "bad"), [("utf16.txt", "a\0b\0"), ("lines.jsonl", '{"text": "a\\u0000b"}')])
+def test_a_nul_is_refused_by_its_file(tmp_path, name, bad):
+    path = write(tmp_path, {name: bad}) / name
+    with pytest.raises(ValueError, match=rf"{name}, behind byte 0: holds NUL.* if it is UTF-16, or leave it out by"):
+        encode_pieces(list(pieces(path, 100)))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +225,9 @@ def test_what_cannot_be_made_is_refused_and_leaves_nothing(tmp_path, change, err
         arguments["data_root"] = tmp_path / "full"
     with pytest.raises(error, match=words):
         make_shards(**arguments)
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and texts not in path.parents]
-    assert [path.name for path in left] == ["mine_train_000001.bin"]
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if texts not in path.parents}
+    full = {"full", "full/data", "full/data/mine", "full/data/mine/mine_train_000001.bin"}
+    assert left == {"texts", *full}
 
 
 @given(st.text())
@@ -209,6 +252,11 @@ def test_reports_count_and_name_what_is_wrong(tmp_path):
     assert "short.bin has 1038 bytes, expected 1040" in short.problems[0]
     with pytest.raises(ValueError, match=r"no \.bin file under"):
         list(report_shards([tmp_path / "good.bin", write(tmp_path / "texts", TEXTS)]))
+    for command in Info, Verify:
+        with pytest.raises(ValueError, match=r"^no shard is named: give shards, or the folder"):
+            command(())()
+        with pytest.raises(ValueError, match=r"nope is not there: give shards, or the folder"):
+            command((str(tmp_path / "nope"),))()
 
 
 def test_the_commands_make_describe_and_check(tmp_path, capsys):
@@ -217,7 +265,7 @@ def test_the_commands_make_describe_and_check(tmp_path, capsys):
     assert command() == 0
     output = " ".join(capsys.readouterr().out.split())
     assert f"6 documents in {tmp_path}/data/mine training: " in output
-    assert "warning: 1 files are not UTF-8 throughout, such as" in output
+    assert re.search(r"warning: 1 files, such as \S+/latin.txt, are not UTF-8 throughout: bytes", output)
     with pytest.raises(FileExistsError, match="is not empty: delete it"):
         command()
     assert Info((str(tmp_path),))() == 0
@@ -229,6 +277,8 @@ def test_the_commands_make_describe_and_check(tmp_path, capsys):
     assert Verify((str(tmp_path),))() == 1
     output = capsys.readouterr().out
     assert "magic" in output and "2 shards: 1 problems" in output
+    assert Info((str(tmp_path),))() == 1
+    assert "\nproblem: shard" in capsys.readouterr().out
 
 
 def test_the_command_line_reaches_them(program, tmp_path):

@@ -1,6 +1,7 @@
 """Schedules against the tables of the record, the golden YaRN numbers and what any track must hold."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -192,11 +193,21 @@ def test_tracks_are_found_by_name():
     assert tracks.track("speedrun.tracks:small") is small
 
 
+def test_a_module_in_the_current_folder_is_found_however_the_program_was_started(tmp_path, monkeypatch):
+    """A console script does not have that folder on its path, and `python jobs/run_seeds.py` has another."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "track_of_this_folder.py").write_text("from speedrun.tracks import tiny as mine\n")
+    assert tracks.track("track_of_this_folder:mine") is tiny
+    assert tracks.track("track_of_this_folder:mine") is tiny
+    assert sys.path.count(str(tmp_path)) == 1 and sys.path[-1] == str(tmp_path), "last, so that it hides nothing"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("large", "no track is named 'large'; use tiny, small"),
-        ("no_such_module:mine", "No module named 'no_such_module'"),
+        ("no_such_module:mine", "No module named 'no_such_module'; use package.module:name of a module in /"),
         ("speedrun.tracks:mine", "has no attribute 'mine'"),
         ("speedrun.tracks:DataConfig", "is a type, not a speedrun.tracks.Track"),
     ],

@@ -3,11 +3,13 @@
 `parquet`, `csv`: columns doc_id, document (name), token_index, token (text), step, seed, loss, sorted by the numbers;
 float32, or float16 where asked.
 `pt`, `hdf5`: the old formats field for field, always float16: a dict for torch.load(weights_only=True), and one
-dataset per token; data scored with isolated packing say so in one extra key or attribute, `packing`.
+dataset per token; data scored with isolated packing say so in one extra key or attribute, `packing`. Into a folder,
+`pt` writes what the original trainers leave in their folder of logs: a file per seed, and the aggregated one.
 """
 
 import math
 import os
+import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +32,8 @@ PRECISIONS = {
     "hdf5": ("float16",),
 }
 """Format -> what its losses can be; the first is what they are unless asked."""
+AGGREGATED, PER_SEED = "aggregated_results.pt", "seed{seed}_{attempt}_eval_losses.pt"
+"""Files of a pt export into a folder, as the tools of the original trainers look for them."""
 BLOCK_BYTES = 2**28
 """Memory for the float32 losses that are under way in an export; large documents are read in several passes."""
 
@@ -44,10 +48,12 @@ def export(
     destination: str | os.PathLike[str],
     precision: str | None = None,
 ) -> Path:
-    """Writes all committed seeds to a local file, which appears whole; returns its path.
+    """Writes all committed seeds to a local file, which appears whole; returns its path. pt: also to the files of a
+    folder, which is there already or whose name ends with a slash.
 
     `format`: a key of PRECISIONS. Raises ValueError if the format is unknown or does not have this precision, if no
-    seed is committed, or if a loss is beyond float16; FileExistsError if the destination exists.
+    seed is committed, or if a loss is beyond float16; FileExistsError if the destination, or a result in the folder,
+    exists.
     """
     if format not in PRECISIONS:
         raise ValueError(f"format {format!r} is unknown; use one of {', '.join(PRECISIONS)}")
@@ -59,11 +65,11 @@ def export(
             f"an export is written to a local file, not to {os.fspath(destination)}; copy it there afterwards"
         )
     path = Path(destination)
+    if format == "pt" and (path.is_dir() or os.fspath(destination).endswith("/")):
+        return _export_folder(_with_seeds(uri), path)
     if path.exists():
         raise FileExistsError(f"{path} exists; give another destination or delete it")
-    dataset = open(uri)
-    if not dataset.seeds:
-        raise ValueError(f"no seed is committed in {dataset.storage.uri} yet; there is nothing to export")
+    dataset = _with_seeds(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -73,14 +79,42 @@ def export(
             _write_hdf5(dataset, file_names(dataset), staged)
         else:
             _write_table(dataset, format, precision, staged)
-        descriptor = os.open(staged, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        _flush(staged)
         staged.rename(path)
     finally:
         with suppress(FileNotFoundError):
             staged.unlink()
     return path
+
+
+def _with_seeds(uri: str | os.PathLike[str] | Storage) -> Dataset:
+    dataset = open(uri)
+    if not dataset.seeds:
+        raise ValueError(f"no seed is committed in {dataset.storage.uri} yet; there is nothing to export")
+    return dataset
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _export_folder(dataset: Dataset, folder: Path) -> Path:
+    """The file of each seed, and at last the aggregated one. Each appears whole, and none before all are written."""
+    if there := sorted([*folder.glob(PER_SEED.format(seed="*", attempt="*")), *folder.glob(AGGREGATED)]):
+        raise FileExistsError(f"{there[0]} exists; give another folder, or delete the results in this one")
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".{uuid.uuid4().hex}"
+    staged.mkdir()
+    try:
+        _write_pt(dataset, file_names(dataset), staged / AGGREGATED, staged)
+        for file in sorted(staged.iterdir(), reverse=True):
+            _flush(file)
+            file.rename(folder / file.name)
+    finally:
+        shutil.rmtree(staged)
+    return folder
 
 
 def file_names(dataset: Dataset) -> list[str]:
@@ -91,7 +125,8 @@ def file_names(dataset: Dataset) -> list[str]:
     return names
 
 
-def _write_pt(dataset: Dataset, names: list[str], path: Path) -> None:
+def _write_pt(dataset: Dataset, names: list[str], path: Path, folder: Path | None = None) -> None:
+    """The aggregated file, and into a folder one of each seed."""
     try:
         import torch
     except ImportError:
@@ -115,6 +150,9 @@ def _write_pt(dataset: Dataset, names: list[str], path: Path) -> None:
             "results": {step: list(row.split(lengths)) for step, row in zip(dataset.steps, rows.unbind(), strict=True)},
             **_common(dataset, names, lengths),
         }
+        if folder is not None:
+            name = PER_SEED.format(seed=seed, attempt=dataset.attempts[seed])
+            torch.save({**results[seed], **_packing_mark(dataset)}, folder / name)
     content = {
         "seeds": dataset.seeds,
         **_common(dataset, names, lengths),
@@ -131,7 +169,8 @@ def _write_hdf5(dataset: Dataset, names: list[str], path: Path) -> None:
     except ImportError:
         raise ValueError("an hdf5 export needs h5py; run: pip install 'discreteness[hdf5]'") from None
 
-    with h5py.File(path, "w") as file:
+    # Nobody else knows this file, and some file systems (NFS, Lustre) refuse the locks that HDF5 asks for.
+    with h5py.File(path, "w", locking=False) as file:
         file.attrs.update(_packing_mark(dataset))
         metadata = file.create_group("metadata")
         metadata["seeds"] = np.array(dataset.seeds, np.int32)
