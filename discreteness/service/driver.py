@@ -17,6 +17,7 @@ from discreteness.cluster.connection import find_cluster, start_local, token_fil
 from discreteness.cluster.machines import Cluster, assumed
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
+from discreteness.dataset.status import ranges
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import JobConfig
 from discreteness.experiment.prepare import open_dataset, prepare, shared_row_warning, still_to_train
@@ -228,8 +229,10 @@ def _conclude(progress: Progress, job: Job, dataset: DatasetWriter, log: Log) ->
         f"evaluators lost {progress.evaluators_lost}; training waited {progress.counts.stall_s:.1f} s for credits",
         "finished",
     )
-    for seed, error in sorted(progress.failed.items()):
-        log.say(f"seed {seed} FAILED: {error}", "seed failed", level="error", seed=seed)
+    for error in sorted(set(progress.failed.values())):
+        seeds = sorted(seed for seed, its_error in progress.failed.items() if its_error == error)
+        who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {ranges(seeds)}"
+        log.say(f"{who} FAILED: {error}", "seed failed", level="error", seed=seeds[0] if len(seeds) == 1 else None)
     for trainer, reason in sorted(progress.trainers_ended.items()):
         if reason:
             log.say(f"{trainer} was given up: {reason}", "trainer given up", level="error", trainer=trainer)

@@ -74,14 +74,14 @@ class Dispatcher:
         self.records += records
         return self.clock.later(self.finishes_s, None)
 
-    def fail(self, attempt, error):
-        self.told.append(("fail", attempt, error))
+    def fail(self, attempt, error, ends="attempt"):
+        self.told.append(("fail", attempt, error, *([ends] if ends != "attempt" else [])))
 
     def prepare(self, trainer, start, what):
         self.prepared.append((trainer, start, what))
 
-    def trouble(self, trainer, start, error):
-        self.told.append(("trouble", trainer, start, error))
+    def trouble(self, trainer, start, error, permanent):
+        self.told.append(("trouble", trainer, start, error, permanent))
 
     def preempted(self, trainer):
         self.told.append(("preempted", trainer))
@@ -268,7 +268,7 @@ def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_trainer():
 def test_a_dispatcher_that_is_silent_holds_no_error_back():
     clock = Clock()
     dispatcher = Dispatcher(clock, [lease(5)])
-    dispatcher.fail = lambda attempt, error: clock.later(1e9, None)
+    dispatcher.fail = lambda attempt, error, ends="attempt": clock.later(1e9, None)
     with pytest.raises(ZeroDivisionError):
         run(dispatcher, Training(fails={(5, 0): ZeroDivisionError()}))
     assert clock.now_s <= 60
@@ -278,7 +278,7 @@ def test_what_keeps_a_trainer_from_its_first_lease_is_told_and_ends_it():
     dispatcher = Dispatcher(Clock(), [lease(5)])
     with pytest.raises(ZeroDivisionError):
         run(dispatcher, Training(), build=lambda: 1 / 0)
-    assert dispatcher.told[1:] == [("trouble", "trainer-0", 1, "rank 0: ZeroDivisionError: division by zero")]
+    assert dispatcher.told[1:] == [("trouble", "trainer-0", 1, "rank 0: ZeroDivisionError: division by zero", False)]
 
 
 def test_a_preempted_trainer_goes_on_with_its_seed_and_takes_no_other():

@@ -32,7 +32,8 @@ class Supply:
     usable: int
     """Their tokens."""
     tails: int | None
-    """Tokens behind the track's longest document, or in front of a shard's first; None: not all of the pass was counted."""
+    """Tokens behind the track's longest document, or in front of a shard's first; None: not the whole pass was
+    counted."""
     max_document_tokens: int
     passes: int
     """That all updates take; 0: no number of passes is enough."""
@@ -84,7 +85,7 @@ def measure(
     count what one pass gives after the schedule, too. Raises ShardError if a shard that is needed is missing or bad.
     """
     data = track.data
-    batches = TrainingBatches(paths, 0, world_size, data.num_slots, data.max_document_tokens, shuffled)
+    batches = TrainingBatches(list(paths), 0, world_size, data.num_slots, data.max_document_tokens, shuffled)
     if not shuffled:
         return _measured(batches, track, None, beyond)
     any_order = _enough_in_any_order(batches, track)
@@ -157,8 +158,9 @@ def _updates(batches: TrainingBatches, batch_tokens: int, calls: int) -> Iterato
 
 
 def _enough_in_any_order(batches: TrainingBatches, track: Track) -> bool:
-    """Whether one pass is enough even if every slot lost all but one token of a document as long as they may be, and its further
-    target. So no order of the documents has to be looked at."""
+    """Whether one pass is enough even if every slot lost all but the first token of a document as long as they may be.
+
+    So no order of the documents has to be looked at."""
     kept = batches.kept_tokens()
     steps = range(track.schedule.last_step)
     slots = batches.num_slots * len(steps)
