@@ -119,16 +119,13 @@ class TrainingBatches:
             + ("; add shards" if self._index is not None else " of one shard; add shards or use longer ones")
         )
 
-    def kept_tokens(self) -> int | None:
-        """Tokens of all shards, without those behind the cap of a document or in front of a shard's first; None until
-        every shard was needed."""
+    def lengths(self) -> np.ndarray | None:
+        """Tokens that each document of all shards keeps under the cap, int32; None until every shard was needed."""
         if self._index is not None:
-            read = [self._index]
-        elif len(self._documents) < len(self.paths):
+            return self._index.lengths
+        if len(self._documents) < len(self.paths):
             return None
-        else:
-            read = [documents.result().index for documents in self._documents.values()]
-        return sum(int(index.lengths.sum(dtype=np.int64)) for index in read)
+        return np.concatenate([documents.result().index.lengths for documents in self._documents.values()])
 
     def _open(self, part: int) -> DocumentOrder:
         """The documents of a shard, or where it is shuffled of a pass; those of the next one are made meanwhile."""

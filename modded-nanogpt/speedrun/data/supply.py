@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from speedrun.data.sampler import SamplingError, TrainingBatches
 from speedrun.data.shards import token_count
 from speedrun.schedules import step_settings
@@ -116,7 +118,7 @@ def _measured(batches: TrainingBatches, track: Track, seed: int | None, beyond: 
         more = sum(1 for _ in _updates(batches, sizes[-1], calls))
         usable, usable_updates = usable + more * sizes[-1], usable_updates + more
     tokens = sum(map(token_count, batches.paths))
-    kept = batches.kept_tokens() if error or beyond else None
+    lengths = batches.lengths() if error or beyond else None
     return Supply(
         track=track.name,
         seed=seed,
@@ -126,7 +128,7 @@ def _measured(batches: TrainingBatches, track: Track, seed: int | None, beyond: 
         needed=sum(sizes),
         usable_updates=usable_updates,
         usable=usable,
-        tails=None if kept is None else tokens - kept,
+        tails=None if lengths is None else tokens - int(lengths.sum(dtype=np.int64)),
         max_document_tokens=batches.max_document_tokens,
         passes=passes,
         any_order=passes == 1,
@@ -158,11 +160,13 @@ def _updates(batches: TrainingBatches, batch_tokens: int, calls: int) -> Iterato
 
 
 def _enough_in_any_order(batches: TrainingBatches, track: Track) -> bool:
-    """Whether one pass is enough even if every slot lost all but the first token of a document as long as they may be.
+    """Whether one pass is enough even if every slot lost all but the first token of the longest document.
 
     So no order of the documents has to be looked at."""
-    kept = batches.kept_tokens()
+    lengths = batches.lengths()
+    if lengths is None or not len(lengths):
+        return False
     steps = range(track.schedule.last_step)
     slots = batches.num_slots * len(steps)
     needed = sum(step_settings(track.schedule, step).batch_tokens for step in steps)
-    return kept is not None and needed + slots * batches.max_document_tokens <= kept
+    return bool(needed + slots * int(lengths.max()) <= lengths.sum(dtype=np.int64))
