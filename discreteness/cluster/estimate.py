@@ -68,11 +68,12 @@ def what_is_trained_on(experiment: Experiment) -> tuple[str, ...]:
     supply = experiment.supply
     if supply is None:
         return ()
-    whose = "" if supply.seed is None else f" in the order of seed {supply.seed}"
-    text = f"data: {supply.needed:,} training tokens per seed from {supply.num_shards:,} shards of {supply.tokens:,}"
-    if supply.passes == 1:
-        return (f"{text}; one pass is enough{' in any order' if supply.any_order and whose else whose}",)
-    return (f"{text}, of which one pass gives {supply.usable:,}: {supply.passes} passes{whose}, the last not whole",)
+    shards = f"{supply.num_shards:,} shard" + ("s" if supply.num_shards > 1 else "")
+    text = f"data: {supply.needed:,} training tokens per seed from {shards} of {supply.tokens:,}"
+    if supply.passes > 1:
+        return (f"{text}, of which one pass gives {supply.usable:,}: {supply.passes} passes, the last not whole",)
+    orders = "" if supply.seed is None else " in any order" if supply.any_order else " in the order of each seed"
+    return (f"{text}; one pass is enough{orders}",)
 
 
 def what_is_stored(experiment: Experiment, run: RunConfig, dataset_bytes: int) -> str:

@@ -7,6 +7,8 @@ import pytest
 from speedrun.data.shards import BOS, find_shards, open_shard, write_shard
 from speedrun.data.supply import measure
 
+from discreteness.cluster.estimate import what_is_trained_on
+from discreteness.experiment import prepare
 from discreteness.experiment.prepare import check_shards
 from discreteness.scoring.evaluator import Evaluator
 from tests.shards.test_make_shards import own
@@ -81,6 +83,12 @@ def test_an_evaluator_needs_the_validation_shard_and_only_that(place):
 # ---- how many tokens there are ----
 
 
+@pytest.fixture(autouse=True)
+def no_code(monkeypatch):
+    """To hash the code takes a second or two each time."""
+    monkeypatch.setattr(prepare, "sources_hash", lambda sources: "the code")
+
+
 def brief_settings(tmp_path, **settings):
     """A track of 12 updates of 4 documents each, and shards of 40 documents."""
     return dict(track="tests.service.test_trainer_worker:long", data=str(write_shards(tmp_path)), **settings)
@@ -88,14 +96,26 @@ def brief_settings(tmp_path, **settings):
 
 def test_a_run_whose_documents_run_out_is_refused_with_the_arithmetic(tmp_path):
     settings = brief_settings(tmp_path)
-    with pytest.raises(ValueError, match=r"needs 768 training tokens for 12 updates.* 640 usable.* 10 upd") as error:
+    with pytest.raises(ValueError, match=r"needs 768 training tokens for 12 updates.* gives 640, 10 upd") as error:
         prepared(**settings)
     assert str(error.value).startswith(f"--data {tmp_path}: a seed of track long needs ")
-    assert "give --epochs 2, which reads them 2 times and changes what is learned" in str(error.value)
+    assert "give --epochs 2, which reads the shards 2 times and changes what is learned" in str(error.value)
     experiment = prepared(**settings, epochs=2)
     assert (experiment.epochs, experiment.supply.passes, experiment.identity["epochs"]) == (2, 2, 2)
     with pytest.raises(ValueError, match="--epochs 0: must be at least 1"):
         prepared(**settings, epochs=0)
+
+
+def test_the_plan_says_what_is_taken_of_the_shards(tmp_path):
+    settings = brief_settings(tmp_path)
+    (line,) = what_is_trained_on(prepared(**settings, epochs=3))
+    begin = "data: 768 training tokens per seed from 1 shard of 1,640"
+    assert line == f"{begin}, of which one pass gives 640: 2 passes, the last not whole"
+    settings["track"] = "tests.support.brief_track:brief"
+    begin = begin.replace("768", "320")
+    assert what_is_trained_on(prepared(**settings)) == (f"{begin}; one pass is enough",)
+    (line,) = what_is_trained_on(prepared(**settings, vary="data"))
+    assert line == f"{begin}; one pass is enough in any order"
 
 
 def test_passes_belong_to_the_identity_where_they_are_taken(tmp_path):

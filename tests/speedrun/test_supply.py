@@ -129,10 +129,10 @@ def test_the_arithmetic_of_a_refusal(tmp_path):
     assert supply.shortage(3) == ""
     for epochs in (1, 2):
         assert supply.shortage(epochs) == (
-            "a seed of track brief needs 1,664 training tokens for 26 updates, and its 1 shards give 768 usable ones "
-            "in one pass, 12 updates (of 1,207 tokens 207 lie beyond token 10 of their documents, and 232 are rests of "
-            "documents at the ends of slots, or of shards): add shards, split long documents (`discreteness data make` "
-            "does), or give --epochs 3, which reads them 3 times and changes what is learned"
+            "a seed of track brief needs 1,664 training tokens for 26 updates, and one pass over 1 shard of 1,207 "
+            "gives 768, 12 updates (207 lie beyond token 10 of their documents, and 232 are rests of documents at the "
+            "ends of slots or of shards): add shards, split long documents (`discreteness data make` does), or give "
+            "--epochs 3, which reads the shards 3 times and changes what is learned"
         )
 
 

@@ -53,20 +53,26 @@ class Supply:
             return ""
         who = "a seed" if self.seed is None else f"seed {self.seed}"
         text = (
-            f"{who} of track {self.track} needs {self.needed:,} training tokens for {self.updates:,} updates, and its "
-            f"{self.num_shards:,} shards give {self.usable:,} usable ones in one pass, {self.usable_updates:,} updates"
+            f"{who} of track {self.track} needs {self.needed:,} training tokens for {self.updates:,} updates, and "
+            f"{self.words()}"
         )
-        if self.tails is not None:
-            rests = self.tokens - self.tails - self.usable
-            text += (
-                f" (of {self.tokens:,} tokens {self.tails:,} lie beyond token {self.max_document_tokens:,} of their "
-                f"documents, and {rests:,} are rests of documents at the ends of slots, or of shards)"
-            )
         if not self.passes:
-            return f"{text}, and no number of passes is enough: {self.error}"
+            return f"{text}; no number of passes is enough: {self.error}"
         return (
             f"{text}: add shards, split long documents (`discreteness data make` does), or give --epochs "
-            f"{self.passes}, which reads them {self.passes} times and changes what is learned"
+            f"{self.passes}, which reads the shards {self.passes} times and changes what is learned"
+        )
+
+    def words(self) -> str:
+        """What one pass gives, and where the other tokens are left."""
+        shards = "1 shard" if self.num_shards == 1 else f"{self.num_shards:,} shards"
+        text = f"one pass over {shards} of {self.tokens:,} gives {self.usable:,}, {self.usable_updates:,} updates"
+        if self.tails is None:
+            return text
+        rests = self.tokens - self.tails - self.usable
+        return (
+            f"{text} ({self.tails:,} lie beyond token {self.max_document_tokens:,} of their documents, and {rests:,} "
+            "are rests of documents at the ends of slots or of shards)"
         )
 
 
