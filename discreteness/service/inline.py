@@ -111,7 +111,7 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: DatasetWriter, lock
             dataset.log(event | {"train_s": recorder.rows.train_s()})
             failed += 1
             if failure.ends == "job":
-                log.say("no further seed is trained, as each would meet this", "seeds given up", level="error")
+                log.say("no further seed is trained, as each would meet the same", "seeds given up", level="error")
                 break
             continue
         if library := loaded_library():  # of this process, which trains and scores

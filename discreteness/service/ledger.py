@@ -77,7 +77,7 @@ class TrainerEntry:
     error: str = ""
     """What its processes said they would die of."""
     permanent: bool = False
-    """Processes started again on its machine would meet that error as well."""
+    """Processes started again on its machine would meet that error as well: it is given up."""
     failures: int = 0
     """In a row, without a committed seed between them."""
     last_failure: str = ""
@@ -146,8 +146,12 @@ class Ledger:
     def trouble(self, name: str, start: int, error: str, permanent: bool = False) -> None:
         """Processes of this start are about to end by this error. `permanent`: so would any that came after them."""
         trainer = self.trainer(name)
-        if trainer.starts == start and not trainer.permanent:  # what other ranks then die of says less
-            trainer.error, trainer.permanent = error, permanent
+        if trainer.starts != start or trainer.permanent:  # what other ranks then die of says less
+            return
+        trainer.error, trainer.permanent = error, permanent
+        if permanent:  # said now: until they have ended, or others come in their place, takes a while
+            self._trainer_failed(trainer, error)
+            trainer.inside = False
 
     def announce_departure(self, name: str) -> None:
         """A trainer's machine is about to be taken away."""
@@ -162,13 +166,11 @@ class Ledger:
         trainer = self.trainer(name)
         trainer.end = None
         entered = trainer.inside  # one that never found a place would only wait again
-        if trainer.permanent:
-            reason = reason or trainer.error  # it ended in order, so that nothing starts its processes again
         if trainer.leaving:
             self._moved(trainer)
             if not self.done() and not self.why_stop(trainer):
                 return True
-        if reason:
+        if reason and not trainer.permanent:
             self._trainer_failed(trainer, reason)
             trainer.inside = False  # counted here, not once more when it enters
         else:
@@ -209,7 +211,9 @@ class Ledger:
     def _moved(self, trainer: TrainerEntry) -> None:
         """It has left a machine that is taken away. What it had not committed there begins anew elsewhere."""
         self._lose_all(trainer, "its machine was taken away")
-        trainer.leaving = trainer.inside = trainer.permanent = False
+        if trainer.permanent:
+            trainer.failures, trainer.permanent = 0, False
+        trainer.leaving = trainer.inside = False
 
     def _lose_all(self, trainer: TrainerEntry, reason: str) -> None:
         for attempt in [attempt for attempt in self.attempts.values() if attempt.trainer is trainer]:
@@ -291,7 +295,7 @@ class Ledger:
         """No seed can be trained: what is in training is lost, except what is being committed, and nothing waits."""
         while self.waiting:
             self.failed[self.waiting.popleft()] = error
-        self.tell("seeds given up", f"no further seed is trained, as each would meet this: {error}", "error")
+        self.tell("seeds given up", "no further seed is trained, as each would meet the same", "error")
         for attempt in list(self.attempts.values()):
             self.lose(attempt, error, ends="seed")
 

@@ -235,7 +235,7 @@ def test_what_every_seed_would_meet_ends_the_job_at_once(job):
     assert progress.done and progress.trainers_ended == {"g": ""}
     assert progress.failed == dict.fromkeys((5, 6, 7), "documents ran out")
     assert sorted((one["seed"], one["final"]) for one in job.logged()) == [(5, True), (6, True)]
-    assert job.messages("seeds given up") == ["no further seed is trained, as each would meet this: documents ran out"]
+    assert job.messages("seeds given up") == ["no further seed is trained, as each would meet the same"]
 
 
 # ---- credits ----

@@ -203,6 +203,7 @@ def test_an_error_that_would_come_again_ends_a_trainer_at_once(ledger):
     for name, started_again in (("a", True), ("b", False)):
         start = ledger.enter(name, None).starts
         ledger.trouble(name, start, "rank 1: ValueError: too little memory", permanent=True)
+        assert ledger.events[-1].message == f"{name} failed: rank 1: ValueError: too little memory"
         ledger.trouble(name, start, "rank 0: RuntimeError: connection closed by peer")  # of which it then dies
         if started_again:
             ledger.enter(name, None)
