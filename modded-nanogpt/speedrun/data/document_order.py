@@ -78,7 +78,7 @@ class DocumentOrder:
         few."""
         bounds = [first]
         for _ in range(num_ranks):
-            end = int(np.searchsorted(self.kept, self.kept[bounds[-1]] + budget))
+            end = int(self.kept.searchsorted(self.kept[bounds[-1]] + budget))
             if end == len(self.kept):
                 return None
             bounds.append(end)

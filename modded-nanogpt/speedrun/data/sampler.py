@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ class TrainingBatches:
         return DocumentOrder(DocumentIndex([path], self.max_document_tokens))
 
     def _check_offsets(self, bounds: list[int], num_tokens: int) -> None:
-        most, length = int(np.diff(bounds).max()), offsets_length(num_tokens)
+        most, length = max(end - first for first, end in pairwise(bounds)), offsets_length(num_tokens)
         if most + 1 > length:
             where = f"shard {self.paths[self.shard_index % len(self.paths)]} packs"
             if self._index is not None:
