@@ -99,7 +99,10 @@ def test_a_run_whose_documents_run_out_is_refused_with_the_arithmetic(tmp_path):
     with pytest.raises(ValueError, match=r"needs 768 training tokens for 12 updates.* gives 640, 10 upd") as error:
         prepared(**settings)
     assert str(error.value).startswith(f"--data {tmp_path}: a seed of track long needs ")
-    assert "give --epochs 2, which reads the shards 2 times and changes what is learned" in str(error.value)
+    assert (
+        "or of shards): add shards, or give --epochs 2, which reads the shards 2 times and changes what is learned"
+        in str(error.value)
+    )
     experiment = prepared(**settings, epochs=2)
     assert (experiment.epochs, experiment.supply.passes, experiment.identity["epochs"]) == (2, 2, 2)
     with pytest.raises(ValueError, match="--epochs 0: must be at least 1"):

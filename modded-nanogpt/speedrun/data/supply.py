@@ -58,9 +58,10 @@ class Supply:
         )
         if not self.passes:
             return f"{text}; no number of passes is enough: {self.error}"
+        split = ", split long documents (`discreteness data make` does)" if self.tails else ""
         return (
-            f"{text}: add shards, split long documents (`discreteness data make` does), or give --epochs "
-            f"{self.passes}, which reads the shards {self.passes} times and changes what is learned"
+            f"{text}: add shards{split}, or give --epochs {self.passes}, which reads the shards {self.passes} times "
+            "and changes what is learned"
         )
 
     def words(self) -> str:
