@@ -205,6 +205,7 @@ def test_an_error_that_would_come_again_ends_a_trainer_at_once(ledger):
         ledger.trouble(name, start, "rank 1: ValueError: too little memory", permanent=True)
         assert ledger.events[-1].message == f"{name} failed: rank 1: ValueError: too little memory"
         ledger.trouble(name, start, "rank 0: RuntimeError: connection closed by peer")  # of which it then dies
+        ledger.trouble(name, start, "rank 2: ValueError: too little memory", permanent=True)
         if started_again:
             ledger.enter(name, None)
         assert not ledger.leave(name, "")

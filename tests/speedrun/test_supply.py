@@ -176,3 +176,10 @@ def test_a_further_pass_shuffles_anew_and_repeats_the_files(tmp_path):
     assert passes[False][0] == passes[False][1]
     first, second = ([document for call in half for document in call] for half in passes[True])
     assert first != second and len(set(first)) == len(first) and len(set(second)) == len(second)
+    fresh = TrainingBatches(paths, 0, 1, 4, 100, True, epochs=2)
+    for one in (batches, fresh):  # which has made both passes of seed 5, and which has made none
+        one.rewind(6)
+    for _ in range(len(passes[True][0]) + 5):
+        (ours, _, _), (theirs, _, _) = batches.advance(4 * 30), fresh.advance(4 * 30)
+        assert ours.documents.tolist() == theirs.documents.tolist()
+    assert batches.shard_index == fresh.shard_index == 1
