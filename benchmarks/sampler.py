@@ -1,4 +1,6 @@
-"""this machine -> tokens per second of the sampler in both orders, seconds to index the shards and to shuffle a seed.
+"""this machine -> tokens per second of the sampler in both orders; seconds to index shards, shuffle a seed, and count.
+
+Counted is what `small` takes of the shards, as before each run.
 
 python benchmarks/sampler.py --shards 10 --tokens 10000000
 
@@ -15,6 +17,7 @@ import numpy as np
 from speedrun.data.document_order import DocumentIndex, DocumentOrder
 from speedrun.data.sampler import TrainingBatches
 from speedrun.data.shards import BOS, ShardError, write_shard
+from speedrun.data.supply import measure
 from speedrun.tracks import small
 
 
@@ -35,6 +38,9 @@ def main() -> None:
             f"shuffle of one seed {shuffle_s:.3f} s; in memory {num_mib(index.starts, index.lengths):.1f} MiB "
             f"and {num_mib(order.documents, order.kept):.1f} MiB per order"
         )
+        for name, how in {"init": {}, "data, 10 seeds": {"shuffled": True, "seeds": range(10)}}.items():
+            supply, count_s = timed(lambda how=how: measure(paths, small, arguments.ranks, **how))
+            print(f"--vary {name}: counted in {count_s:.2f} s: {supply.words()}, passes needed: {supply.passes}")
         samplers = {
             name: TrainingBatches(paths, 0, arguments.ranks, slots, cap, shuffled=name == "data")
             for name in ("init", "data")

@@ -17,12 +17,14 @@ from typing import get_args
 
 import torch
 import torch.distributed as dist
+from speedrun.data.shards import find_shards
+from speedrun.data.supply import measure
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.execution import Execution, one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
 from speedrun.tracks import Track, track
 from speedrun.training import SeedFailed, Trainer
-from speedrun.vary import Vary
+from speedrun.vary import Vary, shuffles
 
 LOG_EVERY = 10  # steps between two lines' worth of values fetched from the device
 ATTENTION = """see speedrun/model/attention.py; flash3 is a program of others, from the folder in FLASH_ATTENTION_3, or
@@ -40,6 +42,7 @@ def main(track_name: str = "small") -> int:
     parser.add_argument(
         "--data", default=None, help="folder that holds data/; default: DATA_PATH, or . (tiny: a cache)"
     )
+    parser.add_argument("--epochs", type=int, default=1, help="passes over the shards, if one is not enough")
     parser.add_argument("--save-checkpoint", action="store_true", help="keep the last weights under logs/")
     backends = ("auto", "flash3", "varlen", "reference")
     parser.add_argument("--attention", choices=backends, default="auto", help=ATTENTION)
@@ -57,7 +60,7 @@ def main(track_name: str = "small") -> int:
     try:
         recipe = track(arguments.track)
         root = data_root(arguments.data, recipe)
-        return train(recipe, arguments.seed, arguments.vary, root, execution, arguments.save_checkpoint)
+        return train(arguments, recipe, root, execution)
     except (ValueError, SeedFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -66,8 +69,9 @@ def main(track_name: str = "small") -> int:
             dist.destroy_process_group()
 
 
-def train(recipe: Track, seed: int | None, vary: Vary, root: Path, execution: Execution, save_checkpoint: bool) -> int:
+def train(arguments: argparse.Namespace, recipe: Track, root: Path, execution: Execution) -> int:
     """Trains one seed on every rank; rank 0 writes the log. 0 when it has finished."""
+    seed, vary, epochs = arguments.seed, arguments.vary, arguments.epochs
     process_group, device = join(recipe)
     rank = dist.get_rank(process_group) if process_group else 0
     if recipe.data.made_on_first_use:
@@ -75,14 +79,15 @@ def train(recipe: Track, seed: int | None, vary: Vary, root: Path, execution: Ex
     run_id = str(uuid.uuid4()) if seed is None else f"seed{seed}_{uuid.uuid4()}"
     log = Log(run_id if rank == 0 else None)
     began_s = time.perf_counter()
-    trainer = Trainer(recipe, root, device, process_group, execution, vary)
+    number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
+    if process_group:
+        dist.broadcast(number, 0, group=process_group)
+    check_supply(recipe, root, dist.get_world_size() if process_group else 1, vary, int(number.item()), epochs)
+    trainer = Trainer(recipe, root, device, process_group, execution, vary, epochs)
     log.write(f"{trainer.execution}")
     if library := loaded_library():
         log.write(f"FlashAttention-3 from {library['source']}, SHA-256 {library['sha256']}")
     log.write(f"built, compiled and warmed up in {time.perf_counter() - began_s:.1f} s")
-    number = torch.tensor([torch.seed() % 2**31 if seed is None else seed], device=device)
-    if process_group:
-        dist.broadcast(number, 0, group=process_group)
     log.write(f"seed {number.item()}" + (" (drawn at random)" if seed is None else "") + f", varies {vary}")
     last = recipe.schedule.last_step
     began_s = time.perf_counter()
@@ -98,12 +103,20 @@ def train(recipe: Track, seed: int | None, vary: Vary, root: Path, execution: Ex
             m // 2**20 for m in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
         )
         log.write(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
-    if save_checkpoint and rank == 0:
+    if arguments.save_checkpoint and rank == 0:
         path = Path("logs", run_id, f"state_step{last:06d}.pt")
         path.parent.mkdir(parents=True)
         torch.save({"step": last, "model": trainer.model.state_dict_reference(trainer.world_size)}, path)
         log.write(f"weights kept in {path}")
     return 0
+
+
+def check_supply(recipe: Track, root: Path, world_size: int, vary: Vary, seed: int, epochs: int) -> None:
+    """ValueError if the shards run out before the last update."""
+    paths = find_shards(root, recipe.data.train_glob)
+    supply = measure(paths, recipe, world_size, shuffled=shuffles(vary), seeds=[seed], epochs=epochs)
+    if shortage := supply.shortage(epochs):
+        raise ValueError(shortage)
 
 
 def join(recipe: Track) -> tuple[dist.ProcessGroup | None, torch.device]:

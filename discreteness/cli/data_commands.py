@@ -26,6 +26,9 @@ class Make:
     """Tokens kept for validation, at least. Default: the track's."""
     shard_tokens: int = 100_000_000
     """Tokens of one training shard."""
+    max_document_tokens: int | None = None
+    """Longer documents are split, and each piece is a document. Default: as many as the track reads of one, so that
+    nothing is left unread."""
 
     def __call__(self) -> int:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -44,12 +47,24 @@ class Make:
                 glob=self.glob,
                 val_tokens=self.val_tokens,
                 shard_tokens=self.shard_tokens,
+                max_document_tokens=self.max_document_tokens,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         print(f"{made.documents} documents in {made.folder}")
         print(
             f"training: {made.train_tokens} tokens, shards: {made.train_shards}; validation: {made.val_tokens} tokens"
         )
+        if made.long_documents:
+            pieces = made.long_documents + made.further_pieces
+            print(
+                f"split: {made.long_documents} documents of more than {made.max_document_tokens} tokens into {pieces} "
+                f"pieces, each a document of its own (--max-document-tokens)"
+            )
+        if made.max_document_tokens > (most := recipe.data.max_document_tokens):
+            print(
+                f"warning: track {recipe.name} reads the first {most} tokens of a document and leaves out what lies "
+                "behind: give no more to --max-document-tokens"
+            )
         for oddity, files in made.odd.items():
             print(f"warning: {len(files)} files, such as {files[0]}, {oddity}")
         return 0
@@ -57,13 +72,21 @@ class Make:
 
 @dataclass(frozen=True)
 class Info:
-    """What shards hold: tokens, documents and their lengths. Exit code 1 if one of them is damaged."""
+    """What shards hold: tokens, documents and their lengths, and how much of it a track would train on. Exit code 1 if
+    one of them is damaged."""
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Shards, or folders with shards (.bin) anywhere below them."""
+    track: str = "small"
+    """The track whose training is counted, update by update, on the shards that have the names of its training
+    shards."""
+    workers_per_trainer: int = 1
+    """As for run. Several take their tokens from one shard together, and leave more of its end."""
 
     def __call__(self) -> int:
-        from discreteness.shards.report import report_shards
+        from speedrun.tracks import track
+
+        from discreteness.shards.report import report_shards, report_supply
 
         reports = list(report_shards(self.paths))
         print(f"{'tokens':>12}{'documents':>12}{'mean':>9}{'longest':>12}  shard")
@@ -74,6 +97,9 @@ class Info:
                 print(f"problem: {problem}")
         tokens, documents = (sum(getattr(report, name) for report in reports) for name in ("tokens", "documents"))
         print(f"{tokens:>12}{documents:>12}{tokens / max(documents, 1):>9.1f}{'':>12}  in all")
+        sound = (report.path for report in reports if not report.problems)
+        for line in report_supply(sound, track(self.track), self.workers_per_trainer):
+            print(line)
         return 1 if any(report.problems for report in reports) else 0
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Literal
 
 from speedrun.kernels.capability import FLASH_ATTENTION, FP8_PRODUCTS, HOPPER_MAJOR
-from speedrun.schedules import step_settings
 from speedrun.tracks import Track, track
 
 from discreteness.cluster.connection import find_cluster, on_each_node
@@ -172,16 +171,14 @@ def of_object_store(cluster: Cluster, reports: Sequence[NodeReport], each_bytes:
 
 def of_data(reports: Sequence[NodeReport], recipe: Track) -> Iterator[Finding]:
     """Whether each node, the driver's included, has the same shards, and enough of them."""
-    steps = range(recipe.schedule.last_step)
-    needed = sum(step_settings(recipe.schedule, step).batch_tokens for step in steps)
     for report in reports:
         text = f"{report.host}: {report.shards} shards, {report.train_tokens} training tokens"
         if report.data_error:
             yield Finding("problem", "data", f"{report.host}: {report.data_error}")
         elif not report.shards:
             yield Finding("ok", "data", f"{report.host}: the shards of track {recipe.name} are made on first use")
-        elif report.train_tokens < needed:
-            yield Finding("problem", "data", f"{text}, a seed takes {needed}: fetch more shards")
+        elif report.shortage:
+            yield Finding("problem", "data", f"{report.host}: {report.shortage}")
         elif report.val_tokens <= recipe.data.val_tokens:
             short = f"the first validation shard has {report.val_tokens} tokens, {recipe.data.val_tokens + 1} are read"
             yield Finding("problem", "data", f"{report.host}: {short}: fetch it again, or give --val-tokens")

@@ -57,9 +57,23 @@ def what_is_recorded(experiment: Experiment) -> tuple[str, ...]:
     return (
         f"track {experiment.track.name}: {len(experiment.seeds)} seeds of {updates} updates",
         f"seeds vary {experiment.vary}: {WORDS[experiment.vary]}",
+        *what_is_trained_on(experiment),
         f"record: {len(experiment.plan)} checkpoints per seed, {len(experiment.documents)} documents, "
         f"{experiment.num_losses} losses each time",
     )
+
+
+def what_is_trained_on(experiment: Experiment) -> tuple[str, ...]:
+    """What the sampler takes of the shards, as it was counted."""
+    supply = experiment.supply
+    if supply is None:
+        return ()
+    shards = f"{supply.num_shards:,} shard" + ("s" if supply.num_shards > 1 else "")
+    text = f"data: {supply.needed:,} training tokens per seed from {shards} of {supply.tokens:,}"
+    if supply.passes > 1:
+        return (f"{text}, of which one pass gives {supply.usable:,}: {supply.passes} passes, the last not whole",)
+    orders = "" if supply.seed is None else " in any order" if supply.any_order else " in the order of each seed"
+    return (f"{text}; one pass is enough{orders}",)
 
 
 def what_is_stored(experiment: Experiment, run: RunConfig, dataset_bytes: int) -> str:

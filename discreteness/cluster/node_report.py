@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 from speedrun.data.shards import find_shards, open_shard
+from speedrun.data.supply import measure
 from speedrun.execution import Execution
 from speedrun.model.attention import attention
 from speedrun.tracks import Track
@@ -52,6 +53,8 @@ class NodeReport:
     shards: int
     train_tokens: int
     val_tokens: int
+    shortage: str
+    """Why a seed's training, by one worker and in one pass, would run out of tokens; "" if it would not."""
     data_hash: str
     data_error: str
 
@@ -69,7 +72,7 @@ def report_node(recipe: Track, data: str | None) -> NodeReport:
         attention_error = str(error)
     shards: list[Path] = []
     train_tokens = val_tokens = 0
-    data_hash = data_error = ""
+    shortage = data_hash = data_error = ""
     try:
         root = data_folder(data, recipe)
         if not recipe.data.made_on_first_use or (root / "data").exists():
@@ -77,6 +80,7 @@ def report_node(recipe: Track, data: str | None) -> NodeReport:
             shards = [*train, *val]
             train_tokens, val_tokens = sum(len(open_shard(path)) for path in train), len(open_shard(val[0]))
             data_hash = identity_hash({"shards": data_identity(shards)})
+            shortage = measure(train, recipe, world_size=1).shortage(epochs=1)
         else:
             try_writing(root)
     except (ValueError, OSError) as error:
@@ -97,6 +101,7 @@ def report_node(recipe: Track, data: str | None) -> NodeReport:
         shards=len(shards),
         train_tokens=train_tokens,
         val_tokens=val_tokens,
+        shortage=shortage,
         data_hash=data_hash,
         data_error=data_error,
     )

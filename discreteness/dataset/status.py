@@ -163,14 +163,16 @@ def job_status(uri: str | os.PathLike[str] | Storage, now_s: float | None = None
     committed = {seed.seed for seed in state.committed}
     running = {seed.seed for seed in state.running}
     lost: dict[int, list[str]] = {}
+    final: set[int] = set()
     for event in state.failed_attempts:
         seed, when_s = event.get("seed"), _time_s(event)
         if type(seed) is int and when_s is not None and when_s >= began_s:
             lost.setdefault(seed, []).append(str(event["error"]))
+            final |= {seed} if event.get("final") else set()
     failed = {
         seed: lost[seed][-1]
         for seed in planned
-        if seed not in committed and seed not in running and len(lost.get(seed, ())) >= max_attempts
+        if seed not in committed and seed not in running and (seed in final or len(lost.get(seed, ())) >= max_attempts)
     }
     waiting = tuple(seed for seed in planned if seed not in committed | running | failed.keys())
     commits_s = [when_s for seed in planned if (when_s := times_s.get(seed, 0.0)) > began_s]

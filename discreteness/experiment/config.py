@@ -32,6 +32,9 @@ class ExperimentConfig:
     vary: Literal["init", "data", "both"] = "init"
     """What a seed changes. init: its initial weights; all seeds read the same data in the same order. data: the order
     of the documents of all training shards; all seeds start from the weights of seed 0. both: both."""
+    epochs: int = 1
+    """Passes over the training shards that a seed may take. 1: a run whose shards are too few for one pass is refused.
+    A further pass changes what is learned; with --vary data or both it has another order."""
     packing: Packing = "isolated"
     """isolated: a document's losses do not depend on its neighbours. reference: all documents in one sequence, as the
     original program packs them (docs/SPEEDRUN.md, section 8)."""
@@ -55,7 +58,7 @@ class ExperimentConfig:
         """ValueError names the flag whose value cannot be. Apart from construction: a parser would box the line."""
         if self.workers_per_trainer not in (1, 2, 4, 8):
             raise ValueError(f"--workers-per-trainer {self.workers_per_trainer}: use 8, 4, 2 or 1")
-        _check_bounds(self, score_tokens=16, micro_batch_tokens=16)
+        _check_bounds(self, score_tokens=16, micro_batch_tokens=16, epochs=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from speedrun.data import tokenizer
 from speedrun.data.shards import find_shards
+from speedrun.data.supply import Supply, measure
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.data.vocabulary import Vocabulary
 from speedrun.execution import Execution
-from speedrun.schedules import step_settings, validation_steps
+from speedrun.schedules import validation_steps
 from speedrun.tracks import Track, track
-from speedrun.vary import Vary
+from speedrun.vary import Vary, shuffles
 
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
@@ -48,6 +49,10 @@ class Experiment:
     identity: dict
     plan_text: str = ""
     """`plan` as it was given, such as "log:48"; "" where it was not."""
+    epochs: int = 1
+    """Passes over the training shards that a seed may take."""
+    supply: Supply | None = None
+    """What the shards give to a seed's training; None where nothing is trained."""
 
     @property
     def published_steps(self) -> frozenset[int]:
@@ -94,7 +99,9 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         ensure_tiny_corpus(data_root)
     training = find_shards(data_root, recipe.data.train_glob)
     data = data_identity(training + find_shards(data_root, recipe.data.val_glob))
-    _check_tokens(recipe, data_root, sum(shard["tokens"] for shard in data[: len(training)]))
+    supply = measure(training, recipe, world_size, shuffled=shuffles(config.vary), seeds=seeds, epochs=config.epochs)
+    if shortage := supply.shortage(config.epochs):
+        raise ValueError(f"--data {data_root}: {shortage}")
 
     # How it is computed.
     wishes = Execution(
@@ -113,6 +120,7 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         "packing": config.packing,
         "score_tokens": config.score_tokens,
         "data": data,
+        "epochs": _passes_of_identity(config, supply),
         "world_size": world_size,
         "execution": asdict(execution),
         "sources": sources_hash(identity_sources()),
@@ -133,6 +141,8 @@ def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experi
         seeds=seeds,
         identity=identity,
         plan_text=config.checkpoints,
+        epochs=config.epochs,
+        supply=supply,
     )
 
 
@@ -216,14 +226,12 @@ def data_folder(data: str | None, recipe: Track) -> Path:
     return Path(os.environ.get("DATA_PATH", ".")).absolute()
 
 
-def _check_tokens(recipe: Track, data_root: str, there: int) -> None:
-    """Said before hours of training, not after them. Batches of whole documents need somewhat more than this."""
-    needed = sum(step_settings(recipe.schedule, step).batch_tokens for step in range(recipe.schedule.last_step))
-    if there < needed:
-        raise ValueError(
-            f"the shards of --data {data_root} hold {there} training tokens; a seed of track {recipe.name} takes "
-            f"{needed}: add shards"
-        )
+def _passes_of_identity(config: ExperimentConfig, supply: Supply) -> int:
+    """The passes that training takes, not those that it may take: --epochs alone changes nothing. Of seeds in orders
+    of their own some may need one more than others; then it is what they may take, whichever seeds are asked for."""
+    if shuffles(config.vary):
+        return 1 if supply.any_order else config.epochs
+    return supply.passes
 
 
 def _kept_steps(text: str, plan: tuple[int, ...]) -> frozenset[int]:

@@ -26,6 +26,8 @@ from discreteness.service.messages import Lease, Progress
 from discreteness.service.timeouts import COMMIT_PATIENCE_S, LEASE_DEADLINE_S, LEASE_POLL_S, TAIL_PATIENCE_S
 
 if TYPE_CHECKING:
+    from speedrun.training import Ends
+
     from discreteness.checkpoint.safetensors_file import WeightsFormat
 
 COMMIT_RETRY_S = 5.0
@@ -69,9 +71,9 @@ class Dispatcher:
         """What a trainer does before its first lease, as a phrase after "is"."""
         self.ledger.prepare(name, start, what)
 
-    async def trouble(self, name: str, start: int, error: str) -> None:
-        """A trainer is about to die of this error, before it has a lease."""
-        self.ledger.trouble(name, start, error)
+    async def trouble(self, name: str, start: int, error: str, permanent: bool = False) -> None:
+        """A trainer is about to end by this error. `permanent`: so would it if it were started again."""
+        self.ledger.trouble(name, start, error, permanent)
 
     async def preempted(self, name: str) -> None:
         """A trainer's machine is about to be taken away: it goes on with its seed and takes no other one there."""
@@ -159,10 +161,14 @@ class Dispatcher:
         attempt.rows.trained_with, attempt.rows.scored_with = library, list(self.pool.libraries)
         return await self._outcome(attempt, self._task(attempt, self._commit(attempt)))
 
-    async def fail(self, attempt_id: str, error: str) -> None:
-        """The attempt ended in an error that its trainer survives (SeedFailed), or is about to die of."""
+    async def fail(self, attempt_id: str, error: str, ends: "Ends" = "attempt") -> None:
+        """The attempt ended in an error that its trainer survives (SeedFailed), or is about to die of. `ends`: what the
+        error is the end of."""
         if attempt := self.ledger.attempts.get(attempt_id):
-            self.ledger.lose(attempt, error)
+            self.ledger.lose(attempt, error, ends)
+            if ends == "job":
+                for seed in (seed for seed in self.ledger.failed if self.ledger.lost[seed]):
+                    self._aside(self.dataset.remove_running, seed)
 
     # ---- the driver ----
 

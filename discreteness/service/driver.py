@@ -19,6 +19,7 @@ from discreteness.cluster.rays_token import token_file
 from discreteness.cluster.rays_words import in_one_line, is_of_a_process
 from discreteness.cluster.topology import choose
 from discreteness.dataset.lock import DatasetLock, LockLost
+from discreteness.dataset.status import ranges
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.config import JobConfig
 from discreteness.experiment.prepare import open_dataset, prepare, shared_row_warning, still_to_train
@@ -232,8 +233,10 @@ def _conclude(progress: Progress, job: Job, dataset: DatasetWriter, log: Log) ->
         f"evaluators lost {progress.evaluators_lost}; training waited {progress.counts.stall_s:.1f} s for credits",
         "finished",
     )
-    for seed, error in sorted(progress.failed.items()):
-        log.say(f"seed {seed} FAILED: {error}", "seed failed", level="error", seed=seed)
+    for error in sorted(set(progress.failed.values())):
+        seeds = sorted(seed for seed, its_error in progress.failed.items() if its_error == error)
+        who = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {ranges(seeds)}"
+        log.say(f"{who} FAILED: {error}", "seed failed", level="error", seed=seeds[0] if len(seeds) == 1 else None)
     for trainer, reason in sorted(progress.trainers_ended.items()):
         if reason:
             log.say(f"{trainer} was given up: {reason}", "trainer given up", level="error", trainer=trainer)

@@ -62,7 +62,13 @@ def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     one_thread_on_a_cpu(device)
     try:
         trainer = Trainer(
-            experiment.track, experiment.data_root, device, process_group, experiment.execution, experiment.vary
+            experiment.track,
+            experiment.data_root,
+            device,
+            process_group,
+            experiment.execution,
+            experiment.vary,
+            experiment.epochs,
         )
         if rank:
             return _follow(experiment, trainer)
@@ -104,6 +110,9 @@ def _lead(experiment: Experiment, trainer: Trainer, dataset: DatasetWriter, lock
             event = {"event": ATTEMPT_LOST, "seed": seed, "attempt": recorder.attempt, "error": str(failure)}
             dataset.log(event | {"train_s": recorder.rows.train_s()})
             failed += 1
+            if failure.ends == "job":
+                log.say("no further seed is trained, as each would meet the same", "seeds given up", level="error")
+                break
             continue
         if library := loaded_library():  # of this process, which trains and scores
             recorder.rows.trained_with, recorder.rows.scored_with = library, [library]

@@ -5,6 +5,7 @@
   nothing here, so that attempts never mix in the rows of a seed.
 - A lost attempt costs its seed one of `max_attempts`, and its trainer one of MAX_TRAINER_FAILURES if that is what
   failed. What ends because a machine was taken away counts against neither.
+- What every other attempt would meet is not tried again: it ends the seed, the trainer, or all seeds, at once.
 """
 
 import copy
@@ -22,6 +23,8 @@ from discreteness.service.messages import AGE_BOUNDS_S, Counts, Event, Lease, Le
 
 if TYPE_CHECKING:
     from asyncio import Task
+
+    from speedrun.training import Ends
 
 MAX_TRAINER_FAILURES = 3
 """Failures of a trainer in a row, without a committed seed between them, before it is given up."""
@@ -73,6 +76,8 @@ class TrainerEntry:
     """What it has been doing since its last word, before its first lease."""
     error: str = ""
     """What its processes said they would die of."""
+    permanent: bool = False
+    """Processes started again on its machine would meet that error as well: it is given up."""
     failures: int = 0
     """In a row, without a committed seed between them."""
     last_failure: str = ""
@@ -138,11 +143,15 @@ class Ledger:
         if trainer.starts == start:
             trainer.preparing, trainer.heard_s = what, time.monotonic()
 
-    def trouble(self, name: str, start: int, error: str) -> None:
-        """Processes of this start are about to die of this error, before they have a lease."""
+    def trouble(self, name: str, start: int, error: str, permanent: bool = False) -> None:
+        """Processes of this start are about to end by this error. `permanent`: so would any that came after them."""
         trainer = self.trainer(name)
-        if trainer.starts == start:
-            trainer.error = error
+        if trainer.starts != start or trainer.permanent:  # what other ranks then die of says less
+            return
+        trainer.error, trainer.permanent = error, permanent
+        if permanent:  # said now: until they have ended, or others come in their place, takes a while
+            self._trainer_failed(trainer, error)
+            trainer.inside = False
 
     def announce_departure(self, name: str) -> None:
         """A trainer's machine is about to be taken away."""
@@ -161,7 +170,7 @@ class Ledger:
             self._moved(trainer)
             if not self.done() and not self.why_stop(trainer):
                 return True
-        if reason:
+        if reason and not trainer.permanent:
             self._trainer_failed(trainer, reason)
             trainer.inside = False  # counted here, not once more when it enters
         else:
@@ -191,14 +200,19 @@ class Ledger:
                 end()
 
     def _trainer_failed(self, trainer: TrainerEntry, reason: str) -> None:
-        trainer.failures += 1
-        trainer.last_failure = f"{trainer.failures} failures in a row, the last: {reason}"
+        if trainer.permanent:
+            trainer.failures, trainer.last_failure = MAX_TRAINER_FAILURES, reason
+        else:
+            trainer.failures += 1
+            trainer.last_failure = f"{trainer.failures} failures in a row, the last: {reason}"
         self.tell("trainer failed", f"{trainer.name} failed: {reason}", "warning", trainer=trainer.name)
         self._lose_all(trainer, reason)
 
     def _moved(self, trainer: TrainerEntry) -> None:
         """It has left a machine that is taken away. What it had not committed there begins anew elsewhere."""
         self._lose_all(trainer, "its machine was taken away")
+        if trainer.permanent:
+            trainer.failures, trainer.permanent = 0, False
         trainer.leaving = trainer.inside = False
 
     def _lose_all(self, trainer: TrainerEntry, reason: str) -> None:
@@ -247,8 +261,11 @@ class Ledger:
         checkpoints = f"{len(attempt.rows.losses)} checkpoints (attempt {attempt.id})"
         self._tell_of(attempt, "seed committed", f"seed {attempt.seed} committed: {checkpoints}")
 
-    def lose(self, attempt: Attempt, error: str) -> None:
-        """The one place where an attempt is lost: its rows are forgotten and its seed goes back or is given up."""
+    def lose(self, attempt: Attempt, error: str, ends: "Ends" = "attempt") -> None:
+        """The one place where an attempt is lost: its rows are forgotten and its seed goes back or is given up.
+
+        `ends`: "seed" if every attempt of this seed would meet this error, "job" if those of every seed would.
+        """
         if attempt.committing or self.attempts.pop(attempt.id, None) is None:
             return
         for work in attempt.work:
@@ -256,11 +273,13 @@ class Ledger:
         self.counts.stall_s += attempt.stall_s
         self.counts.attempts_lost += 1
         attempt.trainer.heard_s = time.monotonic()  # it hears of it with its next checkpoint
-        preempted = attempt.trainer.leaving  # what its machine's end brings is no failure of the seed
+        final = ends != "attempt"
+        preempted = attempt.trainer.leaving and not final  # what its machine's end brings is no failure of the seed
         self.lost[attempt.seed] += not preempted
-        if self.lost[attempt.seed] >= self.max_attempts:
+        if final or self.lost[attempt.seed] >= self.max_attempts:
             self.failed[attempt.seed] = error
-            text = f"seed {attempt.seed} failed after {self.max_attempts} attempts: {error}"
+            why = ", and would in every attempt" if final else f" after {self.max_attempts} attempts"
+            text = f"seed {attempt.seed} failed{why}: {error}"
             self._tell_of(attempt, "seed failed", text, "error")
         else:
             self.waiting.appendleft(attempt.seed)
@@ -268,7 +287,17 @@ class Ledger:
             self._tell_of(attempt, "attempt lost", text, "warning")
         record = {"seed": attempt.seed, "attempt": attempt.id, "preempted" if preempted else "error": error}
         record |= {"checkpoints": len(attempt.rows.losses), "train_s": attempt.rows.train_s()}
-        self.on_lost(attempt, record)
+        self.on_lost(attempt, record | ({"final": True} if final else {}))
+        if ends == "job":
+            self._end(error)
+
+    def _end(self, error: str) -> None:
+        """No seed can be trained: what is in training is lost, except what is being committed, and nothing waits."""
+        while self.waiting:
+            self.failed[self.waiting.popleft()] = error
+        self.tell("seeds given up", "no further seed is trained, as each would meet the same", "error")
+        for attempt in list(self.attempts.values()):
+            self.lose(attempt, error, ends="seed")
 
     def counted(self) -> Counts:
         """A copy, with what running attempts have waited so far."""

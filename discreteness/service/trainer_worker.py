@@ -9,6 +9,7 @@ import ray
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from speedrun.data.shards import ShardError
 from speedrun.data.tiny_corpus import ensure_tiny_corpus
 from speedrun.execution import one_thread_on_a_cpu
 from speedrun.kernels.flash_attention import loaded_library
@@ -28,7 +29,8 @@ HEARTBEAT_STEPS = 50
 
 
 def train_seeds(spec: TrainerSpec) -> None:
-    """Leases and trains seeds until there are none left. Any error ends all ranks; Ray Train starts them again."""
+    """Leases and trains seeds until there are none left. Any error ends all ranks; Ray Train starts them again, except
+    where they would meet it again."""
     experiment = spec.job.experiment
     rank = ray.train.get_context().get_world_rank()
     process_group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
@@ -55,23 +57,37 @@ def train_seeds(spec: TrainerSpec) -> None:
         check_shards(experiment, data.train_glob, data.val_glob)
         tell("compiling its model" if experiment.execution.compiled else "building its model")
         trainer = Trainer(
-            experiment.track, experiment.data_root, device, process_group, experiment.execution, experiment.vary
+            experiment.track,
+            experiment.data_root,
+            device,
+            process_group,
+            experiment.execution,
+            experiment.vary,
+            experiment.epochs,
         )
         staging = Staging(trainer.model, CheckpointLayout.from_model(trainer.model))
     except Exception as error:  # missing shards, too little memory: said before it takes the trainer down
         text = f"rank {rank}: {type(error).__name__}: {error}"
-        ray.get(spec.dispatcher.trouble.remote(spec.name, number, text))
+        permanent = isinstance(error, ValueError | torch.OutOfMemoryError)  # with these sizes, on this machine
+        ray.get(spec.dispatcher.trouble.remote(spec.name, number, text, permanent))
+        if permanent and process_group is None:
+            return  # in order, so that nothing is started again; of several ranks, others may wait for this one
         raise
     while (lease := _next_lease(spec, rank, process_group)) is not None:
         try:
             _train_seed(spec, lease, trainer, staging)
         except SeedFailed as failure:
             if rank == 0:
-                ray.get(spec.dispatcher.fail.remote(lease.attempt, str(failure)))
+                ray.get(spec.dispatcher.fail.remote(lease.attempt, str(failure), failure.ends))
         except Exception as error:
             # Told before it takes the trainer down, so that the seed's record says more than "restarted".
             text = f"{spec.name} rank {rank}: {type(error).__name__}: {error}"
             ray.wait([spec.dispatcher.fail.remote(lease.attempt, text)], timeout=10)
+            if isinstance(error, ShardError):  # this machine's shards are bad; another's may not be
+                text = f"rank {rank}: {type(error).__name__}: {error}"
+                ray.get(spec.dispatcher.trouble.remote(spec.name, number, text, True))
+                if process_group is None:
+                    return
             raise
 
 

@@ -21,6 +21,7 @@ from speedrun.tracks import Track
 
 from discreteness import allowance
 from discreteness.shards.oddities import Oddity
+from discreteness.shards.split import Splitter
 
 SHARD_TOKENS = 100_000_000
 """As in the public shards."""
@@ -61,6 +62,11 @@ class Made:
     train_shards: int
     odd: dict[Oddity, list[Path]]
     """Files in which something was changed or left out, each once."""
+    max_document_tokens: int
+    long_documents: int
+    """Those that were longer, and are now several."""
+    further_pieces: int
+    """What they have become beyond themselves: the shards hold `documents` + this many."""
 
 
 def make_shards(
@@ -71,6 +77,7 @@ def make_shards(
     glob: str = "**/*.txt",
     val_tokens: int | None = None,
     shard_tokens: int = SHARD_TOKENS,
+    max_document_tokens: int | None = None,
     processes: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Made:
@@ -80,9 +87,10 @@ def make_shards(
     A byte order mark and documents of white space alone are left out, CRLF becomes LF, and bytes that are not UTF-8
     U+FFFD, which the result says.
 
-    Files come in the order of a hash of their names, the same on every machine and with any number of processes. The
-    first documents, `val_tokens` + 1 tokens and the rest of the last of them, are the validation shard. The folder of
-    shards appears whole or not at all. `progress` is told bytes done and bytes in all.
+    Files come in the order of a hash of their names, the same on every machine and with any number of processes.
+    Documents of more than `max_document_tokens` (None: as many as the track reads of one) are split, and each piece is
+    a document. The first of these, `val_tokens` + 1 tokens and the rest of the last of them, are the validation shard.
+    The folder of shards appears whole or not at all. `progress` is told bytes done and bytes in all.
 
     Raises ValueError if there is no such text, too little of it, a line that is not JSON, or a NUL, and OSError if it
     cannot be read or written, or if the shards are there already.
@@ -101,6 +109,7 @@ def make_shards(
         raise ValueError(
             f"--val-tokens {val_tokens}, --shard-tokens {shard_tokens}: give 1 or more, below 2^31 of a shard"
         )
+    splitter = Splitter(recipe.data.max_document_tokens if max_document_tokens is None else max_document_tokens)
     paths = text_files(texts, glob)
     total = sum(path.stat().st_size for path in paths)
     made_for_this = [parent for parent in folder.parents if not parent.exists()]
@@ -112,7 +121,7 @@ def make_shards(
         odd: dict[tuple[Oddity, Path], None] = {}
         done = 0
         for encoded in encode_all(batches(paths), processes or allowance.cores()):
-            sink.add(encoded.tokens)
+            sink.add(splitter.split(encoded.tokens))
             odd |= dict.fromkeys(encoded.odd)
             done += encoded.num_bytes
             progress(done, total)
@@ -130,7 +139,17 @@ def make_shards(
         for parent in made_for_this:
             with suppress(OSError):  # it holds the shards, or what others have put there
                 parent.rmdir()
-    return Made(folder, sink.documents, sink.train_tokens, sink.val_tokens, sink.train_shards, _files_of(odd))
+    return Made(
+        folder,
+        splitter.documents,
+        sink.train_tokens,
+        sink.val_tokens,
+        sink.train_shards,
+        _files_of(odd),
+        splitter.max_tokens,
+        splitter.long_documents,
+        splitter.further_pieces,
+    )
 
 
 def text_files(texts: str | Path, glob: str) -> list[Path]:
@@ -273,12 +292,11 @@ class _Shards:
     def __init__(self, folder: Path, train_name: str, val_name: str, val_tokens: int, shard_tokens: int):
         self.folder, self.train_name, self.val_name = folder, train_name, val_name
         self.wanted, self.shard_tokens = val_tokens + 1, shard_tokens
-        self.documents = self.train_tokens = self.val_tokens = self.train_shards = 0
+        self.train_tokens = self.val_tokens = self.train_shards = 0
         self._held: list[np.ndarray] = []
         self._num_held = 0
 
     def add(self, tokens: np.ndarray) -> None:
-        self.documents += int(np.count_nonzero(tokens == BOS))
         if not self.val_tokens:
             ends = np.flatnonzero(tokens == BOS)
             ends = ends[ends + self._num_held >= self.wanted]  # first document that is no longer needed

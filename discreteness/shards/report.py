@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from speedrun.data.shards import BOS, SCAN_TOKENS, open_shard, token_count
+from speedrun.data.supply import measure
+from speedrun.tracks import Track
 
 MIB = 2**20
 
@@ -44,6 +47,22 @@ def report_shards(paths: Iterable[str | Path]) -> Iterator[ShardReport]:
             problems.append(f"shard {path} has no document: {BOS} must stand before each; fetch or write it again")
         longest = int(np.diff(begins, append=len(tokens)).max()) if len(begins) else 0
         yield ShardReport(path, len(tokens), len(begins), longest, tuple(problems))
+
+
+def report_supply(paths: Iterable[Path], recipe: Track, world_size: int) -> Iterator[str]:
+    """A line for each folder with training shards of the track among `paths`: what a seed's training, by `world_size`
+    workers in the order of the files, takes of them, counted as the sampler takes it."""
+    named = [path for path in paths if fnmatch(path.name, Path(recipe.data.train_glob).name)]
+    if not named:
+        yield f"no training shard of track {recipe.name} among them, which would be a {recipe.data.train_glob}"
+    for folder in sorted({path.parent for path in named}):
+        training = sorted(path for path in named if path.parent == folder)
+        supply = measure(training, recipe, world_size, beyond=True)
+        passes = str(supply.passes) if supply.passes else f"none is enough: {supply.error}"
+        yield (
+            f"track {recipe.name} in {folder}: a seed needs {supply.needed:,} tokens for {supply.updates:,} updates; "
+            f"{supply.words()}; passes needed: {passes}"
+        )
 
 
 def shard_paths(paths: Iterable[str | Path]) -> list[Path]:

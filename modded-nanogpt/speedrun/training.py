@@ -11,13 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from speedrun.data.batches import BatchStream, shorter_passes
-from speedrun.data.sampler import TrainingBatches
+from speedrun.data.sampler import SamplingError, TrainingBatches
 from speedrun.data.shards import find_shards
 from speedrun.data.vocabulary import vocabulary_of
 from speedrun.execution import Execution
@@ -38,9 +39,19 @@ from speedrun.tracks import Track
 from speedrun.validation import Validator
 from speedrun.vary import Vary, shuffles, weights_seed
 
+Ends = Literal["attempt", "seed", "job"]
+
 
 class SeedFailed(Exception):
-    """This seed cannot go on, every rank knows it at the same step, and the trainer is ready for the next seed."""
+    """This seed cannot go on, every rank knows it at the same step, and the trainer is ready for the next seed.
+
+    `ends`: what it is the end of. "attempt": this try; "seed": every try of this seed would meet it; "job": every seed
+    would.
+    """
+
+    def __init__(self, reason: str, ends: Ends = "attempt"):
+        super().__init__(reason)
+        self.ends = ends
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Trainer:
     """Trains seeds of one track on this rank of `process_group` (None: the only rank).
 
     `vary`: what a seed changes. Where it is the data, seeds read the documents of all shards in orders of their own.
+    `epochs`: passes over the shards that a seed may take.
     Raises ValueError if the world size does not divide the track's slots, and ShardError if the shards are missing or
     bad, both before any training. On a GPU it compiles here, so that no later step has to.
     """
@@ -71,6 +83,7 @@ class Trainer:
         process_group: dist.ProcessGroup | None = None,
         execution: Execution | None = None,
         vary: Vary = "init",
+        epochs: int = 1,
     ):
         self.track, self.vary = track, vary
         self.device = torch.device(device)
@@ -94,6 +107,7 @@ class Trainer:
                 slots,
                 track.data.max_document_tokens,
                 shuffles(vary),
+                epochs,
             ),
             vocabulary_of(track),
             track.schedule,
@@ -125,8 +139,9 @@ class Trainer:
     def train(self, seed: int, plan: Collection[int], validate: bool = False) -> Generator[Checkpoint]:
         """Yields a Checkpoint at each step of `plan` (0 = before the first update, `last_step` = after the last).
 
-        Raises SeedFailed on every rank together if the loss is not finite, on a GPU one checkpoint late, and
-        ShardError, on every rank, if the documents run out. What follows the last step of `plan` is neither recorded
+        Raises SeedFailed on every rank together if the loss is not finite, on a GPU one checkpoint late, and if the
+        documents run out, which other seeds meet as well unless their orders differ; ShardError if a shard that comes
+        to be needed is missing or bad. What follows the last step of `plan` is neither recorded
         nor checked: let it be `last_step`. Closing the generator on every rank at the same checkpoint leaves the
         trainer ready for the next seed.
         """
@@ -161,7 +176,14 @@ class Trainer:
                 if not last:
                     settings = step_settings(schedule, step)
                     meter.begin()
-                    meter.add(settings, state, self.update(settings, state))
+                    try:
+                        objective = self.update(settings, state)
+                    except SamplingError as error:
+                        raise SeedFailed(
+                            f"in the update to step {step + 1} of {schedule.last_step} {error}",
+                            ends="seed" if shuffles(self.vary) else "job",
+                        ) from error
+                    meter.add(settings, state, objective)
 
     def update(self, settings: StepSettings, state: ForwardState) -> Tensor:
         """One optimizer step with the stream's next micro-batches; this rank's objective, a sum over its tokens.

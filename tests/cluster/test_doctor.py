@@ -45,6 +45,7 @@ HERE = doctor.NodeReport(
     shards=3,
     train_tokens=10**9,
     val_tokens=2 * 10**7,
+    shortage="",
     data_hash="aa",
     data_error="",
 )
@@ -180,7 +181,7 @@ def test_data_must_be_there_be_enough_and_be_the_same():
     assert levels(of_data([HERE, replace(HERE, host="b")], small)) == ["ok", "ok"]
     for change, words in (
         ({"data_error": "no shard matches 'x'"}, "no shard matches"),
-        ({"train_tokens": 10**6}, "fetch more shards"),
+        ({"shortage": "a seed of track small needs 9 tokens: add shards"}, "a: a seed of track small needs 9 tokens"),
         ({"val_tokens": 10485760}, "10485761"),
     ):
         finding = only(of_data([replace(HERE, **change)], small))
@@ -205,6 +206,7 @@ def test_this_machine_reports_its_shards(tmp_path):
     folder = write_shards(tmp_path, ("train", 3000), ("train", 2000), ("val", 1000))
     report = report_node(small, str(tmp_path))
     assert (report.shards, report.train_tokens, report.val_tokens, report.data_error) == (3, 5000, 1000, "")
+    assert report.shortage.startswith("a seed of track small needs 487,587,840 training tokens for 1,840 updates")
     (folder / "fineweb_train_002000.bin").write_bytes(b"x" * 2000)
     assert "002000.bin has magic" in report_node(small, str(tmp_path)).data_error
     assert report.versions["torch"] == torch.__version__.partition("+")[0] or report.versions["torch"]

@@ -92,6 +92,12 @@ def test_each_seed_has_one_state_and_time_left_is_that_of_the_commits(growing):
         assert part in text
 
 
+def test_a_seed_that_would_fail_in_every_attempt_has_failed_with_the_first(growing):
+    growing.log({"event": "attempt lost", "seed": 5, "attempt": "two", "error": "documents ran out", "final": True})
+    seen = job_status(growing.uri)
+    assert seen.failed[5] == "documents ran out" and seen.waiting == (4,)
+
+
 def test_gpu_hours_are_those_of_committed_seeds_and_of_lost_attempts(tmp_path, capsys):
     track = {**IDENTITY["track"], "needs_gpu": True}
     dataset = create(tmp_path / "set", identity={**IDENTITY, "track": track, "world_size": 8})

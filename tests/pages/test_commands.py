@@ -1,6 +1,7 @@
 """Every command in a block of README.md and docs/: run on data, run dry, or parsed by its program; none left out."""
 
 import argparse
+import functools
 import re
 import runpy
 import shlex
@@ -13,12 +14,14 @@ import matplotlib
 import numpy as np
 import pytest
 import tyro
-from speedrun.data.shards import HEADER_BYTES, HEADER_INTS, MAGIC
+from speedrun.data.shards import BOS, write_shard
+from speedrun.data.supply import measure
 from speedrun.tracks import small
 
 import discreteness
 from discreteness.cli.main import COMMANDS
 from discreteness.cluster.machines import Cluster, Node
+from discreteness.experiment import prepare
 from discreteness.experiment.config import JobConfig
 from discreteness.service import driver
 from tests.conftest import ROOT
@@ -205,22 +208,23 @@ def test_the_python_about_seeds_runs(folder, capsys):
     assert capsys.readouterr().out.startswith("learned in ")
 
 
-def sparse_shards(folder):
-    """What `small` takes, by headers alone: the tokens behind them are holes."""
-    for glob, count in ((small.data.train_glob, 9), (small.data.val_glob, 1)):
+def many_shards(folder):
+    """What `small` takes and more: one shard of 10^7 tokens in documents of 2,000, under many names."""
+    tokens = np.zeros(10**7, np.uint16)
+    tokens[::2000] = BOS
+    write_shard(folder / "one.bin", tokens)
+    for glob, count in ((small.data.train_glob, 60), (small.data.val_glob, 1)):
         for number in range(count):
             path = folder / glob.replace("*", f"{number:06d}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            header = np.zeros(HEADER_INTS, "<i4")
-            header[:3] = MAGIC, 1, 10**8
-            with path.open("wb") as file:
-                file.write(header.tobytes())
-                file.truncate(HEADER_BYTES + 2 * 10**8)
+            path.hardlink_to(folder / "one.bin")
 
 
 def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
     """`--dry-run` of each: on this machine, and for `small` on eight nodes of eight H100."""
-    sparse_shards(folder)
+    many_shards(folder)
+    counted = functools.cache(measure)  # a second for each job of `small`, and few of them differ
+    monkeypatch.setattr(prepare, "measure", lambda paths, *rest, **how: counted(tuple(paths), *rest, **how))
     track = dict(FENCE.findall((ROOT / "docs/howto.md").read_text()))["python"]
     (folder / "mytracks.py").write_text(track)
     monkeypatch.setattr(sys, "path", [*sys.path])  # the current folder is looked into

@@ -199,6 +199,45 @@ def test_a_seed_is_tried_max_attempts_times_and_then_no_more(job):
     assert {one["error"] for one in job.logged()} == {"error 0", "error 1", "error 2"}
 
 
+def test_what_every_attempt_of_a_seed_would_meet_ends_it_at_once_and_no_other(job):
+    async def scenario():
+        lease = await job.enter()
+        await job.publish(lease, 0)
+        await job.dispatcher.fail(lease.attempt, "documents of seed 5 ran out", "seed")
+        following = await job.dispatcher.lease("g")
+        await asyncio.sleep(1)
+        return following, await job.progress()
+
+    following, progress = job.run(scenario())
+    assert (following.order, following.seed) == ("train", 6)
+    assert progress.failed == {5: "documents of seed 5 ran out"} and not progress.done
+    (logged,) = job.logged()
+    assert (logged["seed"], logged["final"], logged["checkpoints"]) == (5, True, 1)
+    assert job.messages("seed failed") == [
+        "seed 5 failed, and would in every attempt: documents of seed 5 ran out",
+    ]
+
+
+def test_what_every_seed_would_meet_ends_the_job_at_once(job):
+    async def scenario():
+        first, second = await job.enter("g"), await job.enter("h")
+        await job.publish(second, 0)
+        waits = asyncio.ensure_future(job.publish(second, 1))
+        await asyncio.sleep(0)
+        await job.dispatcher.fail(first.attempt, "documents ran out", "job")
+        assert await waits == f"attempt {second.attempt} is over"
+        assert [(await job.dispatcher.lease(trainer)).order for trainer in ("g", "h")] == ["stop", "stop"]
+        assert not await job.dispatcher.leave("g", "")
+        await asyncio.sleep(1)
+        return await job.progress()
+
+    progress = job.run(scenario())
+    assert progress.done and progress.trainers_ended == {"g": ""}
+    assert progress.failed == dict.fromkeys((5, 6, 7), "documents ran out")
+    assert sorted((one["seed"], one["final"]) for one in job.logged()) == [(5, True), (6, True)]
+    assert job.messages("seeds given up") == ["no further seed is trained, as each would meet the same"]
+
+
 # ---- credits ----
 
 

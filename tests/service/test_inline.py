@@ -172,6 +172,22 @@ def test_rank_0_announces_each_seed_that_is_missing_and_then_the_end(config, two
     assert announced == [3, -1]
 
 
+def test_what_every_seed_would_meet_ends_the_run_with_the_first(config, two_jobs, monkeypatch, capsys):
+    announced = []
+    monkeypatch.setattr(inline, "_announce", lambda trainer, seed: announced.append(seed))
+    more = replace(config.run, seeds="0-9")
+    experiment = prepare(config.experiment, more, config.experiment.track)
+    trainer = Announced(GPT(brief.model, torch.float32, "cpu"))
+    trainer.train = lambda seed, plan: (_ for _ in ()).throw(SeedFailed("documents ran out", "job"))
+    with Log("text") as log:
+        dataset, lock = open_dataset(experiment, more), DatasetLock(more.output)
+        assert inline._lead(experiment, trainer, dataset, lock, log) == 1
+    assert announced == [3, -1]
+    told = capsys.readouterr().out
+    assert "seed 3 FAILED: documents ran out" in told and "seed 4" not in told
+    assert "no further seed is trained, as each would meet the same" in told
+
+
 def test_the_world_size_is_torchruns(config, monkeypatch):
     seen = []
     monkeypatch.setattr(inline, "_run", lambda *arguments: seen.append(arguments) or 0)

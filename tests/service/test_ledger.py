@@ -24,13 +24,16 @@ class Bookkeeping(RuleBasedStateMachine):
         self.over = set()
         self.failures = dict.fromkeys(NAMES, 0)
         self.counted = dict.fromkeys(SEEDS, 0)
+        self.hopeless = set()
+        """Seeds whose every attempt would meet the same error."""
 
     def note(self, attempt, record):
         self.lost.append(record)
         assert (record["seed"], record["attempt"]) == (attempt.seed, attempt.id)
-        if not attempt.trainer.leaving:
+        if not attempt.trainer.leaving or record.get("final"):
             assert "preempted" not in record
             self.counted[attempt.seed] += 1
+        assert record.get("final", False) == (attempt.seed in self.hopeless)
         seed, _ = self.held.pop(attempt.id)
         assert seed == attempt.seed
         self.over.add(attempt.id)
@@ -69,6 +72,15 @@ class Bookkeeping(RuleBasedStateMachine):
         attempt = list(self.held)[data.draw(st.integers(0, len(self.held) - 1))]
         self.ledger.lose(self.ledger.attempts[attempt], "its losses differ")
         assert attempt in self.over
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), ends=st.sampled_from(["seed", "job"]))
+    def an_attempt_meets_what_every_attempt_would(self, data, ends):
+        attempt = list(self.held)[data.draw(st.integers(0, len(self.held) - 1))]
+        self.hopeless |= {self.held[attempt][0]} if ends == "seed" else set(SEEDS) - self.ledger.committed
+        self.ledger.lose(self.ledger.attempts[attempt], "no more documents", ends)
+        assert attempt in self.over
+        assert self.ledger.done() or ends == "seed"
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -111,7 +123,8 @@ class Bookkeeping(RuleBasedStateMachine):
     def a_seed_fails_with_its_last_attempt_and_not_before(self):
         assert self.ledger.lost == self.counted
         for seed in SEEDS:
-            assert (seed in self.ledger.failed) == (self.counted[seed] == MAX_ATTEMPTS)
+            tried_enough = self.counted[seed] == MAX_ATTEMPTS
+            assert (seed in self.ledger.failed) == (tried_enough or seed in self.hopeless)
 
     @invariant()
     def failures_are_those_in_a_row(self):
@@ -183,3 +196,39 @@ def test_a_trainer_that_waits_for_a_seed_or_has_begun_again_prepares_nothing(led
     ledger.prepare("b", second.starts, "building its model")
     ledger.enter("b", None)
     assert ledger.preparing() == []
+
+
+def test_an_error_that_would_come_again_ends_a_trainer_at_once(ledger):
+    """Whether Ray Train has started its processes again by then, or they ended in order."""
+    for name, started_again in (("a", True), ("b", False)):
+        start = ledger.enter(name, None).starts
+        ledger.trouble(name, start, "rank 1: ValueError: too little memory", permanent=True)
+        assert ledger.events[-1].message == f"{name} failed: rank 1: ValueError: too little memory"
+        ledger.trouble(name, start, "rank 0: RuntimeError: connection closed by peer")  # of which it then dies
+        ledger.trouble(name, start, "rank 2: ValueError: too little memory", permanent=True)
+        if started_again:
+            ledger.enter(name, None)
+        assert not ledger.leave(name, "")
+        assert ledger.trainer(name).ended == "rank 1: ValueError: too little memory"
+        assert ledger.lease(ledger.trainer(name)).order == "stop"
+    told = [event.message for event in ledger.events if event.event == "trainer failed"]
+    assert told == [f"{name} failed: rank 1: ValueError: too little memory" for name in ("a", "b")]
+
+
+def test_what_is_wrong_with_a_machine_that_is_taken_away_is_not_held_against_the_next(ledger):
+    start = ledger.enter("a", None).starts
+    ledger.trouble("a", start, "ValueError: its shards differ", permanent=True)
+    ledger.announce_departure("a")
+    assert ledger.leave("a", "")
+    ledger.enter("a", None)
+    assert ledger.lease(ledger.trainer("a")).order == "train"
+
+
+def test_the_end_of_all_seeds_keeps_what_is_being_committed(ledger):
+    first, second = (ledger.attempts[ledger.lease(ledger.enter(name, None)).attempt] for name in "ab")
+    first.committing = True
+    ledger.lose(second, "no more documents", ends="job")
+    assert set(ledger.failed) == set(SEEDS) - {first.seed} and not ledger.done()
+    ledger.commit(first, num_bytes=10)
+    assert ledger.done() and ledger.committed == {first.seed}
+    assert [event.event for event in ledger.events][-3:] == ["seed failed", "seeds given up", "seed committed"]

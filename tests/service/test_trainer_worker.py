@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from speedrun.data.shards import ShardError
 from speedrun.model.gpt import GPT
 from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
@@ -25,13 +26,15 @@ from discreteness.service.timeouts import LEASE_POLL_S
 from discreteness.service.trainer_worker import HEARTBEAT_STEPS, train_seeds
 from tests.cluster.test_topology import experiment as planned
 from tests.support import gloo
-from tests.support.brief_track import write_shards
+from tests.support.brief_track import brief, write_shards
 from tests.support.job_case import a_job, prepared
 from tests.support.plain_ray import Actor, AtOnce, Clock, PlainRay
 
 LAST = tiny.schedule.last_step
 FAR = (0, 120, 240, LAST)
 """Checkpoints between which there are signs of life."""
+long = replace(brief, name="long", schedule=replace(brief.schedule, extension_steps=8))
+"""More updates than its shards have tokens for."""
 MODEL = GPT(replace(tiny.model, vocab_size=64, num_heads=1, head_dim=16), torch.float32, "cpu")
 
 
@@ -74,14 +77,14 @@ class Dispatcher:
         self.records += records
         return self.clock.later(self.finishes_s, None)
 
-    def fail(self, attempt, error):
-        self.told.append(("fail", attempt, error))
+    def fail(self, attempt, error, ends="attempt"):
+        self.told.append(("fail", attempt, error, *([ends] if ends != "attempt" else [])))
 
     def prepare(self, trainer, start, what):
         self.prepared.append((trainer, start, what))
 
-    def trouble(self, trainer, start, error):
-        self.told.append(("trouble", trainer, start, error))
+    def trouble(self, trainer, start, error, permanent):
+        self.told.append(("trouble", trainer, start, error, permanent))
 
     def preempted(self, trainer):
         self.told.append(("preempted", trainer))
@@ -268,7 +271,7 @@ def test_a_seed_whose_finish_breaks_the_dispatcher_ends_the_trainer():
 def test_a_dispatcher_that_is_silent_holds_no_error_back():
     clock = Clock()
     dispatcher = Dispatcher(clock, [lease(5)])
-    dispatcher.fail = lambda attempt, error: clock.later(1e9, None)
+    dispatcher.fail = lambda attempt, error, ends="attempt": clock.later(1e9, None)
     with pytest.raises(ZeroDivisionError):
         run(dispatcher, Training(fails={(5, 0): ZeroDivisionError()}))
     assert clock.now_s <= 60
@@ -278,7 +281,60 @@ def test_what_keeps_a_trainer_from_its_first_lease_is_told_and_ends_it():
     dispatcher = Dispatcher(Clock(), [lease(5)])
     with pytest.raises(ZeroDivisionError):
         run(dispatcher, Training(), build=lambda: 1 / 0)
-    assert dispatcher.told[1:] == [("trouble", "trainer-0", 1, "rank 0: ZeroDivisionError: division by zero")]
+    assert dispatcher.told[1:] == [("trouble", "trainer-0", 1, "rank 0: ZeroDivisionError: division by zero", False)]
+
+
+@pytest.mark.parametrize("ends", ["seed", "job"])
+def test_what_a_failure_is_the_end_of_is_told_and_the_trainer_stays(ends):
+    training = Training(fails={(5, 120): SeedFailed("documents ran out", ends)})
+    dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
+    run(dispatcher, training)
+    assert dispatcher.of("fail") == [("fail", lease(5).attempt, "documents ran out", ends)]
+    assert training.did == [("trained", 7)] and len(dispatcher.of("enter")) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("too few shards"), torch.OutOfMemoryError("2 GiB"), ShardError("short")])
+def test_what_it_would_meet_again_before_its_first_lease_ends_a_trainer_in_order(error):
+    """So that nothing starts it again."""
+
+    def build():
+        raise error
+
+    dispatcher = Dispatcher(Clock(), [lease(5)])
+    run(dispatcher, Training(), build=build)
+    text = f"rank 0: {type(error).__name__}: {error}"
+    assert dispatcher.told[1:] == [("trouble", "trainer-0", 1, text, True)]
+
+
+def test_a_bad_shard_that_comes_to_be_needed_costs_one_attempt_and_ends_the_trainer_of_this_machine():
+    dispatcher = Dispatcher(Clock(), [lease(5), lease(7)])
+    run(dispatcher, Training(fails={(5, 120): ShardError("9.bin is short")}))
+    assert dispatcher.of("fail", "trouble") == [
+        ("fail", lease(5).attempt, "trainer-0 rank 0: ShardError: 9.bin is short"),
+        ("trouble", "trainer-0", 1, "rank 0: ShardError: 9.bin is short", True),
+    ]
+    assert len(dispatcher.of("lease")) == 1
+
+
+def test_documents_that_run_out_end_all_seeds_and_leave_the_real_trainer_warm(tmp_path, private_home):
+    """It may read the shards once, where the check had let it read them several times."""
+    data = str(write_shards(tmp_path))
+    settings = dict(track="tests.service.test_trainer_worker:long", checkpoints="0", val_tokens=0, data=data, epochs=9)
+    admitted = prepared(**settings, seeds="5,6")
+    usable, passes = admitted.supply.usable_updates, admitted.supply.passes
+    assert passes > 1 and usable < long.schedule.last_step
+    starved = replace(admitted, documents=tuple(documents.built_in()[:1]), epochs=1)
+    clock = Clock()
+    dispatcher = Dispatcher(clock, [lease(5), lease(6)])
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (publisher, trainer_worker):
+            patch.setattr(module, "ray", WorkerRay(clock))
+        train_seeds(spec_of(dispatcher, starved))
+    told = dispatcher.of("enter", "fail", "trouble", "finish")
+    assert [one[0] for one in told] == ["enter", "fail", "fail"]
+    for seed, (_, attempt, text, ends) in zip((5, 6), told[1:], strict=True):
+        assert (attempt, ends) == (lease(seed).attempt, "job")
+        assert text.startswith(f"in the update to step {usable + 1} of {long.schedule.last_step} the 1 training shards")
 
 
 def test_a_preempted_trainer_goes_on_with_its_seed_and_takes_no_other():
@@ -406,7 +462,16 @@ def announcements_of_two(process_group, result):
 
 
 def seeds_of_two(
-    process_group, result, *, refuses=None, no_from=None, notice=None, fails=None, broken=None, lets_in=True
+    process_group,
+    result,
+    *,
+    refuses=None,
+    no_from=None,
+    notice=None,
+    fails=None,
+    broken=None,
+    error=None,
+    lets_in=True,
 ):
     """The whole loop on two ranks, each with a dispatcher of its own; that of rank `refuses` says no."""
     rank, clock = dist.get_rank(process_group), Clock()
@@ -418,7 +483,7 @@ def seeds_of_two(
     )
     training = Training(process_group, fails={(5, 120): SeedFailed("nan")} if fails else {})
     if rank == broken:
-        training.fails[5, 120] = ZeroDivisionError("by nothing")
+        training.fails[5, 120] = error or ZeroDivisionError("by nothing")
     world, dist.group.WORLD = dist.group.WORLD, process_group
     try:
         run(dispatcher, training, ray=WorkerRay(clock, rank, notice))
@@ -436,6 +501,7 @@ def two_ranks(process_group):
         "rank 1 is refused at the end": {"refuses": 1, "no_from": LAST},
         "a seed fails": {"fails": True},
         "rank 1 breaks": {"broken": 1},
+        "rank 1 has a bad shard": {"broken": 1, "error": ShardError("9.bin is short")},
         "the machine goes": {"notice": 3},
         "not let in": {"lets_in": False},
     }
@@ -550,6 +616,13 @@ def test_an_error_is_told_by_the_rank_that_has_it(both):
     assert second["error"] == "ZeroDivisionError: by nothing"
     assert told(second, "fail") == [("fail", lease(5).attempt, "trainer-0 rank 1: ZeroDivisionError: by nothing")]
     assert "OutOfStep" in first["error"]  # where there is Ray Train, it ends the other ranks
+
+
+def test_a_rank_of_several_that_would_meet_its_error_again_says_so_and_fails(both):
+    """In order it must not end: the other ranks would wait for it."""
+    _, second = both["rank 1 has a bad shard"]
+    assert second["error"] == "ShardError: 9.bin is short"
+    assert told(second, "trouble") == [("trouble", "trainer-0", 1, "rank 1: ShardError: 9.bin is short", True)]
 
 
 def test_both_ranks_of_a_preempted_trainer_leave_after_their_seed_and_rank_0_says_so(both):

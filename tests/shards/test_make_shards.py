@@ -268,9 +268,9 @@ def test_the_commands_make_describe_and_check(tmp_path, capsys):
     assert re.search(r"warning: 1 files, such as \S+/latin.txt, are not UTF-8 throughout: bytes", output)
     with pytest.raises(FileExistsError, match="is not empty: delete it"):
         command()
-    assert Info((str(tmp_path),))() == 0
+    assert Info((str(tmp_path),), track="tests.shards.test_make_shards:own")() == 0
     total = sum(len(open_shard(path)) for path in (tmp_path / "data" / "mine").iterdir())
-    assert capsys.readouterr().out.splitlines()[-1].split()[:2] == [str(total), "6"]
+    assert capsys.readouterr().out.splitlines()[-2].split()[:2] == [str(total), "6"]
     assert Verify((str(tmp_path / "data" / "mine"),))() == 0
     assert capsys.readouterr().out == "2 shards: complete and correct\n"
     (tmp_path / "data/mine/mine_val_000000.bin").write_bytes(b"x" * 2000)
@@ -279,6 +279,61 @@ def test_the_commands_make_describe_and_check(tmp_path, capsys):
     assert "magic" in output and "2 shards: 1 problems" in output
     assert Info((str(tmp_path),))() == 1
     assert "\nproblem: shard" in capsys.readouterr().out
+
+
+def test_documents_longer_than_the_track_reads_are_split_and_said(tmp_path, capsys):
+    texts = write(tmp_path / "texts", TEXTS)
+    whole = documents_of(TEXTS)
+    assert [len(document) > 100 for document in whole] == [True] * 5
+
+    def make(name, **options):
+        track = "tests.shards.test_make_shards:own"
+        assert Make(str(texts), data=str(tmp_path / name), track=track, val_tokens=1, **options)() == 0
+        shards = sorted((tmp_path / name / "data" / "mine").iterdir(), key=lambda path: "train" in path.name)
+        tokens = np.concatenate([open_shard(path) for path in shards])
+        return np.split(tokens, np.flatnonzero(tokens == BOS))[1:], " ".join(capsys.readouterr().out.split())
+
+    pieces_made, said = make("short", max_document_tokens=100)
+    expected = [document[1:][at : at + 99] for document in whole for at in range(0, len(document) - 1, 99)]
+    assert [piece.tolist() for piece in pieces_made] == [[BOS, *part] for part in expected]
+    assert f"5 documents in {tmp_path}/short/data/mine" in said
+    count = f"split: 5 documents of more than 100 tokens into {len(expected)} pieces"
+    assert count in said and "warning" not in said
+
+    pieces_made, said = make("default")
+    assert max(map(len, pieces_made)) <= own.data.max_document_tokens
+    pieces_made, said = make("whole", max_document_tokens=10**6)
+    assert [piece.tolist() for piece in pieces_made] == whole and "split" not in said
+    assert "warning: track own reads the first 512 tokens of a document and leaves out what lies behind" in said
+
+
+def test_info_counts_what_a_track_trains_on_in_each_folder(tmp_path, capsys):
+    """Documents of 41 tokens, of which each slot of 16 uses up one: 41 of them are 10 updates of 4 slots."""
+    for name, count in ("a", 41), ("b", 11), ("c", 3):
+        tokens = np.zeros(41 * count, np.uint16)
+        tokens[::41] = BOS
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "tiny_train_000001.bin", tokens)
+    info = Info((str(tmp_path),), track="tests.support.brief_track:brief")
+    assert info() == 0
+    first, second, third = capsys.readouterr().out.splitlines()[-3:]
+    assert first == (
+        f"track brief in {tmp_path}/a: a seed needs 320 tokens for 5 updates; one pass over 1 shard of 1,681 gives "
+        "640, 10 updates (0 lie beyond token 512 of their documents, and 1,041 are rests of documents at the ends of "
+        "slots or of shards); passes needed: 1"
+    )
+    assert second.endswith("passes needed: 2") and "gives 128, 2 updates" in second  # the third is begun in the first
+    assert "gives 0, 0 updates" in third and third.endswith("passes needed: 7")  # 20 slots, 3 in each pass
+    assert dataclasses.replace(info, workers_per_trainer=4)() == 0
+    third = capsys.readouterr().out.splitlines()[-1]
+    assert "passes needed: none is enough: the 1 training shards from" in third
+    assert dataclasses.replace(info, track="small")() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "no training shard of track small among them, which would be a data/fineweb10B/fineweb_train_*.bin"
+    )
+    (tmp_path / "a" / "tiny_train_000001.bin").write_bytes(b"bad")
+    assert info() == 0
+    assert capsys.readouterr().out.splitlines()[-2].startswith(f"track brief in {tmp_path}/b")
 
 
 def test_the_command_line_reaches_them(program, tmp_path):

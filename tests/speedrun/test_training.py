@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from speedrun.data.shards import ShardError, write_shard
+from speedrun.data.shards import ShardError, find_shards, write_shard
+from speedrun.data.supply import measure
 from speedrun.data.tiny_corpus import default_data_root, ensure_tiny_corpus
 from speedrun.schedules import forward_state, step_settings
 from speedrun.tracks import small
@@ -16,6 +18,7 @@ from speedrun.training import SeedFailed, Trainer
 
 from tests.conftest import ROOT
 from tests.support import gloo, skips
+from tests.support.brief_track import brief, write_shards
 from tests.support.golden_case import init_weights
 from tests.support.quick_track import poisoned, quick
 
@@ -180,8 +183,34 @@ def test_wrong_plans_and_data_are_refused_at_once(root, tmp_path):
     write_shard(short / "tiny_val_000000.bin", np.full(5000, 7))
     write_shard(short / "tiny_train_000001.bin", np.array([50256, 1, 2, 3] * 400))
     starved = Trainer(quick, tmp_path)
-    with pytest.raises(ShardError, match="ran out"):
+    with pytest.raises(SeedFailed, match=r"^in the update to step \d+ of 20 the 1 training shards .* ran out") as error:
         run(starved, 0)
+    assert error.value.ends == "job"
+    with pytest.raises(SeedFailed, match="ran out") as error:
+        run(Trainer(quick, tmp_path, vary="data"), 0)
+    assert error.value.ends == "seed"  # another seed has another order
+
+
+def test_documents_that_run_out_in_one_pass_are_read_again_where_that_is_allowed(tmp_path):
+    """The first pass is the same to the bit, and what runs out leaves the trainer as it was."""
+    root = write_shards(tmp_path)
+    track = replace(brief, schedule=replace(brief.schedule, extension_steps=8))
+    last = track.schedule.last_step
+    usable = measure(find_shards(root, track.data.train_glob), track, 1).usable_updates
+    assert 0 < usable < last
+    once, often = Trainer(track, root), Trainer(track, root, epochs=9)
+
+    def at_the_end_of_the_pass(trainer):
+        with closing(trainer.train(3, [usable])) as checkpoints:
+            return {checkpoint.step: (weights(trainer), checkpoint.state) for checkpoint in (next(checkpoints),)}
+
+    before = at_the_end_of_the_pass(once)
+    with pytest.raises(SeedFailed, match=rf"in the update to step {usable + 1} of {last} "):
+        run(once, 4, [last])
+    assert_equal(at_the_end_of_the_pass(once), before)
+    further, _ = run(often, 3, [usable, last])
+    assert_equal({usable: further[usable]}, before)
+    assert sorted(further) == [usable, last]
 
 
 @pytest.mark.slow

@@ -18,14 +18,14 @@ GAMMA = 0x9E3779B97F4A7C15
 """Of SplitMix64: 2^64 divided by the golden ratio."""
 
 
-def shuffled(count: int, seed: int) -> np.ndarray:
-    """The numbers 0 to count - 1 in an order of the seed, int64 (count,).
+def shuffled(count: int, seed: int, epoch: int = 0) -> np.ndarray:
+    """The numbers 0 to count - 1 in an order of the seed and the pass, int64 (count,). The first pass is epoch 0.
 
-    Number i has the rank of output i of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), begun from output 0 of its
-    generator for `seed`; the low bits of the output are replaced by i itself, so that no two are equal.
+    Number i has the rank of output i of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), begun from output `epoch` of
+    its generator for `seed`; the low bits of the output are replaced by i itself, so that no two are equal.
     """
     numbers = np.arange(count, dtype=np.uint64)
-    begin = _mixed(np.array([(seed + GAMMA) % 2**64], np.uint64))
+    begin = _mixed(np.array([(seed + (epoch + 1) * GAMMA) % 2**64], np.uint64))
     keys = _mixed(begin + (numbers + np.uint64(1)) * np.uint64(GAMMA))
     low = np.uint64((1 << count.bit_length()) - 1)
     keys = keys & ~low | numbers
@@ -66,10 +66,10 @@ class DocumentIndex:
 class DocumentOrder:
     """Documents one after another: which they are, how many tokens the first j keep."""
 
-    def __init__(self, index: DocumentIndex, seed: int | None = None):
-        """`seed`: of the shuffle; None: as the files have them."""
+    def __init__(self, index: DocumentIndex, seed: int | None = None, epoch: int = 0):
+        """`seed`, `epoch`: of the shuffle; None: as the files have them."""
         self.index = index
-        self.documents = np.arange(len(index)) if seed is None else shuffled(len(index), seed)
+        self.documents = np.arange(len(index)) if seed is None else shuffled(len(index), seed, epoch)
         self.kept = np.zeros(len(index) + 1, np.int64)
         np.cumsum(index.lengths[self.documents], out=self.kept[1:])
 
@@ -78,7 +78,7 @@ class DocumentOrder:
         few."""
         bounds = [first]
         for _ in range(num_ranks):
-            end = int(np.searchsorted(self.kept, self.kept[bounds[-1]] + budget))
+            end = int(self.kept.searchsorted(self.kept[bounds[-1]] + budget))
             if end == len(self.kept):
                 return None
             bounds.append(end)

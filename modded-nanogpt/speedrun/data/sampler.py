@@ -3,11 +3,14 @@
 - Every rank reads the same shards and works out the same assignment, so a shard that cannot be used raises an error on
   all ranks at once.
 - The order of the documents is that of the files, or one that the seed alone decides (document_order.py).
+- Which documents a call takes is decided by where they begin, without a look at their tokens: what a schedule will take
+  can be counted before anything is trained (supply.py), by this very code.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,11 @@ from speedrun.data.document_order import DocumentIndex, DocumentOrder
 from speedrun.data.shards import ShardError, bos_positions, open_shard
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class SamplingError(ShardError):
+    """The documents cannot fill a call: they ran out, or are too many for the offsets. Every rank meets it at the same
+    call, and so does whoever tries again with these shards in this order."""
 
 
 def offsets_length(num_tokens: int) -> int:
@@ -27,10 +35,13 @@ class TrainingBatches:
     """Aligned sampler: ranks take consecutive documents, spans begin with BOS, what is cut off is dropped.
 
     - In the order of the files, shard after shard, the end of a shard that does not fill a call is dropped.
-    - Shuffled, the documents of all shards are in one order, anew for each seed.
+    - Shuffled, the documents of all shards are in one order, anew for each seed and each pass.
+    - Each document comes at most once per pass. After `epochs` passes, of which there is one unless more are asked for,
+      the documents have run out. A further pass in the order of the files begins at the first shard again.
 
-    `shard_index` (0 where it is shuffled) and `document_index` say where the next call begins. The index of a shard is
-    made once, while the shard before it is in use, and kept, so later seeds rewind without reading it again.
+    `shard_index` and `document_index` say where the next call begins: the shard counts on from pass to pass, and where
+    it is shuffled, all shards of a pass are one. The index of a shard is made once, while the shard before it is in
+    use, and kept, so later seeds rewind without reading it again.
     """
 
     def __init__(
@@ -41,6 +52,7 @@ class TrainingBatches:
         num_slots: int,
         max_document_tokens: int,
         shuffled: bool = False,
+        epochs: int = 1,
     ):
         """A step has `num_slots` micro-batches over all ranks. Raises ValueError unless world_size divides them.
 
@@ -54,8 +66,8 @@ class TrainingBatches:
             raise ShardError("no training shard given: name at least one file")
         self.paths = [Path(path) for path in paths]
         self.rank, self.world_size = rank, world_size
-        self.num_slots, self.max_document_tokens = num_slots, max_document_tokens
-        self._num_parts = 1 if shuffled else len(paths)
+        self.num_slots, self.max_document_tokens, self.epochs = num_slots, max_document_tokens, epochs
+        self._parts_per_pass = 1 if shuffled else len(paths)
         self._index = DocumentIndex(self.paths, max_document_tokens) if shuffled else None
         self._prepared: tuple[int, Future[DocumentOrder]] | None = None
         self._documents: dict[int, Future[DocumentOrder]] = {}
@@ -70,58 +82,86 @@ class TrainingBatches:
 
     def rewind(self, seed: int = 0) -> None:
         """Start again from the first document: of the first shard, or of the order of `seed` where it is shuffled."""
-        self.shard_index, self.document_index = 0, 0
+        self.shard_index, self.document_index, self._seed = 0, 0, seed
         self.prepare(seed)
         if self._prepared is not None:
-            self._documents[0] = self._prepared[1]
+            self._documents = {0: self._prepared[1]}
 
     def next(self, batch_tokens: int) -> Batch:
         """This rank's next micro-batch of n = batch_tokens / num_slots tokens.
 
         Returns inputs (n,) int32, targets (n,) int64, cumulative document offsets (offsets_length(n),) int32 with
-        unused entries = n. Raises ShardError, on every rank, if shards run out or if the documents are too many for the
-        offsets.
+        unused entries = n. Raises SamplingError, on every rank, if shards run out or if the documents are too many for
+        the offsets, and ShardError if a shard is missing or bad.
+        """
+        return self._pack(*self.advance(batch_tokens))
+
+    def advance(self, batch_tokens: int) -> tuple[DocumentOrder, list[int], int]:
+        """Goes past the next call, whose tokens are not read.
+
+        Returns the documents in their order, in it the first place of each rank and then of the call after this one,
+        and n. Raises as `next`, and a call that is tried again begins at the same place.
         """
         num_tokens, rest = divmod(batch_tokens, self.num_slots)
         if rest or num_tokens < 1:
             raise ValueError(f"{batch_tokens} batch tokens do not split into {self.num_slots} slots: use a multiple")
-        while self.shard_index < self._num_parts:
+        while self.shard_index < self.epochs * self._parts_per_pass:
             documents = self._open(self.shard_index)
             bounds = documents.assign(self.document_index, self.world_size, num_tokens + 1)
             if bounds is not None:
-                batch = self._pack(documents, bounds, num_tokens)
+                self._check_offsets(bounds, num_tokens)
                 self.document_index = bounds[-1]
-                return batch
+                return documents, bounds, num_tokens
             self.shard_index, self.document_index = self.shard_index + 1, 0
-        raise ShardError(
-            f"the {len(self.paths)} training shards from {self.paths[0]} to {self.paths[-1]} ran out: a call "
+        passes = f" after {self.epochs} passes" if self.epochs > 1 else ""
+        raise SamplingError(
+            f"the {len(self.paths)} training shards from {self.paths[0]} to {self.paths[-1]} ran out{passes}: a call "
             f"needs {self.world_size} x {num_tokens + 1} tokens in documents"
             + ("; add shards" if self._index is not None else " of one shard; add shards or use longer ones")
         )
 
-    def _open(self, index: int) -> DocumentOrder:
-        for near in (index, index + 1):
-            if near < self._num_parts and near not in self._documents:
-                self._documents[near] = self._reader.submit(self._in_file_order, self.paths[near])
-        documents = self._documents[index]
+    def lengths(self) -> np.ndarray | None:
+        """Tokens that each document of all shards keeps under the cap, int32; None until every shard was needed."""
+        if self._index is not None:
+            return self._index.lengths
+        if len(self._documents) < len(self.paths):
+            return None
+        return np.concatenate([documents.result().index.lengths for documents in self._documents.values()])
+
+    def _open(self, part: int) -> DocumentOrder:
+        """The documents of a shard, or where it is shuffled of a pass; those of the next one are made meanwhile."""
+        for near in (part, part + 1):
+            if near < self.epochs * self._parts_per_pass and self._key(near) not in self._documents:
+                self._documents[self._key(near)] = self._begin(near)
+        documents = self._documents[self._key(part)]
         if documents.exception():
-            del self._documents[index]  # the file may be repaired before the next seed
+            del self._documents[self._key(part)]  # the file may be repaired before the next seed
         return documents.result()
+
+    def _key(self, part: int) -> int:
+        return part % self._parts_per_pass if self._index is None else part
+
+    def _begin(self, part: int) -> Future[DocumentOrder]:
+        if self._index is None:
+            return self._reader.submit(self._in_file_order, self.paths[self._key(part)])
+        return self._reader.submit(DocumentOrder, self._index, self._seed, part)
 
     def _in_file_order(self, path: Path) -> DocumentOrder:
         return DocumentOrder(DocumentIndex([path], self.max_document_tokens))
 
-    def _pack(self, documents: DocumentOrder, bounds: list[int], num_tokens: int) -> Batch:
-        length = offsets_length(num_tokens)
-        most = int(np.diff(bounds).max())
+    def _check_offsets(self, bounds: list[int], num_tokens: int) -> None:
+        most, length = max(end - first for first, end in pairwise(bounds)), offsets_length(num_tokens)
         if most + 1 > length:
-            where = f"shard {self.paths[self.shard_index]} packs"
+            where = f"shard {self.paths[self.shard_index % len(self.paths)]} packs"
             if self._index is not None:
                 where = f"shuffled, the shards from {self.paths[0]} to {self.paths[-1]} pack"
-            raise ShardError(
+            raise SamplingError(
                 f"{where} {most} documents into {num_tokens} tokens, but "
                 f"the offsets hold {length - 1}: use shards with longer documents, or more tokens per step"
             )
+
+    def _pack(self, documents: DocumentOrder, bounds: list[int], num_tokens: int) -> Batch:
+        length = offsets_length(num_tokens)
         spans = documents.take(bounds[self.rank], bounds[self.rank + 1], num_tokens + 1)
         tokens = np.concatenate(spans)
         offsets = np.full(length, num_tokens, dtype=np.int32)
