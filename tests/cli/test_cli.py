@@ -19,6 +19,8 @@ from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import job_status
+from discreteness.experiment.config import JobConfig
+from discreteness.service import driver
 from discreteness.service.driver import Signals
 from discreteness.service.driver import run as run_service
 from discreteness.service.inline import run_inline
@@ -432,3 +434,16 @@ def test_signals_and_a_lost_dataset_end_a_driver_where_it_looks(tmp_path, monkey
         ):
             while True:
                 signals.check(wait_s=0.01)
+
+
+@pytest.mark.parametrize(("address", "flag"), [("", "0"), ("10.0.0.1:6379", None)])
+def test_a_ray_of_our_own_is_sent_no_upload_under_uv_run(monkeypatch, address, flag):
+    """Ray reads the flag when it is imported: what the driver finds is what counts."""
+    found = []
+    monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(driver, "run", lambda config: found.append(os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV")))
+    monkeypatch.setattr(driver, "leave", lambda code: None)
+    main_module._service(JobConfig())
+    assert found == [flag]
+    os.environ.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
