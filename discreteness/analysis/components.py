@@ -1,12 +1,13 @@
 """learning times of tokens in seeds -> how much of their variance is between documents, tokens, seeds, and within.
 
-time = mean + document + token + seed + residual + error of the fit, all random and independent. Each variance is unbiased,
-also where seeds lack tokens: seeds and residual by fitting constants (Henderson 1953, method 3), tokens and documents by
-unweighted means (Yates 1934) of the times without the seeds' effects. The errors of the fits are known and taken off.
+time = mean + document + token + seed + residual + error of the fit, all random and independent. Each variance is
+unbiased, also where seeds lack tokens: seeds and residual by fitting constants (Henderson 1953, method 3), tokens and
+documents by unweighted means (Yates 1934) of the times without the seeds' effects. The errors of the fits are known and
+taken off.
 
-Intervals are of a bootstrap over documents. A seed's effect is the same in all documents, so drawing documents again does
-not say how much other seeds would differ: that is drawn from the chi-squared law of normal effects with as many seeds
-(generalized interval, Weerahandi 1993).
+Intervals are of a bootstrap over documents. A seed's effect is the same in all documents, so drawing documents again
+does not say how much other seeds would differ: that is drawn from the chi-squared law of normal effects with as many
+seeds (generalized interval, Weerahandi 1993).
 """
 
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ NAMES = ("document", "token", "seed", "residual", "fit_error")
 
 @dataclass(frozen=True, kw_only=True)
 class _Sums:
-    """What variances are made from, in sums over the tokens of each of d documents. Times are less their token's mean."""
+    """What variances are made from, in sums over the tokens of each of d documents. Times are less their token's
+    mean."""
 
     normal: np.ndarray
     """[d, seeds, seeds] of the least squares for the seeds' effects."""
@@ -139,8 +141,8 @@ def _sums(times: np.ndarray, errors: np.ndarray, documents: np.ndarray) -> _Sums
 
 
 def _effects(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Of the seeds [..., seeds], with a mean of 0, by least squares. Where two seeds share no token, directly or through
-    others, nothing is known of their difference, and the shortest solution is taken.
+    """Of the seeds [..., seeds], with a mean of 0, by least squares. Where two seeds share no token, directly or
+    through others, nothing is known of their difference, and the shortest solution is taken.
     """
     return (np.linalg.pinv(normal, rcond=1e-10, hermitian=True) @ right[..., None])[..., 0]
 

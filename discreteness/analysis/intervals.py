@@ -29,9 +29,7 @@ class Estimate:
     def _with_interval(self, said: Callable[[float], str], unit: str) -> str:
         if np.isnan(self.value):
             return "not measured"
-        return f"{said(self.value)}{unit}" + (
-            "" if np.isnan(self.low) else f" ({said(self.low)} to {said(self.high)})"
-        )
+        return f"{said(self.value)}{unit}" + ("" if np.isnan(self.low) else f" ({said(self.low)} to {said(self.high)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +62,9 @@ def share(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray) 
     ratios = (drawn @ above)[bottoms != 0] / bottoms[bottoms != 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
     return Share(value=float(value), low=float(low), high=float(high))
+
+
+def mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
+    """Of `values` [n], with the interval over `groups` [n]."""
+    found = share(values, np.ones(len(values)), groups)
+    return Estimate(value=found.value, low=found.low, high=found.high)

@@ -21,8 +21,7 @@ REACH_ERRORS = 3.0
 class Events:
     """Of each token the event that most seeds share; of several the one of the largest falls, then the earlier one.
 
-    Arrays are [tokens, seeds], nan in seeds without it; `num_events` int64 [tokens] counts all events, those of a single
-    seed too.
+    Arrays are [tokens, seeds], nan in seeds without it.
     """
 
     times: np.ndarray
@@ -34,6 +33,9 @@ class Events:
     errors: np.ndarray
     """Octaves, standard errors of the times."""
     num_events: np.ndarray
+    """int64 [tokens], of all events, those of a single seed too."""
+    num_shared: np.ndarray
+    """int64 [tokens], of those that two seeds or more have."""
 
     @property
     def counts(self) -> np.ndarray:
@@ -42,10 +44,9 @@ class Events:
 
 
 def match(drops: SeedDrops) -> Events:
-    num_tokens, num_seeds, _ = drops.times.shape
     there = np.isfinite(drops.times)
     chosen = np.zeros(there.shape, bool)
-    num_events = np.zeros(num_tokens, np.int64)
+    num_events, num_shared = np.zeros((2, len(there)), np.int64)
 
     # Where each seed has at most one drop and all are in reach, there is nothing to decide.
     times = np.where(there, drops.times, np.nan)
@@ -53,7 +54,7 @@ def match(drops: SeedDrops) -> Events:
     with np.errstate(invalid="ignore"):
         spans = np.where(there, times, -np.inf).max(axis=(1, 2)) - np.where(there, times, np.inf).min(axis=(1, 2))
     plain = one_each & (spans <= REACH_OCTAVES)
-    chosen[plain], num_events[plain] = there[plain], 1
+    chosen[plain], num_events[plain], num_shared[plain] = there[plain], 1, there[plain].sum(axis=(1, 2)) > 1
 
     for token in np.flatnonzero(there.any(axis=(1, 2)) & ~plain):
         mine = there[token]
@@ -64,7 +65,7 @@ def match(drops: SeedDrops) -> Events:
         means = np.bincount(labels, weights=drops.times[token][mine]) / np.maximum(sizes, 1)
         best = np.lexsort((means, -falls.round(9), -sizes))[0]
         chosen[token][mine] = labels == best
-        num_events[token] = len(sizes)
+        num_events[token], num_shared[token] = len(sizes), (sizes > 1).sum()
 
     def of_event(values: np.ndarray) -> np.ndarray:
         found = np.where(chosen, values, 0).sum(axis=2)
@@ -76,6 +77,7 @@ def match(drops: SeedDrops) -> Events:
         falls=of_event(drops.falls),
         errors=of_event(drops.errors),
         num_events=num_events,
+        num_shared=num_shared,
     )
 
 

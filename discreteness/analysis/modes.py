@@ -1,13 +1,13 @@
 """losses of a token over seeds, at each checkpoint -> whether they are in two groups, and how far apart.
 
-Two normal distributions of one width are weighed against a single one by the ratio of their likelihoods. What this ratio
-is by chance is known from normal samples, since it depends on neither mean nor width: one table, a parametric bootstrap,
-serves all tokens. (Its usual chi-squared law does not hold: McLachlan 1987.)
+Two normal distributions of one width are weighed against a single one by the ratio of their likelihoods. What this
+ratio is by chance is known from normal samples, since it depends on neither mean nor width: one table, a parametric
+bootstrap, serves all tokens. (Its usual chi-squared law does not hold: McLachlan 1987.)
 
 - A skewed distribution is not two groups: losses must be in two groups in nats, and their roots and logarithms too (the
   power transformations of Box & Cox 1964).
-- Groups differ by MIN_GAP nats and by twice their width, at which equal ones have two peaks (Schilling, Watkins & Watkins
-  2002), and each has at least two seeds and a tenth of all: fewer are outliers.
+- Groups differ by MIN_GAP nats and by twice their width, at which equal ones have two peaks (Schilling, Watkins &
+  Watkins 2002), and each has at least two seeds and a tenth of all: fewer are outliers.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,13 @@ PRECISION = 0.01
 """Nats: no group is narrower, so that rounding makes none. Of logarithms: one percent."""
 _ITERATIONS = 25
 _SCREENED = 0.3
-"""Samples whose best split leaves more of the variance than this share of normal samples are not looked at: they are less
-in two groups than most."""
+"""Samples whose best split leaves more of the variance than this share of normal samples are not looked at: they are
+less in two groups than most."""
 _SAMPLES = 9_999
-_MAX_VALUES = 2**20
-"""Losses in one pass, and normal numbers in the bootstrap: an array of them takes 8 MiB."""
+_MAX_VALUES = 2**18
+"""Losses in one pass, and normal numbers in the bootstrap: an array of them takes 2 MiB, near the size of a cache."""
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +107,13 @@ def p_values(ratios: np.ndarray, chance: np.ndarray) -> np.ndarray:
     return (1 + above) / (1 + len(chance))
 
 
-def power(num_seeds: int, chance: np.ndarray, draw: Callable[[np.random.Generator, int], np.ndarray], p: float) -> float:
+def power(num_seeds: int, chance: np.ndarray, draw: Draw, p: float) -> float:
     """The share of samples of `draw(random, number)` [number, seeds], of losses in nats, found at this p-value."""
     drawn = draw(np.random.default_rng(1), max(100, min(1000, _MAX_VALUES // num_seeds)))
     return float((two_groups(drawn, chance).p <= p).mean())
 
 
-def planted_groups(num_seeds: int, minority: float, widths: float) -> Callable[[np.random.Generator, int], np.ndarray]:
+def planted_groups(num_seeds: int, minority: float, widths: float) -> Draw:
     """Draws losses of so many seeds in two groups with standard deviations of 0.3 nats, so many of these apart."""
 
     def draw(random: np.random.Generator, n: int) -> np.ndarray:
@@ -156,7 +158,7 @@ class _Halves:
 
 def _mixture(ordered: np.ndarray, precision: float = PRECISION) -> _Mixture:
     """By expectation maximization (Dempster, Laird & Rubin 1977) from the best split, of samples [n, seeds]."""
-    n, num_seeds = ordered.shape
+    num_seeds = ordered.shape[1]
     means = ordered.mean(axis=1, keepdims=True)
     spreads = np.sqrt(((ordered - means) ** 2).mean(axis=1, keepdims=True) + precision**2 + 1e-300)
     values = (ordered - means) / spreads
@@ -185,9 +187,7 @@ def _mixture(ordered: np.ndarray, precision: float = PRECISION) -> _Mixture:
     )
 
 
-def _odds(
-    values: np.ndarray, low: np.ndarray, high: np.ndarray, variance: np.ndarray, share: np.ndarray
-) -> np.ndarray:
+def _odds(values: np.ndarray, low: np.ndarray, high: np.ndarray, variance: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Logarithms [n, seeds] of how much more likely each value is in the upper group."""
     slope = (high - low) / variance
     constant = np.log(share / (1 - share)) - slope * (high + low) / 2
