@@ -18,10 +18,12 @@ MIN_SEEDS = 4
 """The patterns of fewer seeds have two directions at most, and any two tokens are alike."""
 MIN_TOKENS = 3
 PERMUTATIONS = 499
-MAX_CELLS = 200_000
+MAX_CELLS = 50_000
 """Tokens times seeds that are permuted: more tokens would only make it slower."""
-MAX_CLUSTERED = 1500
-"""Tokens compared with each other: a million pairs."""
+_ALWAYS = 300
+"""Tokens that are, however many seeds there are."""
+MAX_CLUSTERED = 1000
+"""Tokens compared with each other: half a million pairs."""
 COPIES = 39
 """Permuted copies in which clusters are sought, too: the fewest that tell 5 % well enough."""
 MAX_CHANCE = 0.05
@@ -65,7 +67,7 @@ def co_movement(times: np.ndarray, documents: np.ndarray) -> CoMovement:
     counts = np.isfinite(times).sum(axis=1)
     cluster = np.full(len(times), -1)
     order = np.argsort(-counts, kind="stable")
-    order = order[counts[order] >= MIN_SEEDS][: MAX_CELLS // max(1, times.shape[1])]
+    order = order[counts[order] >= MIN_SEEDS][: max(_ALWAYS, MAX_CELLS // max(1, times.shape[1]))]
     nothing = CoMovement(p=np.nan, correlation=np.nan, document_p=np.nan, document_correlation=np.nan, cluster=cluster)
     if len(order) < MIN_TOKENS:
         return nothing

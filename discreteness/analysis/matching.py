@@ -11,10 +11,12 @@ import numpy as np
 
 from discreteness.analysis.seed_drops import SeedDrops
 
-REACH_OCTAVES = 1.0
+REACH_OCTAVES = 2.0
 """Drops this far apart may be one event; wider ones if they overlap."""
 REACH_ERRORS = 3.0
 """So may those that are apart by so many standard errors of the difference of their times."""
+_DISTANCES = 2**17
+"""Between drops of a token, in all tokens that are joined at once: they stay near the size of a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +46,34 @@ class Events:
 
 
 def match(drops: SeedDrops) -> Events:
-    there = np.isfinite(drops.times)
+    num_tokens, num_seeds, most = drops.times.shape
+    there = np.isfinite(drops.times).reshape(num_tokens, -1)
     chosen = np.zeros(there.shape, bool)
-    num_events, num_shared = np.zeros((2, len(there)), np.int64)
+    num_events, num_shared = np.zeros((2, num_tokens), np.int64)
+    seeds = np.repeat(np.arange(num_seeds), most)
 
-    # Where each seed has at most one drop and all are in reach, there is nothing to decide.
-    times = np.where(there, drops.times, np.nan)
-    one_each = (there.sum(axis=2) <= 1).all(axis=1) & there.any(axis=(1, 2))
-    with np.errstate(invalid="ignore"):
-        spans = np.where(there, times, -np.inf).max(axis=(1, 2)) - np.where(there, times, np.inf).min(axis=(1, 2))
-    plain = one_each & (spans <= REACH_OCTAVES)
-    chosen[plain], num_events[plain], num_shared[plain] = there[plain], 1, there[plain].sum(axis=(1, 2)) > 1
-
-    for token in np.flatnonzero(there.any(axis=(1, 2)) & ~plain):
-        mine = there[token]
-        seeds = np.nonzero(mine)[0]
-        labels = joined(seeds, *(values[token][mine] for values in (drops.times, drops.widths, drops.errors)))
-        sizes = np.bincount(labels)
-        falls = np.bincount(labels, weights=drops.falls[token][mine])
-        means = np.bincount(labels, weights=drops.times[token][mine]) / np.maximum(sizes, 1)
-        best = np.lexsort((means, -falls.round(9), -sizes))[0]
-        chosen[token][mine] = labels == best
-        num_events[token], num_shared[token] = len(sizes), (sizes > 1).sum()
+    # Tokens with as many drops are joined at once.
+    counts = there.sum(axis=1)
+    order = np.argsort(counts, kind="stable")[(counts == 0).sum() :]
+    size = max(1, _DISTANCES // max(1, counts.max(initial=0)) ** 2)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size, None]
+        places = np.argsort(~there[rows[:, 0]], axis=1, kind="stable")[:, : counts[rows[-1, 0]]]
+        times, widths, errors, falls = (
+            each.reshape(num_tokens, -1)[rows, places]
+            for each in (drops.times, drops.widths, drops.errors, drops.falls)
+        )
+        labels = joined(seeds[places], times, widths, errors)
+        members = labels[:, None] == np.arange(labels.shape[1])[:, None]  # [tokens, events, drops]
+        sizes = members.sum(axis=2)
+        heights, sums = (np.where(members, values[:, None], 0).sum(axis=2) for values in (falls, times))
+        best = np.lexsort((sums / np.maximum(sizes, 1), -heights.round(9), -sizes), axis=1)[:, :1]
+        chosen[rows, places] = labels == best
+        num_events[rows[:, 0]], num_shared[rows[:, 0]] = (sizes > 0).sum(axis=1), (sizes > 1).sum(axis=1)
 
     def of_event(values: np.ndarray) -> np.ndarray:
-        found = np.where(chosen, values, 0).sum(axis=2)
-        return np.where(chosen.any(axis=2), found, np.nan)
+        mine = chosen.reshape(values.shape)
+        return np.where(mine.any(axis=2), np.where(mine, values, 0).sum(axis=2), np.nan)
 
     return Events(
         times=of_event(drops.times),
@@ -82,32 +86,44 @@ def match(drops: SeedDrops) -> Events:
 
 
 def joined(seeds: np.ndarray, times: np.ndarray, widths: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Events [n], numbered from 0, of n drops of one token: `times`, `widths`, `errors` in octaves.
+    """Events of the drops of tokens, all [tokens, drops], `times`, `widths` and `errors` in octaves; nan: no drop. An
+    event is the number of one of its drops; -1: no drop.
 
     The nearest two events that share no seed are joined, until none are in reach: REACH_OCTAVES, or half of each width,
     or REACH_ERRORS standard errors.
     """
-    labels = np.arange(len(seeds))
-    sizes = np.ones(len(seeds))
-    means, wide, squares = times.astype(np.float64), widths.astype(np.float64), np.square(errors, dtype=np.float64)
-    # Infinite where two events share a seed, also with themselves, and where one of them is no more.
-    shared = seeds[:, None] == seeds
-    distances = np.where(shared, np.inf, np.abs(means[:, None] - means))
+    num_tokens, most = times.shape
+    labels = np.where(np.isfinite(times), np.arange(most), -1)
+    sizes = np.ones(times.shape)
+    means, wide, squares = times.copy(), widths.copy(), np.square(errors)
+    # Two events that share a seed are never joined; neither is one with itself, nor with one that is no more.
+    shared = seeds[:, :, None] == seeds[:, None]
+
+    def distances_from(rows: np.ndarray, one: np.ndarray) -> np.ndarray:
+        """Of an event of each of these tokens from all of the token [rows, drops], infinite out of reach."""
+        apart, width, square = (
+            combined(values[rows], values[rows, one][:, None])
+            for values, combined in ((means, np.subtract), (wide, np.add), (squares, np.add))
+        )
+        reach = np.maximum(np.maximum(REACH_OCTAVES, width / 2), REACH_ERRORS * np.sqrt(square))
+        return np.where(shared[rows, one] | ~(np.abs(apart) <= reach), np.inf, np.abs(apart))
+
+    everyone = np.arange(num_tokens)
+    distances = np.stack([distances_from(everyone, np.full(num_tokens, one)) for one in range(most)], axis=1)
     while True:
-        reach = np.maximum(REACH_OCTAVES, (wide[:, None] + wide) / 2)
-        reach = np.maximum(reach, REACH_ERRORS * np.sqrt(squares[:, None] + squares))
-        allowed = np.where(distances <= reach, distances, np.inf)
-        one, other = divmod(int(allowed.argmin()), len(seeds))
-        if not np.isfinite(allowed[one, other]):
-            return np.unique(labels, return_inverse=True)[1]
-        weights = sizes[one], sizes[other]
+        nearest = distances.reshape(num_tokens, -1).argmin(axis=1)
+        one, other = np.divmod(nearest, most)
+        rows = np.flatnonzero(np.isfinite(distances[everyone, one, other]))
+        if not len(rows):
+            return labels
+        one, other = one[rows], other[rows]
+        weights = sizes[rows, one], sizes[rows, other]
         for values in (means, wide, squares):
-            values[one] = (weights[0] * values[one] + weights[1] * values[other]) / sum(weights)
-        sizes[one] = sum(weights)
-        labels[labels == other] = one
-        shared[one] |= shared[other]
-        shared[:, one] = shared[one]
-        shared[other] = shared[:, other] = True
-        distances[one] = np.where(shared[one], np.inf, np.abs(means - means[one]))
-        distances[:, one] = distances[one]
-        distances[other] = distances[:, other] = np.inf
+            values[rows, one] = (weights[0] * values[rows, one] + weights[1] * values[rows, other]) / sum(weights)
+        sizes[rows, one] = sum(weights)
+        labels[rows] = np.where(labels[rows] == other[:, None], one[:, None], labels[rows])
+        shared[rows, one] |= shared[rows, other]
+        shared[rows, :, one] = shared[rows, one]
+        shared[rows, other] = shared[rows, :, other] = True
+        distances[rows, one] = distances[rows, :, one] = distances_from(rows, one)
+        distances[rows, other] = distances[rows, :, other] = np.inf

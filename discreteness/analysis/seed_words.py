@@ -81,6 +81,6 @@ def _groups(found: SeedNumbers, num_seeds: int) -> Iterator[str]:
     )
     yield (
         f"With {num_seeds} seeds, two equal groups {POWER_WIDTHS:.0f} standard deviations apart are found (p below "
-        f"{POWER_P}) in {without_interval(found.two_groups_power)} of the cases, and a minority of {100 * MINORITY:.0f} % in "
-        f"{without_interval(found.two_groups_power_minority)}."
+        f"{POWER_P}) in {without_interval(found.two_groups_power)} of the cases, and a minority of "
+        f"{100 * MINORITY:.0f} % in {without_interval(found.two_groups_power_minority)}."
     )
