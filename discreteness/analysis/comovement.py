@@ -30,7 +30,7 @@ MAX_CHANCE = 0.05
 """Chance that permuted copies hold a cluster so large."""
 PAIR_CHANCE = 0.01
 """Two tokens whose patterns correlate so well in one of a hundred pairs by chance may be neighbours in a cluster."""
-_ROUNDS = 4
+_ROUNDS = 3
 """In which effects and variances are estimated by turns."""
 _MOST_WEIGHT = 4.0
 """Of a seed, in weights of the middle one: of few seeds, one of which is estimated to vary little would be the mean."""
@@ -96,18 +96,19 @@ def residuals(times: np.ndarray) -> np.ndarray:
     """`times` [tokens, seeds] without the effects of tokens and seeds, in standard deviations of the seed's residuals;
     nan where they are nan.
 
-    Seeds are weighted by one over their variance, after it has been estimated in _ROUNDS rounds. With equal weights a
-    seed whose times vary more than those of others would move the mean of each token, and with it the residuals in all
-    seeds.
+    - A seed's effect is the median over its tokens, so that a few that move together do not move all others the other
+      way.
+    - Seeds are weighted by one over their variance, which is estimated in _ROUNDS rounds. With equal weights a seed
+      whose times vary more than those of others would move the mean of each token, and its residuals in all seeds.
     """
     there = np.isfinite(times)
     left = np.where(there, times, 0.0)
-    by_seed = np.maximum(there.sum(axis=0), 1)
     variances = np.ones(times.shape[1])
     for _ in range(_ROUNDS):
         weights = there / variances
         shares = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
-        left = np.where(there, left - left.sum(axis=0) / by_seed, 0)
+        left = np.where(there, left - (shares * left).sum(axis=1, keepdims=True), 0)
+        left = np.where(there, left - _medians(left, there), 0)
         left = np.where(there, left - (shares * left).sum(axis=1, keepdims=True), 0)
         # A seed with much weight is near the mean because it makes it.
         spare = np.maximum((there * (1 - shares)).sum(axis=0), 1e-9)
@@ -115,6 +116,15 @@ def residuals(times: np.ndarray) -> np.ndarray:
         middle = np.median(variances)
         variances = np.clip(variances, middle / _MOST_WEIGHT, None)
     return np.where(there, left / np.sqrt(variances), np.nan)
+
+
+def _medians(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Of the values of each column [rows, columns] that are there; 0 where none is."""
+    counts = there.sum(axis=0)
+    ordered = np.sort(np.where(there, values, np.inf), axis=0)
+    lower, upper = (np.maximum(counts - 1, 0) // 2, counts // 2)
+    middle = np.take_along_axis(ordered, np.minimum([lower, upper], len(values) - 1), axis=0)
+    return np.where(counts > 0, middle.mean(axis=0, where=np.isfinite(middle)), 0)
 
 
 def patterns(left: np.ndarray) -> np.ndarray:

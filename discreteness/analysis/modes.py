@@ -12,6 +12,7 @@ bootstrap, serves all tokens. (Its usual chi-squared law does not hold: McLachla
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -87,6 +88,7 @@ def two_groups(losses: np.ndarray, chance: np.ndarray) -> TwoGroups:
     return found
 
 
+@cache
 def chance_ratios(num_seeds: int) -> np.ndarray:
     """Ascending ratios of samples of so many normal numbers; the same ones each time."""
     return np.sort(_mixture(_normal(num_seeds, _SAMPLES), precision=0.0).ratio)
