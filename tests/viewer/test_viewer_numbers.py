@@ -98,7 +98,8 @@ class Truth:
         found = []
         for fits in tokens:
             time, width, fall, error = (
-                a[fits.is_drop] for a in (fits.time, fits.width, fits.high - fits.low, fits.time_error)
+                a[fits.is_drop]
+                for a in (fits.time, fits.width, fits.high - fits.low, np.minimum(fits.time_error, fits.width))
             )
             assert np.ptp(np.log2(time + 1)) < 2 if len(time) else True, "one event: no drops to be matched"
             variance = np.var(np.log2(time + 1), ddof=1) - np.mean(error**2) if len(time) > 1 else np.nan
