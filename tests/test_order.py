@@ -17,7 +17,7 @@ from pyarrow.fs import PyFileSystem
 from speedrun.data import tiny_corpus
 from speedrun.data.shards import find_shards
 
-from discreteness.analysis import across_seeds, analyze, tables
+from discreteness.analysis import analyze, comovement, tables
 from discreteness.analysis.figures import curves
 from discreteness.cluster import connection
 from discreteness.cluster.machines import Cluster
@@ -198,12 +198,15 @@ def test_of_equal_logits_the_first_are_kept():
 
 
 def test_clusters_are_numbered_by_size_and_first_token_whatever_scipy_calls_them(monkeypatch):
-    times = np.repeat([1.0, 5.0, 9.0, 3.0, 3.0, 5.0, 1.0, 3.0], 4).reshape(8, 4)
-    expected = [1, 2, -1, 0, 0, 2, 1, 0]
-    assert across_seeds.learned_together(times).tolist() == expected
-    real = across_seeds.fcluster
-    monkeypatch.setattr(across_seeds, "fcluster", lambda *arguments: 100 - real(*arguments))
-    assert across_seeds.learned_together(times).tolist() == expected
+    random = np.random.default_rng(0)
+    patterns = random.normal(0, 1, (4, 24))[[1, 2, 1, 0, 0, 2, 1, 0, 3, 0, 1, 2]]
+    times = random.normal(6, 1, (12, 1)) + patterns + random.normal(0, 0.05, (12, 24))
+    times[8] += random.normal(0, 3, 24)
+    expected = [0, 2, 0, 1, 1, 2, 0, 1, -1, 1, 0, 2]  # of the two with four tokens, the one with the first is 0
+    assert comovement.clusters(times, np.random.default_rng(0)).tolist() == expected
+    real = comovement.fcluster
+    monkeypatch.setattr(comovement, "fcluster", lambda *arguments: 100 - real(*arguments))
+    assert comovement.clusters(times, np.random.default_rng(0)).tolist() == expected
 
 
 def test_pictured_tokens_of_equal_evidence_are_the_first(monkeypatch):

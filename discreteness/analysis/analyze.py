@@ -9,20 +9,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from discreteness.analysis.across_seeds import across_seeds
+from discreteness.analysis.distributions import TokenGroups, distributions
 from discreteness.analysis.fits import MIN_POINTS, fit
 from discreteness.analysis.intervals import share
+from discreteness.analysis.matching import match
 from discreteness.analysis.null_comparisons import NullComparisons, compare
 from discreteness.analysis.numbers import numbers
 from discreteness.analysis.onset import onset_end, unigram_losses
 from discreteness.analysis.processes import Processes, processes
 from discreteness.analysis.sample import draw_sample
 from discreteness.analysis.schedule_changes import schedule_of
+from discreteness.analysis.seed_drops import SeedDrops
+from discreteness.analysis.seed_numbers import moves, seed_numbers
 from discreteness.analysis.spectrum import spectrum
 from discreteness.analysis.tables import (
     Analysis,
     Done,
     Work,
     count_losses,
+    distributions_table,
     fits_table,
     spectrum_table,
     tokens_table,
@@ -92,15 +98,26 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     schedule = schedule_of(dataset)
     fits = fits_table(dataset, done, schedule)
     mean_drops = judged(mean_fits, nulls.chance.evidence).is_drop
+    grand_mean_drops = share(mean_drops, np.ones(len(mean_drops)), np.array(dataset.seeds))
+
+    # What seeds share.
+    num_seeds = len(dataset.seeds)
+    documents = fits["doc_id"].to_numpy()[::num_seeds]
+    drops = SeedDrops.of_table(fits, num_seeds)
+    events = match(drops)
+    across = across_seeds(fits["final_loss"].to_numpy().reshape(-1, num_seeds), drops, events)
+    together = moves(events, documents)
+    over_seeds = distributions(dataset, workers)
+    groups = TokenGroups.of(over_seeds)
+    of_seeds = seed_numbers(documents, across, events, together, over_seeds, groups)
     return Analysis(
         fits=fits,
-        tokens=tokens_table(dataset, fits, len(dataset.seeds)),
+        tokens=tokens_table(dataset, fits, across, groups, together.cluster),
+        distributions=distributions_table(dataset, over_seeds),
         spectrum=spectrum_table(dataset, done, nulls.false_falls),
         seeds=dataset.seeds,
         noise=nulls.noise.whole,
-        numbers=numbers(
-            fits, nulls, share(mean_drops, np.ones(len(mean_drops)), np.array(dataset.seeds)), schedule, dataset.steps
-        ),
+        numbers=numbers(fits, nulls, grand_mean_drops, schedule, dataset.steps, of_seeds),
     )
 
 

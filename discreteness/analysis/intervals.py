@@ -4,6 +4,7 @@ Tokens of a document resemble each other, and so do the seeds of a token: whole 
 again with replacement (Efron 1979; clusters: Cameron, Gelbach & Miller 2008), never single curves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,20 +15,28 @@ _RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """`value`: nan where the denominator is 0. `low`, `high`: nan where there are too few groups to say."""
+class Estimate:
+    """`value`: nan where there is nothing to measure. `low`, `high`: nan where there are too few groups to say."""
 
     value: float
     low: float
     high: float
 
     def __format__(self, spec: str) -> str:
-        """As percentages: "33 % (29 to 37)"."""
+        """As plain numbers: "0.33 (0.29 to 0.37)"."""
+        return self._with_interval(lambda value: format(value, spec or ".2f"), "")
+
+    def _with_interval(self, said: Callable[[float], str], unit: str) -> str:
         if np.isnan(self.value):
             return "not measured"
-        return f"{_percent(self.value)} %" + (
-            "" if np.isnan(self.low) else f" ({_percent(self.low)} to {_percent(self.high)})"
-        )
+        return f"{said(self.value)}{unit}" + ("" if np.isnan(self.low) else f" ({said(self.low)} to {said(self.high)})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share(Estimate):
+    def __format__(self, spec: str) -> str:
+        """As percentages: "33 % (29 to 37)"."""
+        return self._with_interval(_percent, " %")
 
 
 def _percent(value: float) -> str:
@@ -53,3 +62,9 @@ def share(numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray) 
     ratios = (drawn @ above)[bottoms != 0] / bottoms[bottoms != 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
     return Share(value=float(value), low=float(low), high=float(high))
+
+
+def mean(values: np.ndarray, groups: np.ndarray) -> Estimate:
+    """Of `values` [n], with the interval over `groups` [n]."""
+    found = share(values, np.ones(len(values)), groups)
+    return Estimate(value=found.value, low=found.low, high=found.high)

@@ -1,10 +1,7 @@
 """tables + null comparisons -> the numbers of an analysis, as its paragraph says them and as JSON."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +9,8 @@ import pyarrow as pa
 from discreteness.analysis.intervals import MIN_GROUPS, Share, share, without_interval
 from discreteness.analysis.null_comparisons import NullComparisons
 from discreteness.analysis.schedule_changes import Change, Schedule
+from discreteness.analysis.seed_numbers import SeedNumbers
+from discreteness.analysis.stated import Stated
 
 SOMETHING_LEARNED = 4.0
 """Nats: a drop that ends above leaves the token a probability below 2 %."""
@@ -23,7 +22,7 @@ _NEEDED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
+class Numbers(Stated):
     """Shares are of curves unless said otherwise, with 95 % intervals over `intervals_over`."""
 
     curves: int
@@ -77,56 +76,16 @@ class Numbers:
     """Of the variance of noise from one checkpoint to the next, what all seeds share; over documents."""
     changes: tuple[Change, ...]
     """Of the schedule."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values: a share is a number, null where it is not measured, and `intervals` has the bounds."""
-        values: dict[str, Any] = {}
-        intervals: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Share):
-                values[field.name], intervals[field.name] = _number(value.value), _bounds(value)
-            elif isinstance(value, Mapping):
-                values[field.name] = {str(number): _number(one.value) for number, one in value.items()}
-                intervals[field.name] = {str(number): _bounds(one) for number, one in value.items()}
-            elif field.name == "changes":
-                values[field.name] = [asdict(change) for change in value]
-            else:
-                values[field.name] = list(value) if isinstance(value, tuple) else value
-        return {**values, "intervals": intervals}
-
-    @classmethod
-    def of_json(cls, text: bytes | str) -> Self:
-        """Raises ValueError if it is not what `as_json` gives, and KeyError if something is missing."""
-        stated = json.loads(text)
-        found: dict[str, Any] = {}
-        for field in fields(cls):
-            value, bounds = stated[field.name], stated["intervals"].get(field.name)
-            if field.type is Share or field.type == "Share":
-                value = _share(value, bounds)
-            elif isinstance(value, dict):
-                value = {int(number): _share(one, bounds[number]) for number, one in value.items()}
-            elif field.name == "changes":
-                value = tuple(Change(**change) for change in value)
-            found[field.name] = tuple(value) if isinstance(value, list) else value
-        return cls(**found)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _bounds(one: Share) -> list[float | None]:
-    return [_number(one.low), _number(one.high)]
-
-
-def _share(value: float | None, bounds: list[float | None]) -> Share:
-    low, high = (math.nan if bound is None else bound for bound in bounds)
-    return Share(value=math.nan if value is None else value, low=low, high=high)
+    across_seeds: SeedNumbers
 
 
 def numbers(
-    fits: pa.Table, nulls: NullComparisons, grand_mean_drops: Share, schedule: Schedule, steps: Sequence[int]
+    fits: pa.Table,
+    nulls: NullComparisons,
+    grand_mean_drops: Share,
+    schedule: Schedule,
+    steps: Sequence[int],
+    across: SeedNumbers,
 ) -> Numbers:
     """`fits`: the table. `grand_mean_drops`: seeds in which the mean of all tokens has a drop."""
     column = {name: fits[name].to_numpy(zero_copy_only=False) for name in _NEEDED.split()}
@@ -188,4 +147,5 @@ def numbers(
         after_onset_fall_share_in_drops=of(in_drops_after, after),
         shared_residual_share=nulls.shared_residuals,
         changes=schedule.changes,
+        across_seeds=across,
     )

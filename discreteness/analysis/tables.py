@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from discreteness.analysis.across_seeds import across_seeds
+from discreteness.analysis.across_seeds import AcrossSeeds
+from discreteness.analysis.distributions import Distributions, TokenGroups
 from discreteness.analysis.fits import Fits
-from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.noise import Noise
 from discreteness.analysis.numbers import Numbers
 from discreteness.analysis.schedule_changes import Schedule
@@ -34,7 +34,9 @@ COLUMNS = {
     "delta_bic is_drop num_drops stable common schedule onset final_loss fall fall_in_drops fall_after_onset "
     "fall_in_drops_after_onset base origin times widths falls drops",
     "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share stable_share "
-    "common_share time time_spread width fall dip dip_p dip_q cluster",
+    "common_share event_share num_events time time_spread width fall two_groups_p two_groups_q two_groups_final_q "
+    "two_groups_step two_groups_gap two_groups_minority cluster",
+    "distributions": "doc_id document token_index token step mean spread p gap minority",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops by_false_drops "
     "by_false_drops_low by_false_drops_high",
 }
@@ -51,6 +53,7 @@ class Analysis:
 
     - `fits`: one row per curve, sorted by doc_id, token_index, seed.
     - `tokens`: one row per token.
+    - `distributions`: one row per token and checkpoint looked at, of its losses over seeds.
     - `spectrum`: one row per document (ALL_DOCUMENTS: all) and bin of log step.
     - `seeds`: those analysed; a dataset may have more by now.
     - `noise`: by which every curve was fitted: `fit(losses, steps, noise)` gives the same fit again.
@@ -59,6 +62,7 @@ class Analysis:
 
     fits: pa.Table
     tokens: pa.Table
+    distributions: pa.Table
     spectrum: pa.Table
     seeds: list[int]
     noise: Noise
@@ -121,7 +125,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
     if not storage.exists(path):
         raise FileNotFoundError(f"{storage.path(path)} does not exist; {again}")
     try:
-        numbers = Numbers.of_json(storage.read(path))
+        numbers = Numbers.of_json(json.loads(storage.read(path)))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"{storage.path(path)} is damaged or of another version; {again}") from None
     first = next(iter(seeds.values()))
@@ -219,9 +223,11 @@ def _lists(values: np.ndarray, there: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values[there]))
 
 
-def tokens_table(dataset: Dataset, fits: pa.Table, num_seeds: int) -> pa.Table:
-    def by_seed(name: str) -> np.ndarray:
-        return fits[name].to_numpy().reshape(-1, num_seeds)
+def tokens_table(
+    dataset: Dataset, fits: pa.Table, across: AcrossSeeds, groups: TokenGroups, cluster: np.ndarray
+) -> pa.Table:
+    """`cluster` int64 [tokens]."""
+    num_seeds = fits.num_rows // len(cluster)
 
     def of_drops(name: str) -> np.ndarray:
         """The share of seeds with a drop in which it is so; nan where none has one."""
@@ -229,18 +235,34 @@ def tokens_table(dataset: Dataset, fits: pa.Table, num_seeds: int) -> pa.Table:
         known = np.isfinite(values).sum(axis=1)
         return np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
 
-    shared = across_seeds(by_seed("final_loss"), MainDrops.of_table(fits, num_seeds))
     columns = {
-        "doc_id": by_seed("doc_id")[:, 0],
-        "token_index": by_seed("token_index")[:, 0],
-        "seeds": np.full(len(shared.cluster), num_seeds, np.int32),
-        **{field.name: getattr(shared, field.name) for field in fields(shared)},
+        "doc_id": fits["doc_id"].to_numpy()[::num_seeds],
+        "token_index": fits["token_index"].to_numpy()[::num_seeds],
+        "seeds": np.full(len(cluster), num_seeds, np.int32),
+        **{field.name: getattr(across, field.name) for field in fields(across)},
+        "num_events": across.num_events.astype(np.int32),
+        **{field.name: getattr(groups, field.name) for field in fields(groups)},
+        "two_groups_step": pa.array(groups.two_groups_step, pa.int64(), from_pandas=True),
         "stable_share": of_drops("stable"),
         "common_share": of_drops("common"),
-        "cluster": pa.array(shared.cluster.astype(np.int32), mask=shared.cluster < 0),
+        "cluster": pa.array(cluster.astype(np.int32), mask=cluster < 0),
     }
     table = pa.table({name: _nulls(values) for name, values in columns.items()})
     return _named(dataset, table).select(COLUMNS["tokens"].split())
+
+
+def distributions_table(dataset: Dataset, found: Distributions) -> pa.Table:
+    count = len(found.steps)
+    documents = dataset.documents
+    doc_ids = np.repeat([document.doc_id for document in documents], [document.num_losses for document in documents])
+    tokens = np.concatenate([np.arange(1, document.num_losses + 1) for document in documents])
+    columns = {
+        "doc_id": np.repeat(doc_ids, count).astype(np.int32),
+        "token_index": np.repeat(tokens, count).astype(np.int32),
+        "step": np.tile(found.steps, len(tokens)).astype(np.int64),
+        **{name: _nulls(getattr(found, name).reshape(-1)) for name in ("mean", "spread", "p", "gap", "minority")},
+    }
+    return _named(dataset, pa.table(columns))
 
 
 def _yes_or_no(values: np.ndarray) -> pa.Array:

@@ -1,4 +1,5 @@
-"""numbers of an analysis -> two paragraphs: what was found with how sure it is, and what that does not show."""
+"""numbers of an analysis -> three paragraphs: what was found with how sure it is, across seeds, what it does not
+show."""
 
 import textwrap
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ import numpy as np
 from discreteness.analysis.intervals import Share, without_interval
 from discreteness.analysis.numbers import SOMETHING_LEARNED, Numbers
 from discreteness.analysis.schedule_changes import Change
+from discreteness.analysis.seed_words import across_seeds_in_words
 
 WIDTH = 110
 """Characters per line."""
@@ -18,7 +20,14 @@ _SHOWN_NUMBERS = (2, 8, 32, 128)
 def paragraphs(found: Numbers, vary: str | None) -> str:
     """Wrapped for a terminal. vary: what a seed of the dataset changes; None: it is not recorded."""
     found_there = (*_drops_and_chance(found), *_averages(found), *_how_they_hold(found), *_onset(found))
-    return "\n\n".join(textwrap.fill(" ".join(part), WIDTH) for part in (found_there, _limits(found, vary)))
+    parts = " ".join(found_there), *_across_seeds(found, vary), " ".join(_limits(found, vary))
+    return "\n\n".join(textwrap.fill(part, WIDTH) for part in parts)
+
+
+def _across_seeds(found: Numbers, vary: str | None) -> Iterator[str]:
+    """Nothing is across one seed."""
+    if found.seeds > 1:
+        yield across_seeds_in_words(found.across_seeds, found.seeds, found.tokens, vary)
 
 
 def _drops_and_chance(found: Numbers) -> Iterator[str]:

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from discreteness.analysis.across_seeds import across_seeds, steepness
 from discreteness.analysis.fits import fit, octaves
-from discreteness.analysis.main_drops import MainDrops
+from discreteness.analysis.matching import match
+from discreteness.analysis.seed_drops import SeedDrops
 from discreteness.analysis.spectrum import spectrum
 from discreteness.analysis.tables import Analysis
 from discreteness.dataset.manifest import DocumentInfo
@@ -40,7 +41,8 @@ class Drops:
         num_seeds = losses.shape[1]
         curves = losses.reshape(-1, len(steps))
         fits = fit(curves, steps)
-        table = across_seeds(losses[:, :, -1].astype(np.float64), MainDrops.of_fits(fits, num_seeds))
+        drops = SeedDrops.of_fits(fits, num_seeds)
+        table = across_seeds(losses[:, :, -1].astype(np.float64), drops, match(drops))
         found = spectrum(curves, steps, fits)
         return cls(
             num_seeds=num_seeds,

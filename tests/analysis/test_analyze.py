@@ -2,23 +2,17 @@
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from benchmarks.planted import noise, sigmoid
 from discreteness.analysis import surrogates
-from discreteness.analysis.across_seeds import across_seeds, learned_together, medians, shuffled
 from discreteness.analysis.analyze import analyze
 from discreteness.analysis.fits import fit, octaves
-from discreteness.analysis.main_drops import MainDrops
 from discreteness.analysis.spectrum import spectrum
 from discreteness.analysis.summary import summary
 from discreteness.analysis.tables import COLUMNS, NUMBERS_FILE, load, write_tables
@@ -26,7 +20,6 @@ from discreteness.cli.dataset_commands import Analyze
 from discreteness.dataset.reader import open as open_dataset
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from tests.support import dataset_case as case
-from tests.support.planted_dataset import create_planted, log_plan
 
 STEPS = np.array(parse_checkpoints("log:40", 500))
 X = octaves(STEPS)
@@ -77,14 +70,16 @@ def test_a_planted_experiment_is_read_back_from_its_tables(dataset, found):
     assert [row["drop_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
     assert tokens[0]["time"] == pytest.approx(60, rel=0.05)
     assert tokens[0]["time_spread"] < 0.05
-    assert tokens[1]["time_spread"] == pytest.approx(np.log2(201 / 21) / np.sqrt(3), rel=0.05)
+    assert (tokens[0]["event_share"], tokens[0]["num_events"]) == (1, 1)
+    assert min(abs(tokens[1]["time"] / time - 1) for time in (20, 200)) < 0.05, "not 63, where no seed drops"
+    assert tokens[1]["time_spread"] < 0.05
     assert [row["learned_share"] for row in tokens] == [1, 1, 0, 0, 0, 0]
     assert tokens[2]["time"] is None
-    assert tokens[0]["dip"] is None, "four seeds cannot show two groups"
+    assert tokens[0]["two_groups_q"] is None, "four seeds cannot show two groups"
     assert tokens[0]["final_loss"] == pytest.approx(0.3, abs=0.1)
     again = load(dataset)
     assert again.seeds == [0, 1, 2, 3]
-    for name in ("fits", "tokens", "spectrum"):
+    for name in COLUMNS:
         assert getattr(again, name).to_pylist() == getattr(found, name).to_pylist()
     assert again.numbers.as_json() == found.numbers.as_json()
     text = summary(open_dataset(dataset), found)
@@ -119,7 +114,7 @@ def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_
         for name in ("overview", "curves", "nulls", "raster", "seeds", "spectrum")
         for kind in ("png", "svg")
     }
-    assert names == pictures | {"fits.parquet", "tokens.parquet", "spectrum.parquet", NUMBERS_FILE}
+    assert names == pictures | {f"{name}.parquet" for name in COLUMNS} | {NUMBERS_FILE}
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out/curves.svg").read_text().count("<path") > 50
     assert load(dataset, tmp_path / "out").seeds == [0, 1, 2, 3]
@@ -193,81 +188,17 @@ def test_spectra_add():
         assert getattr(summed, field.name) == pytest.approx(getattr(whole, field.name), abs=1e-9)
 
 
-def at(times):
-    """Drops at these octaves, as wide and as high as their number says."""
-    return MainDrops(times=times, widths=2 * times, falls=3 * times)
-
-
-def test_two_groups_of_seeds_are_told_from_one():
-    """Final losses of 100 seeds: 20 tokens with two groups, 80 with one."""
-    random = np.random.default_rng(0)
-    one, two = random.normal(2, 0.3, (80, 100)), random.normal(2, 0.3, (20, 100)) + 3 * (random.random((20, 100)) < 0.4)
-    shared = across_seeds(np.concatenate([one, two]), at(np.full((100, 100), np.nan)))
-    assert (shared.dip_q[80:] < 0.05).all()
-    assert (shared.dip_q[:80] < 0.05).sum() <= 2
-    assert (shared.cluster == -1).all()
-    assert np.isnan(shared.time).all()
-
-
-@pytest.mark.parametrize(("installed", "seeds"), [(True, 10), (False, 10), (False, 9)])
-def test_without_diptest_its_columns_are_null_and_one_line_says_what_brings_them(
-    tmp_path, monkeypatch, installed, seeds
-):
-    if not installed:
-        monkeypatch.setitem(sys.modules, "diptest", None)
-    create_planted(tmp_path / "set", case.DOCUMENTS, case.token_bytes, log_plan(16, 500), range(seeds))
-    found = analyze(tmp_path / "set")
-    for name in "dip", "dip_p", "dip_q":
-        assert found.tokens[name].null_count == (0 if installed else case.TOTAL)
-    lines = [line for line in summary(open_dataset(tmp_path / "set"), found).splitlines() if "two groups" in line]
-    assert len(lines) == 1
-    assert ("(dip test, 5 % false discoveries)" in lines[0]) == installed
-    assert ("pip install 'discreteness[dip]'" in lines[0]) == (not installed and seeds == 10)
-    assert ("it takes 10 seeds" in lines[0]) == (seeds == 9)
-
-
-def test_tokens_learned_together_share_their_seeds_delays():
-    """Two groups of ten tokens whose times move together from seed to seed, and ten tokens that move alone."""
-    random = np.random.default_rng(0)
-    groups = np.repeat(random.normal(6, 1, (2, 30)), 10, axis=0)
-    times = np.concatenate([groups, random.normal(6, 1, (10, 30))]) + random.normal(0, 0.02, (30, 30))
-    times[3, 7] = np.nan  # a seed without a drop does not separate it
-    clusters = learned_together(times)
-    assert len(set(clusters[:10])) == len(set(clusters[10:20])) == 1
-    assert clusters[0] != clusters[10]
-    assert (clusters[20:] == -1).all()
-    assert (learned_together(shuffled(times, random)) == -1).all()
-
-
-def test_values_across_seeds_by_hand():
-    final = np.array([[0.5, 0.7, 0.1], [2.0, 2.0, 2.0]])
-    times = np.array([[3.0, 5.0, np.nan], [np.nan, np.nan, np.nan]])
-    shared = across_seeds(final, at(times))
-    assert shared.learned_share == pytest.approx([2 / 3, 0])
-    assert shared.drop_share == pytest.approx([2 / 3, 0])
-    assert shared.time[0] == ((2**3 - 1) + (2**5 - 1)) / 2, "an even number: the middle of the two in the middle"
-    assert shared.time_spread[0] == pytest.approx(np.sqrt(2))
-    assert (shared.width[0], shared.fall[0]) == (8, 12)
-    assert np.isnan([shared.time[1], shared.time_spread[1], shared.width[1], shared.fall[1]]).all()
-    assert shared.final_spread == pytest.approx([np.std([0.5, 0.7, 0.1], ddof=1), 0])
-
-
-@given(
-    arrays(np.float64, st.tuples(st.integers(0, 3), st.integers(1, 8)), elements=st.floats(0, 1e4) | st.just(np.nan))
-)
-def test_medians_over_seeds_are_numpys(values):
-    expected = [np.median(there) if len(there := row[~np.isnan(row)]) else np.nan for row in values]
-    np.testing.assert_array_equal(medians(values), expected)
-
-
 def test_medians_in_the_table_of_tokens_are_of_its_own_fits(found):
-    """Token 2 drops early in odd seeds and late in even ones, so its times have no middle one."""
+    """Token 2 drops early in odd seeds and late in even ones: two events, of which the higher one counts."""
     fits = found.fits.filter((pc.field("doc_id") == 0) & (pc.field("token_index") == 2)).to_pylist()
     assert len(fits) == 4 and all(row["is_drop"] for row in fits)
+    late = max(fits[:2], key=lambda row: row["high"] - row["low"])["time"] > 100
+    alike = [row for row in fits if (row["time"] > 100) == late]
     token = found.tokens.to_pylist()[1]
+    assert (len(alike), token["event_share"], token["num_events"]) == (2, 0.5, 2)
     for name, values in {
-        "time": [row["time"] for row in fits],
-        "width": [row["width"] for row in fits],
-        "fall": [row["high"] - row["low"] for row in fits],
+        "time": [row["time"] for row in alike],
+        "width": [row["width"] for row in alike],
+        "fall": [row["high"] - row["low"] for row in alike],
     }.items():
         assert token[name] == pytest.approx(np.median(values), rel=1e-9), name

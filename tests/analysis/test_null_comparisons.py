@@ -359,7 +359,7 @@ def test_numbers_come_back_from_their_json(tmp_path):
     clean = 1 + 6 * sigmoid(X, random.uniform(2.5, 7.5, 6), np.full(6, 0.6))
     found = analyze(planted(tmp_path / "set", noisy(random, clean, 2), (3, 2, 1))).numbers
     text = json.dumps(found.as_json())
-    assert Numbers.of_json(text).as_json() == found.as_json()
+    assert Numbers.of_json(json.loads(text)).as_json() == found.as_json()
     stated = json.loads(text)
     assert stated["drop_share"] == found.drop_share.value
     assert stated["drop_share_by_average"].keys() == {"1", "2"}

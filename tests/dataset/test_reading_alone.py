@@ -18,7 +18,7 @@ DECLARED = [
     re.match(r"[\w-]+", requirement)[0]
     for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 ]
-ABSENT = ("triton", "diptest", *(name.replace("-", "_") for name in DECLARED if name not in (*INSTALLED, "packaging")))
+ABSENT = ("triton", *(name.replace("-", "_") for name in DECLARED if name not in (*INSTALLED, "packaging")))
 """Import names of the other dependencies; matplotlib brings packaging."""
 REFUSE = f"""
 import sys

@@ -97,14 +97,19 @@ class Truth:
         tokens = [together[token * seeds : (token + 1) * seeds] for token in range(num_tokens)]
         found = []
         for fits in tokens:
-            time, width, fall = (a[fits.is_drop] for a in (fits.time, fits.width, fits.high - fits.low))
+            time, width, fall, error = (
+                a[fits.is_drop]
+                for a in (fits.time, fits.width, fits.high - fits.low, np.minimum(fits.time_error, fits.width))
+            )
+            assert np.ptp(np.log2(time + 1)) < 2 if len(time) else True, "one event: no drops to be matched"
+            variance = np.var(np.log2(time + 1), ddof=1) - np.mean(error**2) if len(time) > 1 else np.nan
             found.append(
                 {
                     "drop_share": fits.is_drop.mean(),
                     "time": np.median(time) if len(time) else np.nan,
                     "width": np.median(width) if len(time) else np.nan,
                     "fall": np.median(fall) if len(time) else np.nan,
-                    "time_spread": np.std(np.log2(time + 1), ddof=1) if len(time) > 1 else np.nan,
+                    "time_spread": np.sqrt(np.maximum(variance, 0)),
                 }
             )
         return {name: np.array([token[name] for token in found]) for name in found[0]}
