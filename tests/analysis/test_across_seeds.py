@@ -436,3 +436,4 @@ def test_words_say_what_was_found_and_what_it_does_not_show(planted_numbers):
 def test_times_are_compared_where_half_of_the_seeds_have_the_event():
     events = match(drops([[4.0, 4.1, NAN, NAN], [4.0, NAN, NAN, NAN], [4.0, 4.0, 4.0, NAN]]))
     assert shared(events).tolist() == [True, False, True]
+    assert shared(match(drops([[4.0, NAN], [4.0, 4.1]]))).tolist() == [False, True], "one seed shares nothing"
