@@ -334,6 +334,17 @@ def test_an_outlier_is_not_a_group():
     losses = np.random.default_rng(0).normal(2, 0.1, (100, 12))
     losses[:, 0] = 6
     assert (two_groups(losses, chance_ratios(12)).p > 0.05).all()
+    two = np.random.default_rng(0).normal(2, 0.05, (50, 24))
+    two[:, :2] += 3
+    assert (two_groups(two, chance_ratios(24)).p == 1).all(), "two of 24 seeds are less than a tenth"
+
+
+def test_groups_whose_means_are_less_than_half_a_nat_apart_are_none():
+    """The two highest losses are further from the rest than that, but they are not the groups."""
+    losses = np.where(np.arange(24) < 12, 2.0, 2.43) + np.random.default_rng(0).normal(0, 0.01, (50, 24))
+    losses[:, -2:] += 0.32
+    assert (two_groups(losses, chance_ratios(24)).p == 1).all()
+    assert (two_groups(losses * 1.2, chance_ratios(24)).p < 0.05).all()
 
 
 def test_p_values_count_the_samples_that_are_as_extreme():
@@ -425,3 +436,4 @@ def test_words_say_what_was_found_and_what_it_does_not_show(planted_numbers):
 def test_times_are_compared_where_half_of_the_seeds_have_the_event():
     events = match(drops([[4.0, 4.1, NAN, NAN], [4.0, NAN, NAN, NAN], [4.0, 4.0, 4.0, NAN]]))
     assert shared(events).tolist() == [True, False, True]
+    assert shared(match(drops([[4.0, NAN], [4.0, 4.1]]))).tolist() == [False, True], "one seed shares nothing"
