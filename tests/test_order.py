@@ -21,7 +21,7 @@ from discreteness.analysis import analyze, comovement, tables
 from discreteness.analysis.figures import curves
 from discreteness.cluster import connection
 from discreteness.cluster.machines import Cluster
-from discreteness.dataset import reader
+from discreteness.dataset import manifest, reader, runs_file, seed_file
 from discreteness.dataset import verify as problems
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.event_log import events
@@ -105,7 +105,7 @@ def arrow_backwards(monkeypatch):
     parquet.read_table = lambda *arguments, **options: backwards(pq.read_table(*arguments, **options))
     compute = SimpleNamespace(**vars(pc))
     compute.unique = lambda column: pc.unique(column)[::-1]
-    for module in reader, problems, tables:
+    for module in manifest, runs_file, seed_file, problems, tables:
         monkeypatch.setattr(module, "pq", parquet)
     monkeypatch.setattr(problems, "pc", compute)
 

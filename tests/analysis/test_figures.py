@@ -68,7 +68,7 @@ def test_names_of_the_overview_lie_over_nothing(ten_seeds):
 
 def test_ten_seeds_are_counted_in_eleven_pairs_of_bars(ten_seeds):
     dataset, found = ten_seeds
-    axes = seeds(dataset, found).axes[1]
+    axes = seeds(dataset, found).axes[2]
     heights = np.array([[bar.get_height() for bar in bars] for bars in axes.containers])
     for row, name in zip(heights, ("drop_share", "learned_share"), strict=True):
         shares = found.tokens[name].to_numpy()

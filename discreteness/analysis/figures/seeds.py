@@ -1,4 +1,4 @@
-"""What seeds agree on: when each token is learned, in how many of them, and how much they differ in the end."""
+"""What seeds agree on: when each token is learned, what that varies with, in how many seeds, and the final loss."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +11,12 @@ from discreteness.dataset.reader import Dataset
 
 
 def seeds(dataset: Dataset, found: Analysis) -> Figure:
-    figure = Figure(figsize=(WIDTH, 2.7))
-    left, middle, right = figure.subplots(1, 3)
-    _one_against_another(left, dataset, found)
-    _how_many(middle, found)
-    _spread(right, found)
+    figure = Figure(figsize=(WIDTH, 4.6))
+    (first, second), (third, fourth) = figure.subplots(2, 2)
+    _one_against_another(first, dataset, found)
+    _components(second, found)
+    _how_many(third, found)
+    _spread(fourth, found)
     figure.suptitle(f"{len(found.seeds)} seeds: {dataset.seeds_differ}", fontsize=7, x=0.01, ha="left")
     return figure
 
@@ -55,12 +56,34 @@ def _one_against_another(axes: Axes, dataset: Dataset, found: Analysis) -> None:
         axes.text(0.03, 0.97, said, transform=axes.transAxes, va="top", fontsize=6)
 
 
+def _components(axes: Axes, found: Analysis) -> None:
+    """Standard deviations of the learning times of matched drops, with intervals over documents."""
+    numbers = found.numbers.across_seeds
+    axes.set_title(f"what the times of {numbers.matched_tokens} matched drops vary with")
+    axes.set_xlabel("standard deviation (octaves)")
+    rows = {
+        "documents": numbers.document_sd,
+        "tokens of a document": numbers.token_sd,
+        "seeds": numbers.seed_sd,
+        "a token in a seed, beyond": numbers.residual_sd,
+        "the fits' error": numbers.fit_error_sd,
+    }
+    values = np.array([[one.value, one.low, one.high] for one in rows.values()]).T
+    if np.isnan(values[0]).all():
+        axes.text(0.5, 0.5, "too few drops that seeds share", transform=axes.transAxes, ha="center", color=GREY)
+        return
+    bars = np.nan_to_num(np.abs(values[1:] - values[0]))
+    colors = [BLUE] * 4 + [PALE]
+    axes.barh(list(rows), np.nan_to_num(values[0]), xerr=bars, color=colors, height=0.6, error_kw={"linewidth": 0.7})
+    axes.invert_yaxis()
+
+
 def _how_many(axes: Axes, found: Analysis) -> None:
     """One pair of bars per possible number of seeds, or per tenth of them."""
     num_seeds = len(found.seeds)
     bins = np.arange(num_seeds + 2) - 0.5 if num_seeds <= 12 else np.linspace(-0.5, num_seeds + 0.5, 12)
     counts = [np.round(found.tokens[name].to_numpy() * num_seeds) for name in ("drop_share", "learned_share")]
-    labels = ["with a drop", "with a final loss below ln 2"]
+    labels = ["with a drop", "learned: final loss below ln 2"]
     axes.hist(counts, bins=bins.tolist(), color=[VERMILION, BLUE], label=labels)
     axes.set_xlabel("seeds")
     axes.set_ylabel("tokens")
