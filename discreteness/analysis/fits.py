@@ -87,6 +87,10 @@ class Fits:
     """[n] updates: the first step after 0 that was recorded. The axis is log2(step / origin + 1)."""
     rival: Terms
     """Of each curve its best smooth description."""
+    single: Terms
+    """Of each curve the one sigmoid that describes it best, falling or rising: arXiv 2606.29858 fits one per token."""
+    single_r2: np.ndarray
+    """[n] share of the curve's variance over log step that this one explains; 0 for a constant curve."""
 
     def curve(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """The fitted curves at these steps, float64 [n, len(steps)]."""
@@ -104,6 +108,15 @@ class Fits:
         widths = np.where(used, self.widths, 1.0)
         return np.where(used, self.falls, 0.0)[:, :, None] * sigmoids(self._octaves(steps), centers, widths)
 
+    @property
+    def single_times(self) -> np.ndarray:
+        """[n] updates at the middle of the one sigmoid."""
+        return _updates(self.single.centers[:, 0], self.origin)
+
+    def single_terms(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What the one sigmoid adds at these steps, float64 [n, len(steps)]: its fall before, 0 after."""
+        return self.single.each(self._octaves(steps))[:, 0]
+
     def _octaves(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """[n, 1, len(steps)]"""
         return octaves(np.asarray(steps), self.origin[:, None, None])
@@ -115,7 +128,7 @@ class Fits:
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         def joined(name: str) -> Any:
             values = [getattr(part, name) for part in parts]
-            return Terms.concatenate(values) if name == "rival" else np.concatenate(values)
+            return Terms.concatenate(values) if isinstance(values[0], Terms) else np.concatenate(values)
 
         return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
@@ -225,6 +238,9 @@ def _fit(curves: np.ndarray, bins: Bins, atoms: Atoms, origin: float) -> Fits:
     varies = total > 1e-20 * (curves**2).sum(axis=1)
     precision = _precision(curves)
 
+    def explained(terms: Terms) -> np.ndarray:
+        return np.where(varies, 1 - terms.left / np.where(varies, total, 1), 0.0)
+
     # The fit: one to MAX_TERMS sigmoids of any width, from the grid and then refined.
     found = atoms.search(products, atoms.sigmoids())
     candidates = [_refined(curves, x, atoms, chosen, **_FIT) for chosen, _ in found]
@@ -257,9 +273,11 @@ def _fit(curves: np.ndarray, bins: Bins, atoms: Atoms, origin: float) -> Fits:
         bins,
         noise,
         points,
-        r2=np.where(varies, 1 - falls.terms.left / np.where(varies, total, 1), 0.0),
+        r2=explained(falls.terms),
         delta_bic=smooth_bics.min(axis=0) - bics.min(axis=0),
         rival=Terms.chosen(smooth_bics.argmin(axis=0), rivals),
+        single=candidates[0],
+        single_r2=explained(candidates[0]),
         origin=origin,
     )
 
@@ -315,6 +333,8 @@ def _described(
     r2: np.ndarray,
     delta_bic: np.ndarray,
     rival: Terms,
+    single: Terms,
+    single_r2: np.ndarray,
     origin: float,
 ) -> Fits:
     """Which of the terms are drops, and the main fall of each curve."""
@@ -357,8 +377,10 @@ def _described(
         base=terms.base,
         origin=np.full(len(main), origin),
         rival=rival,
+        single=single,
+        single_r2=single_r2,
     )
 
 
-def _updates(position: np.ndarray, origin: float) -> np.ndarray:
+def _updates(position: np.ndarray, origin: float | np.ndarray) -> np.ndarray:
     return origin * (2**position - 1)

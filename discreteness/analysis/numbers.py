@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from discreteness.analysis.intervals import MIN_GROUPS, Share, share, without_interval
+from discreteness.analysis.intervals import MIN_GROUPS, Estimate, Share, mean, share, without_interval
 from discreteness.analysis.null_comparisons import NullComparisons
 from discreteness.analysis.schedule_changes import Change, Schedule
 from discreteness.analysis.seed_numbers import SeedNumbers
@@ -16,7 +16,7 @@ SOMETHING_LEARNED = 4.0
 """Nats: a drop that ends above leaves the token a probability below 2 %."""
 _NEEDED = (
     "doc_id seed is_drop width low stable common schedule onset fall fall_in_drops fall_after_onset "
-    "fall_in_drops_after_onset"
+    "fall_in_drops_after_onset single_r2"
 )
 """Columns of the table of fits."""
 
@@ -72,6 +72,14 @@ class Numbers(Stated):
     """Of the nats that curves fall in the onset, those in drops."""
     after_onset_fall_share_in_drops: Share
     """Of the nats that curves fall after the onset, those in drops."""
+    single_r2: Estimate
+    """Mean share of a curve's variance that one sigmoid explains."""
+    single_r2_of_smooth_curves: Estimate
+    """The same of smooth curves with this dataset's noise; the interval is over resamples."""
+    single_spectrum_r2: float
+    """R^2 of the learning times of one sigmoid per curve, as a description of the derivative of the mean loss."""
+    single_spectrum_r2_of_smooth_curves: float
+    """The same of smooth curves with this dataset's noise."""
     shared_residual_share: Share
     """Of the variance of noise from one checkpoint to the next, what all seeds share; over documents."""
     changes: tuple[Change, ...]
@@ -85,6 +93,7 @@ def numbers(
     grand_mean_drops: Share,
     schedule: Schedule,
     steps: Sequence[int],
+    single_spectrum_r2: float,
     across: SeedNumbers,
 ) -> Numbers:
     """`fits`: the table. `grand_mean_drops`: seeds in which the mean of all tokens has a drop."""
@@ -145,6 +154,10 @@ def numbers(
         onset_fall_share=of(fall - after, fall),
         onset_fall_share_in_drops=of(in_drops - in_drops_after, fall - after),
         after_onset_fall_share_in_drops=of(in_drops_after, after),
+        single_r2=mean(column["single_r2"], groups),
+        single_r2_of_smooth_curves=nulls.smooth.single_r2,
+        single_spectrum_r2=single_spectrum_r2,
+        single_spectrum_r2_of_smooth_curves=nulls.smooth.single_spectrum_r2,
         shared_residual_share=nulls.shared_residuals,
         changes=schedule.changes,
         across_seeds=across,

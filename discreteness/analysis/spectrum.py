@@ -31,12 +31,21 @@ class Spectrum:
     """[bins] nats that the drops among the fitted terms fell."""
     at_times: np.ndarray
     """[bins] nats of all terms, each put whole into the bin of its learning time: the spectrum itself."""
+    at_single_times: np.ndarray
+    """[bins] the same of one sigmoid per curve, as in arXiv 2606.29858; what rises counts as less than nothing."""
     drops: np.ndarray
     """[bins] number of drops whose time is in the bin."""
 
     def __add__(self, other: Self) -> Self:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "edges"}
         return type(self)(edges=self.edges, **sums)
+
+    def rebuilt_share(self, falls: np.ndarray) -> float:
+        """R^2 of `falls` [bins] as a description of the derivative of the mean loss; nan where that is constant."""
+        widths = np.diff(self.edges)
+        slope, other = self.per_octave(self.measured), self.per_octave(falls)
+        varies = (widths * (slope - np.average(slope, weights=widths)) ** 2).sum()
+        return float(1 - (widths * (slope - other) ** 2).sum() / varies) if varies else float("nan")
 
     def per_octave(self, falls: np.ndarray) -> np.ndarray:
         """Falls [bins] -> minus the derivative of the mean loss, nats per octave."""
@@ -56,11 +65,10 @@ def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) 
     mean = losses.mean(axis=0, dtype=np.float64) if len(losses) else np.zeros(len(x))
     # Only the part of a term that happens within the run: wide ones begin before it or end after it.
     seen = terms[:, :, 0] - terms[:, :, -1]
-    where = np.where(
-        np.isfinite(fits.times), np.clip(octaves(np.maximum(fits.times, 0)), edges[0], edges[-1]), edges[0]
-    )
+    single = fits.single_terms(at_edges)
 
-    def binned(weights: np.ndarray) -> np.ndarray:
+    def binned(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        where = np.where(np.isfinite(times), np.clip(octaves(np.maximum(times, 0)), edges[0], edges[-1]), edges[0])
         return np.histogram(where, bins=edges, weights=weights)[0]
 
     return Spectrum(
@@ -69,6 +77,7 @@ def spectrum(losses: np.ndarray, steps: Sequence[int] | np.ndarray, fits: Fits) 
         measured=-np.diff(np.interp(edges, x, mean)) * len(losses),
         rebuilt=-np.diff(terms.sum(axis=(0, 1))),
         by_drops=-np.diff((terms * fits.drops[:, :, None]).sum(axis=(0, 1))),
-        at_times=binned(seen),
-        drops=binned(fits.drops.astype(np.float64)),
+        at_times=binned(fits.times, seen),
+        at_single_times=binned(fits.single_times, single[:, 0] - single[:, -1]),
+        drops=binned(fits.times, fits.drops.astype(np.float64)),
     )

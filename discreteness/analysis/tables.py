@@ -32,13 +32,13 @@ FOLDER = "analysis"
 COLUMNS = {
     "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 "
     "delta_bic is_drop num_drops stable common schedule onset final_loss fall fall_in_drops fall_after_onset "
-    "fall_in_drops_after_onset base origin times widths falls drops",
+    "fall_in_drops_after_onset base origin times widths falls drops single_time single_width single_fall single_r2",
     "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share stable_share "
     "common_share event_share num_events time time_spread width fall two_groups_p two_groups_q two_groups_final_q "
     "two_groups_step two_groups_gap two_groups_minority cluster",
     "distributions": "doc_id document token_index token step mean spread p gap minority",
-    "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times drops by_false_drops "
-    "by_false_drops_low by_false_drops_high",
+    "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times at_single_times drops "
+    "by_false_drops by_false_drops_low by_false_drops_high",
 }
 """Table -> its columns; docs/analysis.md describes each."""
 ALL_DOCUMENTS = ""
@@ -177,6 +177,10 @@ def fits_table(dataset: Dataset, done: list[Done], schedule: Schedule) -> pa.Tab
             "origin": fits.origin,
             **{name: _lists(getattr(fits, name), np.isfinite(fits.times)) for name in ("times", "widths", "falls")},
             "drops": _lists(fits.drops, np.isfinite(fits.times)),
+            "single_time": fits.single_times,
+            "single_width": fits.single.widths[:, 0],
+            "single_fall": fits.single.falls[:, 0],
+            "single_r2": fits.single_r2,
         }
         tables.append(pa.table(columns))
     fits = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
@@ -276,7 +280,7 @@ def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
 
 
 def spectrum_table(dataset: Dataset, done: list[Done], false_falls: np.ndarray) -> pa.Table:
-    """`false_falls` [resamples, bins]: as in NullComparisons, of all documents together."""
+    """`false_falls` [resamples, bins]: as in SmoothCurves, of all documents together."""
     low, high = np.quantile(false_falls, [0.025, 0.975], axis=0)
     chance = {
         "by_false_drops": false_falls.mean(axis=0),
@@ -299,6 +303,7 @@ def spectrum_table(dataset: Dataset, done: list[Done], false_falls: np.ndarray) 
                 "rebuilt": one.per_octave(one.rebuilt),
                 "by_drops": one.per_octave(one.by_drops),
                 "at_times": one.per_octave(one.at_times),
+                "at_single_times": one.per_octave(one.at_single_times),
                 "drops": one.drops.astype(np.int64),
                 **{
                     what: pa.array(values, mask=np.full(len(values), name != ALL_DOCUMENTS))

@@ -19,7 +19,13 @@ _SHOWN_NUMBERS = (2, 8, 32, 128)
 
 def paragraphs(found: Numbers, vary: str | None) -> str:
     """Wrapped for a terminal. vary: what a seed of the dataset changes; None: it is not recorded."""
-    found_there = (*_drops_and_chance(found), *_averages(found), *_how_they_hold(found), *_onset(found))
+    found_there = (
+        *_drops_and_chance(found),
+        *_averages(found),
+        *_how_they_hold(found),
+        *_one_sigmoid(found),
+        *_onset(found),
+    )
     parts = " ".join(found_there), *_across_seeds(found, vary), " ".join(_limits(found, vary))
     return "\n\n".join(textwrap.fill(part, WIDTH) for part in parts)
 
@@ -90,6 +96,17 @@ def _how_they_hold(found: Numbers) -> Iterator[str]:
     held.append(f"in {found.unlearned_share} it ends above {SOMETHING_LEARNED:.0f} nats, where little is learned")
     yield f"Of the curves with a drop, {'; '.join(held)}."
     yield f"Drops hold {found.fall_share_in_drops} of all nats that curves fall."
+
+
+def _one_sigmoid(found: Numbers) -> Iterator[str]:
+    """As the field does it, and what the same would say of smooth curves."""
+    yield (
+        f"One sigmoid per token (arXiv 2606.29858) explains {found.single_r2} of a curve's variance on average, and "
+        f"{found.single_r2_of_smooth_curves} of that of smooth curves with the same noise; the learning times of these "
+        f"sigmoids describe the derivative of the mean loss with an R^2 of {found.single_spectrum_r2:.2f}, and that of "
+        f"the smooth curves with {found.single_spectrum_r2_of_smooth_curves:.2f}. What smooth curves do as well is no "
+        "evidence of drops."
+    )
 
 
 def _schedule(changes: tuple[Change, ...]) -> str:

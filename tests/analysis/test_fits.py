@@ -231,6 +231,18 @@ def test_a_fall_whose_end_is_not_seen_is_no_drop():
     assert not fit(one(STEPS[-1], 1.0, 9.0, 2.0), STEPS).is_drop[0]
 
 
+def test_one_sigmoid_per_curve_stands_beside_the_fit():
+    """Of a fall it is the fall, of a rise it rises, of two falls it explains less than the fit does."""
+    fall, two = one(120, 1.0, 9.0, 2.0), one(12, 1.0, 9.0, 5.0) + one(400, 1.0, 0.0, -4.0)
+    fits = fit(np.concatenate([fall, -fall, two]), STEPS)
+    assert fits.single_times[:2] == pytest.approx([120, 120], rel=0.01)
+    assert fits.single.widths[:2, 0] == pytest.approx([1, 1], rel=0.03)
+    assert fits.single.falls[:2, 0] == pytest.approx([7, -7], rel=0.02)
+    assert fits.single_terms(STEPS)[0] + fits.single.base[0] == pytest.approx(fall[0], abs=0.05)
+    assert (fits.single_r2[:2] > 0.999).all()
+    assert fits.single_r2[2] < 0.97 < 0.999 < fits.r2[2]
+
+
 def test_a_constant_curve_has_no_drop_and_says_so_in_numbers():
     fits = fit(np.full((1, 48), 3.5), STEPS)
     assert not fits.is_drop[0]

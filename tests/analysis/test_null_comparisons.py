@@ -17,7 +17,7 @@ from discreteness.analysis.analyze import analyze
 from discreteness.analysis.common import without_common
 from discreteness.analysis.fits import MIN_DELTA_BIC, fit, octaves, pooled_noise
 from discreteness.analysis.intervals import Share, share, without_interval
-from discreteness.analysis.null_comparisons import _false_falls, smooth_curves
+from discreteness.analysis.null_comparisons import SmoothCurves, smooth_curves
 from discreteness.analysis.numbers import Numbers
 from discreteness.analysis.onset import onset_end, unigram_losses
 from discreteness.analysis.processes import Processes
@@ -214,10 +214,29 @@ def test_the_spectrum_of_false_drops_by_hand():
     flat[0, 2] += 6 * sigmoid(X, np.array([6.2]), np.array([0.2]))[0]
     fits = fit(flat.reshape(8, -1), STEPS)
     assert fits.is_drop.sum() == 1
-    falls = _false_falls(flat, fits, STEPS, taken=2.0)
+    falls = SmoothCurves.of(flat, fits, STEPS, taken=2.0).by_drops
     edges = spectrum(flat[0], STEPS, fits[:4]).edges
     assert (falls * np.diff(edges)).sum(axis=1) == pytest.approx([2 * 6 / 4, 0], abs=0.02)
     assert edges[falls[0].argmax()] <= 6.2 <= edges[falls[0].argmax() + 1]
+
+
+def test_learning_times_of_one_sigmoid_describe_the_mean_of_smooth_curves_too():
+    """So that they do is no evidence of drops; and R^2 by hand."""
+    random = np.random.default_rng(0)
+    smooth = 9 - 1.0 * X + noise(random, STEPS, 60, 0.05) + 3 * np.exp(-X / random.uniform(2, 6, 60)[:, None])
+    found = spectrum(smooth, STEPS, fit(smooth, STEPS))
+    assert found.rebuilt_share(found.measured) == 1
+    by_hand = dataclasses.replace(found, edges=np.array([0.0, 1, 2, 4]), measured=np.array([60.0, 180, 60]))
+    falls = np.array([120.0, 180, 60])  # of 60 curves: 2, 3 and 1/2 nats per octave where 1, 3 and 1/2 are measured
+    average = (1 + 3 + 2 * 0.5) / 4
+    assert by_hand.rebuilt_share(falls) == pytest.approx(
+        1 - 1 / ((1 - average) ** 2 + (3 - average) ** 2 + 2 * (0.5 - average) ** 2)
+    )
+    times = 2 ** random.uniform(2.5, 7.5, 400) - 1
+    drops = 1 + 6 * sigmoid(X, octaves(times), np.full(400, 0.5)) + noise(random, STEPS, 400, 0.05)
+    found = spectrum(drops, STEPS, fit(drops, STEPS))
+    assert found.rebuilt_share(found.at_single_times) > 0.9
+    assert found.at_single_times.sum() == pytest.approx(6 * 400, rel=0.05)
 
 
 def test_two_drops_are_the_same_within_a_quarter_of_an_octave_or_two_standard_errors():
