@@ -192,13 +192,9 @@ class Growing:
 
     def _running_losses(self, snapshot: Snapshot, document: DocumentInfo, seed: int) -> np.ndarray:
         """float32 [steps, tokens]. The file may be newer than the snapshot: then it has more steps."""
-        table = pq.read_table(
-            snapshot.stamps[seed][0],
-            filesystem=self.storage.filesystem,
-            columns=["step", "losses"],
-            filters=[("doc_id", "=", document.doc_id)],
-            partitioning=None,
-        )
+        # Opened once: a file that is replaced meanwhile would be read half and half.
+        with self.storage.filesystem.open_input_file(snapshot.stamps[seed][0]) as file:
+            table = pq.read_table(file, columns=["step", "losses"], filters=[("doc_id", "=", document.doc_id)])
         steps = snapshot.dataset.steps
         losses = np.full((len(steps), document.num_losses), np.nan, np.float32)
         rows = np.searchsorted(steps, table["step"].to_numpy())

@@ -3,7 +3,7 @@
 The hub's client bounds each read alone, so a server that sends a byte every nine seconds would keep it for years.
 """
 
-import importlib
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -46,7 +46,7 @@ def demand_least_rate() -> None:
 
 
 def _watch(response: Any) -> None:
-    http = importlib.import_module(type(response).__module__.partition(".")[0])  # which one depends on the hub's client
+    http = sys.modules[type(response).__module__.partition(".")[0]]  # which one depends on the hub's client
 
     class Watched(http.SyncByteStream):  # type: ignore[misc, name-defined]
         def __init__(self, stream: Any):

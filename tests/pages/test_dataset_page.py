@@ -16,6 +16,7 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.safetensors_file import WeightsFormat
 from discreteness.dataset import paths
+from discreteness.dataset import storage as storage_module
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.lock import DatasetLock
 from discreteness.dataset.storage import Storage
@@ -104,16 +105,23 @@ def of_the_layout(name):
 def written(monkeypatch, tmp_path):
     """Names below a dataset of all files that its writers put there, for good or for a moment."""
     root, names = tmp_path / "runs" / "first", []
-    really_put = Storage._put
+    really_write, really_fsync = Storage.write, storage_module._fsync
 
-    def put(storage, path, content):
-        names.append(Path(path).relative_to(root).as_posix())
-        really_put(storage, path, content)
+    def write(storage, name, content, durable=True):
+        names.append(name)
+        really_write(storage, name, content, durable)
+
+    def fsync(path):
+        """Of a file under the name that it has until it is whole, then of the folder that it is moved to."""
+        if Path(path).is_file():
+            names.append(Path(path).relative_to(root).as_posix())
+        really_fsync(path)
 
     def look():
         names.extend(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
-    monkeypatch.setattr(Storage, "_put", put)
+    monkeypatch.setattr(Storage, "write", write)
+    monkeypatch.setattr(storage_module, "_fsync", fsync)
     with DatasetLock(root):
         dataset = create_planted(root, DOCUMENTS, token_bytes, log_plan(12, 300), range(3))
         dataset.log_job(range(4), 3)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -514,6 +515,11 @@ def test_signs_of_life_carry_records_and_no_rows(job):
     asyncio.run(scenario())
 
 
+def read_once(path):
+    """By one opening: it is replaced while it is read."""
+    return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
+
+
 def test_rows_of_a_running_seed_are_shown_until_it_is_committed(job, monkeypatch):
     dispatcher, publish, checkpoints, dataset = job
     monkeypatch.setattr("discreteness.service.dispatcher.WATCH_S", 0.01)
@@ -524,9 +530,9 @@ def test_rows_of_a_running_seed_are_shown_until_it_is_committed(job, monkeypatch
         lease = await dispatcher.lease("g")
         assert await publish(lease, 0) is None
         assert await publish(lease, 1) is None
-        while not shown.exists() or len(set(pq.read_table(shown)["step"].to_pylist())) < 2:
+        while not shown.exists() or len(set(read_once(shown)["step"].to_pylist())) < 2:
             await asyncio.sleep(0.01)
-        rows = pq.read_table(shown).sort_by([("step", "ascending"), ("doc_id", "ascending")])
+        rows = read_once(shown).sort_by([("step", "ascending"), ("doc_id", "ascending")])
         losses = np.concatenate(rows["losses"].to_numpy())
         expected = np.concatenate([losses for *_, losses in checkpoints[:2]])
         assert np.array_equal(losses.view(np.uint32), expected.view(np.uint32))

@@ -121,4 +121,6 @@ def test_going_on_with_another_value_is_refused(settings, datasets):
 
 def test_only_the_value_differs_between_their_identities(settings):
     init, data = (prepared(**settings, vary=vary) for vary in ("init", "data"))
-    assert dataclasses.replace(init, vary="data", identity=init.identity | {"vary": "data"}) == data
+    assert (init.supply.seed, data.supply.seed) == (None, 0), "the count of the order that is read"
+    identity = init.identity | {"vary": "data"}
+    assert dataclasses.replace(init, vary="data", identity=identity, supply=data.supply) == data

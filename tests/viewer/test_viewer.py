@@ -291,10 +291,33 @@ def test_curves_are_saved_as_a_table_and_as_a_picture(new_page, address, planted
     assert {(row[1], row[2], row[3]) for row in rows} == {("first.txt", "7", *dataset.texts("first.txt", [7]))}
     table = np.array([row[4:] for row in rows], np.float64)
     assert table[:, 0].tolist() == list(PLAN)
+    assert max(len(field.replace(".", "").lstrip("0")) for row in rows for field in row[5:]) == 9, "digits"
     np.testing.assert_array_equal(table[:, 1:].T.astype(np.float32), dataset.losses("first.txt", 7))
     with page.expect_download() as saved:
         page.click("#png")
     assert saved.value.path().read_bytes().startswith(b"\x89PNG") and saved.value.suggested_filename.endswith(".png")
+
+
+def test_a_chosen_newline_is_one_box_and_leaves_the_title_one_line(new_page, address, planted):
+    texts = discreteness.open(planted).texts("first.txt")
+    token = next(number for number, text in enumerate(texts, 1) if text.endswith("\n"))
+    page = new_page(f"{address}?document=first.txt&token={token}")
+    drawn(page, NUM_SEEDS)
+    box = f"document.querySelector('[data-token=\"{token}\"]')"
+    assert page.evaluate(f"[{box}.className, {box}.getClientRects().length]") == ["token chosen", 1]
+    after = f"document.querySelector('[data-token=\"{token + 1}\"]')"
+    assert page.evaluate(f"{after}.getBoundingClientRect().top - {box}.getBoundingClientRect().bottom") > 0
+    assert "\n" not in page.inner_text("#token-title") and "↵" in page.inner_text("#token-title")
+
+
+def test_five_hundred_documents_leave_the_table_in_reach(new_page, serve_here, tmp_path):
+    create_planted(tmp_path / "d", *text_documents({f"{n:03}": "a bee sees" for n in range(500)}), PLAN, range(1))
+    page = new_page(serve_here(tmp_path / "d"))
+    until(page, "document.querySelectorAll('#heatmap .names button').length === 500")
+    assert page.evaluate("document.querySelector('#table').getBoundingClientRect().top + scrollY") < 2500
+    page.click("#heatmap .names button:nth-child(450)")  # scrolled to
+    until(page, "document.querySelector('#text').textContent.includes('bee')")
+    assert "document=449" in page.evaluate("location.search")
 
 
 def test_keys_play_training_and_walk_through_tokens_and_documents(new_page, address):

@@ -62,6 +62,7 @@ class Truth:
     path: object
     committed: list
     running: dict
+    noise: object = None  # of the analysis, where there is one
     names: dict = field(default_factory=dict)
     losses: dict = field(default_factory=dict)
 
@@ -93,7 +94,7 @@ class Truth:
         curves = self.losses[doc_id][: len(self.committed)][:most]
         seeds, _, num_tokens = curves.shape
         # A document is fitted in one call: its curves show the noise together.
-        together = fit(curves.transpose(2, 0, 1).reshape(-1, len(PLAN)), PLAN)
+        together = fit(curves.transpose(2, 0, 1).reshape(-1, len(PLAN)), PLAN, self.noise)
         tokens = [together[token * seeds : (token + 1) * seeds] for token in range(num_tokens)]
         found = []
         for fits in tokens:
@@ -136,7 +137,7 @@ class Truth:
         curves = np.concatenate(documents)
         x = np.log2(np.array(PLAN) + 1.0)
         edges = [at for at in np.arange(x[0], x[-1], 0.5) if x[-1] - at >= 0.25] + [x[-1]]
-        fits = Fits.concatenate([fit(one, PLAN) for one in documents])
+        fits = Fits.concatenate([fit(one, PLAN, self.noise) for one in documents])
         in_drops = np.zeros(len(edges))
         for row, term in np.argwhere(fits.drops):
             where, width = np.log2(fits.times[row, term] + 1), fits.widths[row, term]
@@ -384,8 +385,7 @@ def test_numbers_of_an_analysis_are_of_all_its_seeds(new_page, serve_here, tmp_p
     committed, _ = SEEDS["even"]
     assert len(committed) > FIRST_SEEDS
     create_planted(tmp_path / "d", *text_documents(TEXTS), PLAN, committed)
-    analyze(tmp_path / "d")
-    truth = Truth(tmp_path / "d", committed, {})
+    truth = Truth(tmp_path / "d", committed, {}, noise=analyze(tmp_path / "d").noise)
     page = new_page(f"{serve_here(truth.path)}?document=one.txt&color=time")
     check_drops(page, truth.drops(0, None), seeds(len(committed)))
     page.click("#view-overview")

@@ -76,7 +76,8 @@ export class Overview {
         document.name,
       ),
     );
-    byId("heatmap").replaceChildren(element("div", { class: "names" }, ...names), canvas, readout);
+    const rows = element("div", { class: "rows" }, element("div", { class: "names" }, ...names), canvas);
+    byId("heatmap").replaceChildren(rows, readout);
     readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic; color: 0 to ${number(scale.high)} nats`;
   }
 
@@ -114,7 +115,7 @@ export class Overview {
     const rows = tokens.map((entry) => {
       const document = names.get(entry.doc_id);
       const open = () => this.onOpen(document, entry.token, null);
-      const before = entry.context.slice(0, -1).flatMap(tokenContent);
+      const before = entry.context.slice(0, -1).flatMap((token) => tokenContent(token, false));
       return element(
         "tr",
         {
@@ -128,7 +129,7 @@ export class Overview {
           "td",
           { class: "context" },
           ...before.slice(-40),
-          element("b", {}, ...tokenContent(entry.context.at(-1))),
+          element("b", {}, ...tokenContent(entry.context.at(-1), false)),
         ),
         element("td", {}, `${document.name}:${entry.token}`),
         element("td", {}, number(entry.time)),

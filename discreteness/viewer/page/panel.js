@@ -106,8 +106,8 @@ export function drawPanel() {
   const { token, curves } = first;
   const start = Math.max(1, token - 6);
   byId("token-title").replaceChildren(
-    element("small", {}, ...first.words.slice(start, token).flatMap(tokenContent)),
-    ...tokenContent(first.words[token]),
+    element("small", {}, ...first.words.slice(start, token).flatMap((word) => tokenContent(word, false))),
+    ...tokenContent(first.words[token], false),
     element("small", {}, `   token ${token} of ${nameOf(first)}${first.words[token].answer ? " · answer" : ""}`),
   );
   for (const [name, pressed] of [
@@ -221,6 +221,9 @@ function readOut(at) {
 
 const fileName = () => `${page.dataset.name}-${panel[0] ? `${nameOf(panel[0])}-${panel[0].token}` : ""}`;
 
+// Nine digits tell every float32 from its neighbours; JavaScript would write it as the double that it is.
+const exact = (value) => Number(value.toPrecision(9));
+
 function saveCsv() {
   const seeds = [...new Set(panel.flatMap(({ curves }) => [...curves.seeds]))].sort((a, b) => a - b);
   const table = [["doc_id", "document", "token_index", "token", "step", ...seeds.map((seed) => `seed_${seed}`)]];
@@ -230,7 +233,7 @@ function saveCsv() {
     const rows = seeds.map((seed) => curves.seeds.indexOf(seed));
     page.dataset.steps.forEach((step, index) => {
       const losses = rows.map((row) =>
-        row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : curves.losses[row * steps + index],
+        row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : exact(curves.losses[row * steps + index]),
       );
       table.push([doc_id, nameOf(entry), token, entry.words[token].text, step, ...losses]);
     });

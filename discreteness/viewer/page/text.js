@@ -22,9 +22,15 @@ export const visibleText = (token) =>
     .map((part) => part.text.replace("\n", ""))
     .join("");
 
-export function tokenContent(token) {
-  return visibleParts(token).map(({ mark, text }) => (mark ? element("span", { class: "mark" }, text) : text));
+export function tokenContent(token, breaks = true) {
+  return visibleParts(token).map(({ mark, text }) => {
+    const shown = breaks ? text : text.replace("\n", "");
+    return mark ? element("span", { class: "mark" }, shown) : shown;
+  });
 }
+
+// A line break inside a box would draw it as two: one at its end stands behind it.
+const breaksAtEnd = ({ text, bytes }) => (!bytes && /^[^\n]*(\n+)$/.exec(text)?.[1]) || "";
 
 export class TextView {
   constructor(root, onToken) {
@@ -46,12 +52,15 @@ export class TextView {
           class: ["token", token.answer && "answer", !token.known && "unknown"].filter(Boolean).join(" "),
           "data-token": index + 1,
         },
-        ...tokenContent(token),
+        ...tokenContent(token, !breaksAtEnd(token)),
       ),
     );
     this.root.replaceChildren(
       element("span", { class: "bos", title: "beginning of the document: no loss" }, "⟨bos⟩"),
-      ...this.boxes.flatMap((box, index) => (/^\s/.test(tokens[index + 1].text) ? [element("wbr"), box] : [box])),
+      ...this.boxes.flatMap((box, index) => {
+        const token = tokens[index + 1];
+        return [...(/^\s/.test(token.text) ? [element("wbr")] : []), box, breaksAtEnd(token)];
+      }),
     );
   }
 
