@@ -56,7 +56,7 @@ def _together(found: SeedNumbers, vary: str | None) -> Iterator[str]:
             f"(p = {found.document_together_p:.3f})."
         )
     yield (
-        f"{found.clustered_tokens} tokens are in {found.clusters} clusters that move together."
+        f"{found.clustered_tokens} tokens are in {_counted(found.clusters)} that move together from seed to seed."
         if found.clusters
         else "No cluster of tokens moves together beyond chance."
     )
@@ -67,6 +67,10 @@ def _together(found: SeedNumbers, vary: str | None) -> Iterator[str]:
         )
     if vary not in ("data", "both"):
         yield "All seeds read the same data in the same order, so that times are alike may be the data's doing."
+
+
+def _counted(clusters: int) -> str:
+    return "one cluster" if clusters == 1 else f"{clusters} clusters"
 
 
 def _groups(found: SeedNumbers, num_seeds: int) -> Iterator[str]:
