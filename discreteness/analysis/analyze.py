@@ -6,8 +6,6 @@ found = analyze("runs/first")    # writes runs/first/analysis/*.parquet, which t
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import numpy as np
 
@@ -26,12 +24,14 @@ from discreteness.analysis.seed_drops import SeedDrops
 from discreteness.analysis.seed_numbers import moves, seed_numbers
 from discreteness.analysis.spectrum import spectrum
 from discreteness.analysis.tables import (
+    ALL_DOCUMENTS,
     Analysis,
     Done,
     Work,
     count_losses,
     distributions_table,
     fits_table,
+    spectra,
     spectrum_table,
     tokens_table,
     write_tables,
@@ -112,13 +112,13 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     over_seeds = distributions(dataset, workers)
     groups = TokenGroups.of(over_seeds)
     of_seeds = seed_numbers(documents, across, events, together, over_seeds, groups)
-    together_spectrum = reduce(add, (part.spectrum for part in done))
-    rebuilt = together_spectrum.rebuilt_share(together_spectrum.at_single_times)
+    sums = spectra(dataset, done)
+    rebuilt = sums[ALL_DOCUMENTS].rebuilt_share(sums[ALL_DOCUMENTS].at_single_times)
     return Analysis(
         fits=fits,
         tokens=tokens_table(dataset, fits, across, groups, together.cluster),
         distributions=distributions_table(dataset, over_seeds),
-        spectrum=spectrum_table(dataset, done, nulls.smooth.by_drops),
+        spectrum=spectrum_table(sums, nulls.smooth.by_drops),
         seeds=dataset.seeds,
         noise=nulls.noise.whole,
         numbers=numbers(fits, nulls, grand_mean_drops, schedule, dataset.steps, rebuilt, of_seeds),

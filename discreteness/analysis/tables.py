@@ -111,7 +111,6 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
             source = pa.BufferReader(storage.read(path))
             tables[name] = pq.ParquetFile(source, page_checksum_verification=True).read()
             stated = json.loads(tables[name].schema.metadata[_METADATA_KEY])
-            noise = Noise(**{name: np.array(values) for name, values in stated["noise"].items()})
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             raise ValueError(f"{storage.path(path)} is damaged or not of an analysis; {again}") from None
         if missing := set(columns.split()) - set(tables[name].column_names):
@@ -121,6 +120,7 @@ def load(uri: str | os.PathLike[str], output: str | os.PathLike[str] | None = No
         if stated["documents"] != _documents_of(dataset):
             raise ValueError(f"{storage.path(path)} is of other documents; {again}")
         seeds[name] = stated["seeds"]
+    noise = Noise(**{name: np.array(values) for name, values in stated["noise"].items()})
     path = f"{prefix}{NUMBERS_FILE}"
     if not storage.exists(path):
         raise FileNotFoundError(f"{storage.path(path)} does not exist; {again}")
@@ -279,7 +279,17 @@ def _nulls(values: np.ndarray | pa.Array) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
 
 
-def spectrum_table(dataset: Dataset, done: list[Done], false_falls: np.ndarray) -> pa.Table:
+def spectra(dataset: Dataset, done: list[Done]) -> dict[str, Spectrum]:
+    """Of each document by its name, and of ALL_DOCUMENTS together."""
+    names = {document.doc_id: document.name for document in dataset.documents}
+    sums: dict[str, Spectrum] = {}
+    for part in done:
+        for name in (names[part.work.doc_id], ALL_DOCUMENTS):
+            sums[name] = sums[name] + part.spectrum if name in sums else part.spectrum
+    return sums
+
+
+def spectrum_table(sums: dict[str, Spectrum], false_falls: np.ndarray) -> pa.Table:
     """`false_falls` [resamples, bins]: as in SmoothCurves, of all documents together."""
     low, high = np.quantile(false_falls, [0.025, 0.975], axis=0)
     chance = {
@@ -287,11 +297,6 @@ def spectrum_table(dataset: Dataset, done: list[Done], false_falls: np.ndarray) 
         "by_false_drops_low": low,
         "by_false_drops_high": high,
     }
-    names = {document.doc_id: document.name for document in dataset.documents}
-    sums: dict[str, Spectrum] = {}
-    for part in done:
-        for name in (names[part.work.doc_id], ALL_DOCUMENTS):
-            sums[name] = sums[name] + part.spectrum if name in sums else part.spectrum
     return pa.concat_tables(
         pa.table(
             {

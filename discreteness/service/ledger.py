@@ -274,7 +274,7 @@ class Ledger:
         self.counts.attempts_lost += 1
         attempt.trainer.heard_s = time.monotonic()  # it hears of it with its next checkpoint
         final = ends != "attempt"
-        preempted = attempt.trainer.leaving and not final  # what its machine's end brings is no failure of the seed
+        preempted = attempt.trainer.leaving and not final  # the seed has not failed if its machine ends
         self.lost[attempt.seed] += not preempted
         if final or self.lost[attempt.seed] >= self.max_attempts:
             self.failed[attempt.seed] = error

@@ -220,8 +220,8 @@ def test_the_spectrum_of_false_drops_by_hand():
     assert edges[falls[0].argmax()] <= 6.2 <= edges[falls[0].argmax() + 1]
 
 
-def test_learning_times_of_one_sigmoid_describe_the_mean_of_smooth_curves_too():
-    """So that they do is no evidence of drops; and R^2 by hand."""
+def test_how_well_learning_times_of_one_sigmoid_describe_the_mean():
+    """R^2 by hand, and of planted drops at times of their own."""
     random = np.random.default_rng(0)
     smooth = 9 - 1.0 * X + noise(random, STEPS, 60, 0.05) + 3 * np.exp(-X / random.uniform(2, 6, 60)[:, None])
     found = spectrum(smooth, STEPS, fit(smooth, STEPS))

@@ -46,12 +46,12 @@ def curves(dataset: Dataset, found: Analysis) -> Figure:
 def _mean_and_tokens(axes: Axes, dataset: Dataset, found: Analysis) -> None:
     x, seed = np.array(dataset.steps) + 1, found.seeds[0]
     sizes = [document.num_losses for document in dataset.documents]
-    total = sum(dataset.losses(document.doc_id, seeds=seed).sum(axis=1) for document in dataset.documents)
+    mean = np.average(dataset.mean_curves()[:, dataset.seeds.index(seed)], axis=0, weights=sizes)
     for number in np.sort(np.random.default_rng(0).choice(sum(sizes), min(CURVES, sum(sizes)), replace=False)):
         place = int(np.searchsorted(np.cumsum(sizes), number, side="right"))
         token = int(number - sum(sizes[:place])) + 1
         axes.plot(x, dataset.losses(dataset.documents[place].doc_id, token, seeds=seed), color=PALE, linewidth=0.5)
-    axes.plot(x, total / sum(sizes), color=INK, linewidth=1.8)
+    axes.plot(x, mean, color=INK, linewidth=1.8)
     updates_axis(axes, dataset.steps[-1])
     mark_schedule(axes, found.numbers.changes, named=False)
     axes.set_ylabel("loss (nats)")

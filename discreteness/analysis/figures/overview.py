@@ -48,7 +48,7 @@ def overview(dataset: Dataset, found: Analysis) -> Figure:
 
 def _documents(axes: Axes, dataset: Dataset) -> list[tuple[float, str, str]]:
     x = np.array(dataset.steps) + 1
-    means = np.stack([dataset.losses(document.doc_id).mean(axis=(0, 2)) for document in dataset.documents])
+    means = dataset.mean_curves().mean(axis=1)
     axes.plot(x, means.T, color=PALE, linewidth=0.5)
     order = np.argsort(means[:, -1], kind="stable")
     ends = []

@@ -15,11 +15,9 @@ from discreteness.analysis.figures.style import (
     mark_schedule,
     updates_axis,
 )
-from discreteness.analysis.intervals import MIN_GROUPS
+from discreteness.analysis.intervals import MIN_GROUPS, share
 from discreteness.analysis.tables import ALL_DOCUMENTS, Analysis
 from discreteness.dataset.reader import Dataset
-
-RESAMPLES = 1000
 
 
 def learning_times(dataset: Dataset, found: Analysis) -> Figure:
@@ -63,16 +61,16 @@ def learning_times(dataset: Dataset, found: Analysis) -> Figure:
 
 
 def _over_documents(found: Analysis, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A 95 % interval of the mean over documents, weighted by their curves [bins], by bootstrap (Efron 1979); the mean
-    itself where there are too few of them.
+    """A 95 % interval of the mean over documents, weighted by their curves [bins]; the mean itself where there are too
+    few of them.
     """
     table = found.spectrum.filter(pc.not_equal(found.spectrum["document"], ALL_DOCUMENTS))
     bins = len(found.spectrum) - len(table)
-    falls = table[name].to_numpy().reshape(-1, bins)
-    weights = table["curves"].to_numpy().reshape(-1, bins)[:, 0].astype(np.float64)
-    if len(falls) < MIN_GROUPS:
-        mean = weights @ falls / weights.sum()
-        return mean, mean
-    drawn = np.random.default_rng(0).multinomial(len(falls), np.full(len(falls), 1 / len(falls)), RESAMPLES) * weights
-    low, high = np.quantile(drawn @ falls / drawn.sum(axis=1, keepdims=True), [0.025, 0.975], axis=0)
-    return low, high
+    falls, curves = (table[column].to_numpy().reshape(-1, bins).T for column in (name, "curves"))
+    documents = np.arange(falls.shape[1])
+    means = [share(fall * weight, weight, documents) for fall, weight in zip(falls, curves, strict=True)]
+    low, high = (
+        [mean.value if np.isnan(bound) else bound for mean, bound in zip(means, bounds, strict=True)]
+        for bounds in ([mean.low for mean in means], [mean.high for mean in means])
+    )
+    return np.array(low), np.array(high)
