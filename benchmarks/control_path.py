@@ -27,7 +27,8 @@ from ray._private.internal_api import node_stats
 from speedrun.schedules import forward_state
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.cluster.connection import find_cluster, start_local
+from discreteness.cluster.connection import find_cluster
+from discreteness.cluster.rays_start import start_local
 from discreteness.cluster.topology import choose
 from discreteness.dataset.verify import verify
 from discreteness.experiment.config import ExperimentConfig, RunConfig

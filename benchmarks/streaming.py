@@ -37,7 +37,8 @@ from speedrun.training import Checkpoint, Trainer
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.staging import Staging
-from discreteness.cluster.connection import find_cluster, start_local
+from discreteness.cluster.connection import find_cluster
+from discreteness.cluster.rays_start import start_local
 from discreteness.cluster.topology import choose
 from discreteness.experiment.config import ExperimentConfig, RunConfig
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare

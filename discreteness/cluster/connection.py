@@ -1,4 +1,4 @@
-"""The connection to Ray: the cluster that RAY_ADDRESS names, or a Ray of our own on this machine."""
+"""The connection to Ray: the cluster that RAY_ADDRESS names, or this machine, and what its nodes answer."""
 
 import logging
 import os
@@ -12,16 +12,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.cluster.machines import Cluster, Node, this_machine
 from discreteness.cluster.rays_address import named_cluster, try_address
-from discreteness.cluster.rays_folder import rays_folder, try_folder, try_store
-from discreteness.cluster.rays_token import keep_token_private, try_token
 from discreteness.cluster.rays_words import in_one_line
 
-SLOW = ("timed out during startup", "Timed out waiting for file", "dashboard.log")
-"""What Ray 2.60 says where it does not start in time."""
 ALL_GPUS = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
 """Else Ray shows a process the GPUs that it has reserved, and nobody hears of the others."""
-AGENT_TIMEOUT_S = 300
-"""How long a node waits for its agent: longer than the 30 s that Ray gives the node itself."""
 
 
 def find_cluster(metadata: dict[str, str] | None = None, object_store_gb: float | None = None) -> Cluster:
@@ -46,50 +40,6 @@ def find_cluster(metadata: dict[str, str] | None = None, object_store_gb: float 
     except Exception as error:  # of a dozen classes, few of them Ray's
         raise OSError(f"RAY_ADDRESS={address}: the cluster cannot be joined: {in_one_line(error)}") from error
     return Cluster(tuple(map(_node, _alive())), local=False)
-
-
-def start_local(cluster: Cluster, num_cpus: int, metadata: dict[str, str] | None = None) -> str | None:
-    """Starts Ray on this machine with `num_cpus` declared; the dashboard's address, if it came up.
-
-    On a busy machine its agent takes long to start; Ray's node by itself does not survive more than some 15 s of that.
-    The dashboard is not only for looking: without it Ray Train cannot clean up after a killed driver. Raises OSError,
-    in one line with what to do, if Ray cannot start.
-    """
-    os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * AGENT_TIMEOUT_S))
-    try_before_start(cluster.nodes[0].object_store_bytes)
-    try:
-        context = ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            object_store_memory=cluster.nodes[0].object_store_bytes,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            job_config=JobConfig(metadata=metadata),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # Ray has no class of its own for it
-        try_before_start(cluster.nodes[0].object_store_bytes)  # a disk may have become full
-        raise OSError(_why_not_started(error)) from error
-    keep_token_private()
-    return context.dashboard_url
-
-
-def try_before_start(store_bytes: int) -> None:
-    """Raises OSError, in one line with what to do, if Ray could not start here with such an object store."""
-    try_token()
-    try_folder()
-    try_store(store_bytes)
-
-
-def _why_not_started(error: Exception) -> str:
-    if any(words in str(error) for words in SLOW):
-        return (
-            "Ray did not start in the time that it gives itself (30 s, and 60 s for its dashboard): "
-            "this machine is busy; give the same command again when its load is less"
-        )
-    logs = rays_folder() / "session_latest" / "logs"
-    return f"Ray did not start ({type(error).__name__}: {in_one_line(error)}); more is in {logs}"
 
 
 def on_each_node(function: Callable[..., Any], *arguments: Any, timeout_s: float) -> dict[str, Any]:

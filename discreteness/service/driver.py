@@ -13,8 +13,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.connection import find_cluster, start_local
+from discreteness.cluster.connection import find_cluster
 from discreteness.cluster.machines import Cluster, assumed
+from discreteness.cluster.rays_start import start_local
 from discreteness.cluster.rays_token import token_file
 from discreteness.cluster.rays_words import in_one_line, is_of_a_process
 from discreteness.cluster.topology import choose
@@ -138,7 +139,8 @@ def job_metadata(config: JobConfig) -> dict[str, str]:
 def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -> None:
     declared, cores = job.topology.declared_cpus, int(cluster.nodes[0].cpus)
     log.say("starting Ray on this machine", "starting")
-    address = start_local(cluster, declared, metadata)
+    late = "this machine is busy: Ray did not start in its own 30 s, or 60 s for its dashboard; starting it again"
+    address = start_local(cluster, declared, metadata, on_late=lambda: log.say(late, "starting", level="warning"))
     note = f", {declared} CPUs declared on {cores} cores" if declared > cores else ""
     token = token_file()
     asks = f" (it asks for the token in {token})" if token else ""

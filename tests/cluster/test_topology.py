@@ -1,15 +1,12 @@
 """How many of what, from what there is: laptops, clusters with a head that trains nothing, nodes still to come."""
 
 import re
-import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from speedrun.execution import PLAIN
 from speedrun.tracks import medium, small, tiny
 
-from discreteness.cluster import connection
 from discreteness.cluster.machines import Cluster, Node, assumed
 from discreteness.cluster.topology import choose
 from discreteness.experiment import documents
@@ -232,50 +229,6 @@ def test_an_assumption_that_names_no_machines_is_refused(text):
 def test_only_a_plan_is_made_for_machines_that_are_not_here():
     with pytest.raises(ValueError, match="add --dry-run"):
         RunConfig(assume="8xH100").check()
-
-
-def start_where_ray_says(monkeypatch, reason, before=lambda: None):
-    def init(**options):
-        before()
-        raise Exception(reason)
-
-    monkeypatch.setattr(connection.ray, "init", init)
-    connection.start_local(Cluster((Node(2.0, 0.0, None, 10**8, "here"),), local=True), 2)
-
-
-@pytest.mark.parametrize(
-    ("reason", "words"),
-    [
-        ("The current node timed out during startup.", "machine is busy; give the same command again"),
-        ("\nThe last 20 lines of /tmp/logs/dashboard.log: ", "machine is busy; give the same command again"),
-        ("Timed out waiting for file /tmp/ray/s/gcs_server_port_1", "machine is busy; give the same command again"),
-        (
-            "The node broke:\nno such thing",
-            r"^Ray did not start \(Exception: no such thing\); more is in .*/session_",
-        ),
-    ],
-)
-def test_a_ray_that_does_not_come_up_is_an_error_with_the_way_on(monkeypatch, reason, words):
-    """What Ray raises on an overloaded machine, which a test cannot have on purpose; and any other error."""
-    with pytest.raises(OSError, match=words):
-        start_where_ray_says(monkeypatch, reason)
-
-
-def test_a_disk_that_becomes_full_while_ray_starts_is_not_called_a_busy_machine(monkeypatch):
-    full = SimpleNamespace(total=10**9, used=10**9, free=0)
-    with pytest.raises(OSError, match=r"the disk of Ray's folder .* has 0 MB free"):
-        start_where_ray_says(
-            monkeypatch,
-            "The current node timed out during startup.",
-            before=lambda: monkeypatch.setattr(shutil, "disk_usage", lambda path: full),
-        )
-
-
-def test_ray_is_not_asked_where_it_cannot_start(monkeypatch, short_folder):
-    (short_folder / "file").write_text("")
-    monkeypatch.setenv("RAY_TMPDIR", str(short_folder / "file"))
-    with pytest.raises(OSError, match=r"Ray cannot use its folder .*: RAY_TMPDIR=DIR"):
-        start_where_ray_says(monkeypatch, "Ray was asked")
 
 
 def line(chosen, beginning):
