@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "modded-nanogpt")]
 
 from discreteness.cli.main import COMMANDS  # noqa: E402
+from discreteness.dataset.annotations import ANNOTATIONS  # noqa: E402
 from discreteness.dataset.by_token.token_file import TOKENS  # noqa: E402
 from discreteness.dataset.manifest import DOCUMENTS  # noqa: E402
 from discreteness.dataset.reader import Dataset  # noqa: E402
@@ -36,6 +37,7 @@ SCHEMAS = {
     "losses/seed=SEED.parquet": LOSSES,
     "runs/seed=SEED-ATTEMPT.parquet": RUNS,
     "documents.parquet": DOCUMENTS,
+    "annotations.parquet": ANNOTATIONS,
     "tokens/PART/TOKEN.parquet": TOKENS,
 }
 

@@ -137,6 +137,35 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Annotate:
+    """Note of each token how frequent it is in the training shards, what a bigram model makes of it, and whether it
+    stood in its document before."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    data: str | None = None
+    """As for run: where the shards are that the seeds were trained on."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+        from rich.progress import track as progress_bar
+
+        from discreteness.dataset.reader import open as open_dataset
+        from discreteness.experiment.annotate import annotate
+
+        console = Console(stderr=True)
+        bar = partial(progress_bar, description="counting", console=console, disable=not console.is_terminal)
+        corpus = annotate(self.path, self.data, bar)
+        found = open_dataset(self.path).annotations()
+        counted = f"{sum(tokens for _, tokens in corpus.shards):,} tokens of {len(corpus.shards)} shards"
+        print(f"annotated: {len(found)} tokens, {counted if corpus.shards else 'not trained on shards: none counted'}")
+        if corpus.shards:
+            means = [found[name].to_numpy().mean() for name in ("unigram_loss", "bigram_loss")]
+            print(f"mean loss of a unigram model {means[0]:.3f}, of a bigram model {means[1]:.3f} nats")
+        print(f"groups of tokens: discreteness analyze {self.path} --by bigram_loss")
+        return 0
+
+
+@dataclass(frozen=True)
 class Analyze:
     """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures."""
 
@@ -147,12 +176,16 @@ class Analyze:
     """Where to put a copy of the overview, a PNG. Default: nowhere but in the folder of the tables."""
     json: bool = False
     """Print the numbers as JSON instead of the summary: docs/analysis.md describes each."""
+    by: tuple[str, ...] = ()
+    """Show groups of tokens as well, by columns such as category, answer or position; those of `discreteness annotate`
+    are repeated, induction, count, pair_count, unigram_loss and bigram_loss."""
 
     def __call__(self) -> int:
         from json import dumps
 
         from discreteness.analysis.analyze import analyze
         from discreteness.analysis.figures.draw import draw
+        from discreteness.analysis.groups import check_column, groups_by, known_of_tokens, table_of
         from discreteness.analysis.summary import summary
         from discreteness.analysis.tables import output_storage
         from discreteness.dataset.reader import open as open_dataset
@@ -161,17 +194,25 @@ class Analyze:
         dataset = open_dataset(self.path)
         storage, prefix = output_storage(dataset.storage, self.output)
         storage.check_writable()  # before the fits, which may take minutes
+        known = known_of_tokens(dataset)
+        for column in self.by:
+            check_column(known, column)
         if self.figure:
             open_storage(Path(self.figure).absolute().parent).check_writable()
         found = analyze(self.path, self.output)
         draw(dataset, found, self.output)
         if self.figure:
             Path(self.figure).write_bytes(storage.read(f"{prefix}overview.png"))
+        groups = {column: groups_by(found.fits, known, column) for column in self.by}
         if self.json:
-            print(dumps(found.numbers.as_json(), indent=1))
+            by = {column: [group.as_json() for group in members] for column, members in groups.items()}
+            print(dumps(found.numbers.as_json() | ({"by": by} if by else {}), indent=1))
             return 0
+        print(summary(dataset, found))
+        for column, members in groups.items():
+            print(f"\n{table_of(column, members)}")
         overview = self.figure or storage.path(f"{prefix}overview.png")
-        print(f"{summary(dataset, found)}\n\ntables and pictures: {storage.path(prefix)}\noverview: {overview}")
+        print(f"\ntables and pictures: {storage.path(prefix)}\noverview: {overview}")
         return 0
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 
+from discreteness.dataset.annotations import read_annotations
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
 from discreteness.dataset.by_token.token_file import DamagedPart
 from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
@@ -245,6 +246,13 @@ class Dataset:
         """Rows of documents.parquet of one document, one per token, BOS first."""
         rows = self._documents_table
         return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
+
+    def annotations(self) -> pa.Table:
+        """What `discreteness annotate` found of each token that has a loss, in the order of documents and tokens:
+        doc_id, token_index, and the columns that docs/dataset.md describes. Raises FileNotFoundError if it was not run,
+        and ValueError if its file is damaged or of other documents.
+        """
+        return read_annotations(self.storage, self._manifest)[0]
 
     def find(self, text: str, doc: str | int | None = None) -> list[Match]:
         """Where a text stands, in one document or in all: runs of whole tokens that spell exactly this text.

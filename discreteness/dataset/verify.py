@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from discreteness.dataset.annotations import problems_of_annotations
 from discreteness.dataset.by_token.parts import PartReader, first_tokens, read_parts
 from discreteness.dataset.by_token.token_file import KEYS, DamagedPart
 from discreteness.dataset.derived import problems_of_analysis, problems_of_weights
@@ -53,6 +54,7 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
             problems += [f"{part.folder}: {problem}" for problem in problems_of_part(reader, storage, manifest)]
     except ValueError as error:
         problems.append(str(error))
+    problems += problems_of_annotations(storage, manifest)
     return [*problems, *problems_of_analysis(storage), *problems_of_weights(storage)]
 
 

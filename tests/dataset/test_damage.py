@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from discreteness.dataset import reader
+from discreteness.dataset.annotations import ANNOTATIONS_FILE
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.by_token.parts import read_parts
 from discreteness.dataset.lock import DatasetLock
@@ -19,6 +20,7 @@ from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.status import job_status
 from discreteness.dataset.storage import open_storage
 from discreteness.dataset.verify import verify
+from discreteness.experiment.annotate import annotate
 from discreteness.viewer.growing import Growing
 from tests.support.dataset_case import commit, create, losses
 from tests.support.faulty_filesystem import object_storage
@@ -39,6 +41,7 @@ def files():
     storage.write(WEIGHTS, struct.pack("<Q", len(header)) + header + bytes(100))
     storage.write(TABLE, storage.read("documents.parquet"))
     storage.write(NUMBERS, b'{"seeds": 2}')
+    annotate(storage)
     assert verify(storage) == []
     names = [info.path.removeprefix(storage.path("")) for info in storage.list(recursive=True) if info.size]
     return {name: storage.read(name) for name in names}
@@ -109,6 +112,7 @@ OF_DATASETS = {
     "view": view,
     "records": lambda dataset: f"{dataset.runs(dataset.seeds[-1]).num_rows} steps",
     "words": lambda dataset: f"{dataset.tokens('a.txt').num_rows} tokens",
+    "annotations": lambda dataset: f"{dataset.annotations().num_rows} tokens",
 }
 OF_STORAGE = {
     "open": lambda storage: f"seeds {reader.open(storage).seeds}",
@@ -118,6 +122,7 @@ OF_STORAGE = {
 ALL_IS_WELL = dict.fromkeys(["open", "rows", "by token", "means", "view", "status"], "seeds [0, 1]") | {
     "records": "4 steps",
     "words": "4 tokens",
+    "annotations": "6 tokens",
 }
 ONE_LEFT = dict.fromkeys(["open", "rows", "by token", "means", "view"], r"seeds \[1\]")
 
@@ -207,6 +212,13 @@ CASES = [
         damage=(empty, half),
         said={"verify": r"numbers\.json: cannot be read \(.*\); run: discreteness analyze"},
         delete=NUMBERS,
+    ),
+    Case(
+        name=ANNOTATIONS_FILE,
+        said=dict.fromkeys(
+            ["annotations", "verify"], r"annotations\.parquet is damaged \(.*\); run: discreteness annotate"
+        ),
+        delete=ANNOTATIONS_FILE,
     ),
     Case(
         name=WEIGHTS,
