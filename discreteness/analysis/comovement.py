@@ -100,6 +100,8 @@ def residuals(times: np.ndarray) -> np.ndarray:
       way.
     - Seeds are weighted by one over their variance, which is estimated in _ROUNDS rounds. With equal weights a seed
       whose times vary more than those of others would move the mean of each token, and its residuals in all seeds.
+    - Each token counts alike in these variances, whatever its own spread: a single stray time would otherwise make its
+      seed small in all other tokens, and seeds that are unlike in size look like tokens that move together.
     """
     there = np.isfinite(times)
     left = np.where(there, times, 0.0)
@@ -110,9 +112,10 @@ def residuals(times: np.ndarray) -> np.ndarray:
         left = np.where(there, left - (shares * left).sum(axis=1, keepdims=True), 0)
         left = np.where(there, left - _medians(left, there), 0)
         left = np.where(there, left - (shares * left).sum(axis=1, keepdims=True), 0)
+        own = (left**2 / variances).sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
         # A seed with much weight is near the mean because it makes it.
         spare = np.maximum((there * (1 - shares)).sum(axis=0), 1e-9)
-        variances = np.maximum((left**2).sum(axis=0) / spare, 1e-12)
+        variances = np.maximum((left**2 / np.maximum(own, 1e-18)).sum(axis=0) / spare, 1e-12)
         middle = np.median(variances)
         variances = np.clip(variances, middle / _MOST_WEIGHT, None)
     return np.where(there, left / np.sqrt(variances), np.nan)

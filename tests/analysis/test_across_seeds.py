@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.across_seeds import TRUE_SD, draw_components, fast_seed, independent, noisy_seed, two_moving
+from benchmarks.across_seeds import (
+    TRUE_SD,
+    draw_components,
+    fast_seed,
+    heavy_tails,
+    independent,
+    noisy_seed,
+    two_moving,
+)
 from benchmarks.planted import sigmoid
 from discreteness.analysis import comovement, distributions
 from discreteness.analysis.across_seeds import across_seeds, learned, medians, spread
@@ -261,10 +269,11 @@ def test_shuffling_keeps_each_tokens_values_and_where_they_are(values, seed):
 
 
 def test_p_values_are_even_where_tokens_move_alone(monkeypatch):
-    """Also in a fast seed, and in one whose times vary more: neither is tokens that move together."""
+    """Also in a fast seed, in one whose times vary more, and with times that are far off: none of these is tokens that
+    move together."""
     monkeypatch.setattr(comovement, "PERMUTATIONS", 39)
     monkeypatch.setattr(comovement, "COPIES", 1)
-    for draw in (independent, fast_seed, noisy_seed):
+    for draw in (independent, fast_seed, noisy_seed, heavy_tails):
         found = [co_movement(*draw(np.random.default_rng(n), 40, 6)) for n in range(20)]
         for p in [one.p for one in found], [one.document_p for one in found]:
             assert 0.3 < np.mean(p) < 0.7, draw
