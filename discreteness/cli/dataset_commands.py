@@ -138,17 +138,23 @@ class Export:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures."""
+    """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures. With
+    several datasets of the same documents: when each token is learned in each of them."""
 
     path: Annotated[str, tyro.conf.Positional]
+    others: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Datasets of the same documents, to be compared with the first and with each other; --output must be given."""
     output: str | None = None
     """Folder of the tables and pictures. Default: `analysis` in the dataset."""
     figure: str | None = None
-    """Where to put a copy of the overview, a PNG. Default: nowhere but in the folder of the tables."""
+    """Where to put a copy of the overview, a PNG; with several datasets, of the picture that compares them. Default:
+    nowhere but in the folder of the tables."""
     json: bool = False
     """Print the numbers as JSON instead of the summary: docs/analysis.md describes each."""
 
     def __call__(self) -> int:
+        if self.others:
+            return self._compare()
         from json import dumps
 
         from discreteness.analysis.analyze import analyze
@@ -156,13 +162,11 @@ class Analyze:
         from discreteness.analysis.summary import summary
         from discreteness.analysis.tables import output_storage
         from discreteness.dataset.reader import open as open_dataset
-        from discreteness.dataset.storage import open_storage
 
         dataset = open_dataset(self.path)
         storage, prefix = output_storage(dataset.storage, self.output)
         storage.check_writable()  # before the fits, which may take minutes
-        if self.figure:
-            open_storage(Path(self.figure).absolute().parent).check_writable()
+        self._check_figure()
         found = analyze(self.path, self.output)
         draw(dataset, found, self.output)
         if self.figure:
@@ -173,6 +177,31 @@ class Analyze:
         overview = self.figure or storage.path(f"{prefix}overview.png")
         print(f"{summary(dataset, found)}\n\ntables and pictures: {storage.path(prefix)}\noverview: {overview}")
         return 0
+
+    def _compare(self) -> int:
+        from json import dumps
+
+        from discreteness.analysis.figures.draw import draw_joined
+        from discreteness.analysis.joined import FIGURE, join
+        from discreteness.dataset.storage import open_storage
+
+        if self.output is None:
+            raise ValueError("several datasets are compared in a folder of their own; name it with --output")
+        self._check_figure()
+        found = join([self.path, *self.others], self.output)
+        draw_joined(found, self.output)
+        storage = open_storage(self.output)
+        if self.figure:
+            Path(self.figure).write_bytes(storage.read(f"{FIGURE}.png"))
+        summary = f"{found.summary()}\n\ntable and picture: {storage.uri}"
+        print(dumps(found.as_json(), indent=1) if self.json else summary)
+        return 0
+
+    def _check_figure(self) -> None:
+        from discreteness.dataset.storage import open_storage
+
+        if self.figure:
+            open_storage(Path(self.figure).absolute().parent).check_writable()
 
 
 @dataclass(frozen=True)
