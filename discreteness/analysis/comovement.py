@@ -127,7 +127,7 @@ def _medians(values: np.ndarray, there: np.ndarray) -> np.ndarray:
     ordered = np.sort(np.where(there, values, np.inf), axis=0)
     lower, upper = (np.maximum(counts - 1, 0) // 2, counts // 2)
     middle = np.take_along_axis(ordered, np.minimum([lower, upper], len(values) - 1), axis=0)
-    return np.where(counts > 0, middle.mean(axis=0, where=np.isfinite(middle)), 0)
+    return np.where(counts > 0, middle, 0).mean(axis=0)
 
 
 def patterns(left: np.ndarray) -> np.ndarray:
