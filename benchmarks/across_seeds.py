@@ -14,7 +14,7 @@ from scipy.stats import kstest
 
 from discreteness.analysis import comovement
 from discreteness.analysis.across_seeds import spread
-from discreteness.analysis.comovement import co_movement
+from discreteness.analysis.comovement import CoMovement, co_movement
 from discreteness.analysis.components import NAMES, components
 from discreteness.analysis.distributions import MAX_CHECKPOINTS, Distributions, TokenGroups, of_losses
 from discreteness.analysis.matching import match
@@ -169,6 +169,11 @@ KINDS: dict[str, tuple[Times, int]] = {
 """What is planted, and how many of the first tokens move together."""
 
 
+def alone(times: np.ndarray, documents: np.ndarray) -> CoMovement:
+    """Of documents that have a category each."""
+    return co_movement(times, documents, documents)
+
+
 NOTHING_TOGETHER: dict[str, Times] = {
     "independent times": independent,
     "one seed 0.7 octaves faster": fast_seed,
@@ -190,7 +195,7 @@ def uniform(repeats: int) -> Iterator[str]:
     for place, (tokens, seeds) in enumerate(((100, 8), (100, 24), (40, 4))):
         for kind, (name, draw) in enumerate(NOTHING_TOGETHER.items()):
             random = np.random.default_rng([place, kind])
-            found = [co_movement(*draw(random, tokens, seeds)) for _ in range(repeats)]
+            found = [alone(*draw(random, tokens, seeds)) for _ in range(repeats)]
             cells = []
             for values in ([one.p for one in found], [one.document_p for one in found]):
                 p = np.array(values)
@@ -209,7 +214,7 @@ def together(repeats: int) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for tokens, seeds in ((100, 8), (100, 24), (100, 4)):
         for name, (draw, moving) in KINDS.items():
-            found = [co_movement(*draw(np.random.default_rng(repeat), tokens, seeds)) for repeat in range(repeats)]
+            found = [alone(*draw(np.random.default_rng(repeat), tokens, seeds)) for repeat in range(repeats)]
             p, within = (
                 ", ".join(f"{(np.array(values) <= at).mean():.0%}" for at in (0.05, 0.25, 0.5))
                 for values in ([one.p for one in found], [one.document_p for one in found])
@@ -276,7 +281,7 @@ def speed(_repeats: int) -> Iterator[str]:
     drops = planted_drops(random, tokens, seeds, 0.2, 4.0)
     work: dict[str, Callable[[], object]] = {
         "components": lambda: components(times, errors, documents),
-        "co-movement and clusters": lambda: co_movement(times, documents),
+        "co-movement and clusters": lambda: alone(times, documents),
         "matching, two drops in each seed": lambda: match(drops),
     }
     for name, function in work.items():

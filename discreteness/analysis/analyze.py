@@ -112,10 +112,12 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     drops = SeedDrops.of_table(fits, num_seeds)
     events = match(drops)
     across = across_seeds(fits["final_loss"].to_numpy().reshape(-1, num_seeds), drops, events)
-    together = moves(events, documents)
+    category_of = {document.doc_id: document.category for document in dataset.documents}
+    categories = np.array([category_of[doc_id] for doc_id in documents.tolist()])
+    together = moves(events, documents, categories)
     over_seeds = distributions(dataset, workers)
     groups = TokenGroups.of(over_seeds)
-    of_seeds = seed_numbers(documents, across, events, together, over_seeds, groups)
+    of_seeds = seed_numbers(documents, categories, across, events, together, over_seeds, groups)
     sums = spectra(dataset, done)
     rebuilt = sums[ALL_DOCUMENTS].rebuilt_share(sums[ALL_DOCUMENTS].at_single_times)
     return Analysis(

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 
 import matplotlib
 
@@ -9,6 +10,7 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
+from discreteness.analysis.figures.categories import categories
 from discreteness.analysis.figures.curves import curves
 from discreteness.analysis.figures.joined import joined
 from discreteness.analysis.figures.nulls import nulls
@@ -22,14 +24,16 @@ from discreteness.analysis.tables import Analysis, output_storage
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.storage import Storage, open_storage
 
-FIGURES = {
+FIGURES: dict[str, Callable[[Dataset, Analysis], Figure | None]] = {
     "overview": overview,
     "curves": curves,
     "nulls": nulls,
     "raster": raster,
     "seeds": seeds,
     "spectrum": learning_times,
+    "categories": categories,
 }
+"""None: there is nothing to draw."""
 
 
 def draw(dataset: Dataset, found: Analysis, output: str | os.PathLike[str] | None = None) -> None:
@@ -37,7 +41,8 @@ def draw(dataset: Dataset, found: Analysis, output: str | os.PathLike[str] | Non
     storage, prefix = output_storage(dataset.storage, output)
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         for name, figure_of in FIGURES.items():
-            _write(storage, f"{prefix}{name}", figure_of(dataset, found))
+            if figure := figure_of(dataset, found):
+                _write(storage, f"{prefix}{name}", figure)
 
 
 def draw_joined(found: Joined, output: str | os.PathLike[str]) -> None:
