@@ -1,6 +1,6 @@
 """planted learning times and losses of many seeds -> how well what seeds share is recovered, and how often by chance.
 
-python -m benchmarks.across_seeds [--repeats 200] [--parts matching,components,groups,speed,together]
+python -m benchmarks.across_seeds [--repeats 200] [--parts matching,components,groups,speed,uniform,together]
 
 Times are planted, not curves: `benchmarks/planted.py` says how well times are found. All tables are in Markdown.
 """
@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from scipy.stats import kstest
 
 from discreteness.analysis import comovement
 from discreteness.analysis.across_seeds import spread
-from discreteness.analysis.comovement import co_movement
+from discreteness.analysis.comovement import CoMovement, co_movement
 from discreteness.analysis.components import NAMES, components
 from discreteness.analysis.distributions import MAX_CHECKPOINTS, Distributions, TokenGroups, of_losses
 from discreteness.analysis.matching import match
@@ -129,6 +130,24 @@ def chain(random: np.random.Generator, tokens: int, seeds: int) -> tuple[np.ndar
     return times - np.nanmean(times, axis=1, keepdims=True) + np.arange(tokens)[:, None] % 24 / 3, documents
 
 
+def heavy_tails(random: np.random.Generator, tokens: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Now and then a time is far off: Student's t with two degrees of freedom, which has no variance."""
+    times = random.normal(6, 1.2, (tokens, 1)) + 0.2 * random.standard_t(2, (tokens, seeds))
+    return times, np.arange(tokens) // 10
+
+
+def often_missing(random: np.random.Generator, tokens: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """A third more of the times is missing."""
+    times, documents = independent(random, tokens, seeds)
+    return np.where(random.random(times.shape) < 1 / 3, np.nan, times), documents
+
+
+def unequal_documents(random: np.random.Generator, tokens: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of 1, 2, 4, ... tokens."""
+    times, _ = independent(random, tokens, seeds)
+    return times, np.log2(np.arange(tokens) + 1).astype(int)
+
+
 def two_moving(sd: float) -> Times:
     """Two groups of ten tokens that move together by so much, each with 0.2 octaves of its own; they are documents."""
 
@@ -142,12 +161,44 @@ def two_moving(sd: float) -> Times:
 
 KINDS: dict[str, tuple[Times, int]] = {
     "independent times": (independent, 0),
-    "one seed 0.7 octaves faster": (fast_seed, 0),
-    "one seed with three times the spread": (noisy_seed, 0),
-    "a chain a third of an octave apart": (chain, 0),
     **{f"two groups of ten move by {sd}": (two_moving(sd), 20) for sd in (0.05, 0.1, 0.2, 0.3)},
 }
 """What is planted, and how many of the first tokens move together."""
+
+
+def alone(times: np.ndarray, documents: np.ndarray) -> CoMovement:
+    """Of documents that have a category each."""
+    return co_movement(times, documents, documents)
+
+
+NOTHING_TOGETHER: dict[str, Times] = {
+    "independent times": independent,
+    "one seed 0.7 octaves faster": fast_seed,
+    "one seed with three times the spread": noisy_seed,
+    "a chain a third of an octave apart": chain,
+    "heavy tails": heavy_tails,
+    "a third more missing": often_missing,
+    "documents of 1, 2, 4, ... tokens": unequal_documents,
+}
+
+
+def uniform(repeats: int) -> Iterator[str]:
+    """Each kind with random numbers of its own. KS: p-value of Kolmogorov and Smirnov's test that p-values are even,
+    where each is spread over the step of 1/40 that it stands for.
+    """
+    comovement.PERMUTATIONS, comovement.MAX_CLUSTERED = 39, comovement.MIN_TOKENS
+    yield "| what is planted | tokens | seeds | p <= 0.05, 0.25, 0.5 | KS | within documents | KS |"
+    yield "|---|---|---|---|---|---|---|"
+    for place, (tokens, seeds) in enumerate(((100, 8), (100, 24), (40, 4))):
+        for kind, (name, draw) in enumerate(NOTHING_TOGETHER.items()):
+            random = np.random.default_rng([place, kind])
+            found = [alone(*draw(random, tokens, seeds)) for _ in range(repeats)]
+            cells = []
+            for values in ([one.p for one in found], [one.document_p for one in found]):
+                p = np.array(values)
+                even = kstest(p - random.random(repeats) / 40, "uniform").pvalue
+                cells.append(f"{', '.join(f'{(p <= at).mean():.1%}' for at in (0.05, 0.25, 0.5))} | {even:.2f}")
+            yield f"| {name} | {tokens} | {seeds} | {' | '.join(cells)} |"
 
 
 def together(repeats: int) -> Iterator[str]:
@@ -158,9 +209,9 @@ def together(repeats: int) -> Iterator[str]:
         "of the groups found | others in clusters |"
     )
     yield "|---|---|---|---|---|---|---|---|"
-    for tokens, seeds in ((100, 8), (100, 24), (100, 4)):
+    for tokens, seeds in ((100, 8), (100, 24)):
         for name, (draw, moving) in KINDS.items():
-            found = [co_movement(*draw(np.random.default_rng(repeat), tokens, seeds)) for repeat in range(repeats)]
+            found = [alone(*draw(np.random.default_rng(repeat), tokens, seeds)) for repeat in range(repeats)]
             p, within = (
                 ", ".join(f"{(np.array(values) <= at).mean():.0%}" for at in (0.05, 0.25, 0.5))
                 for values in ([one.p for one in found], [one.document_p for one in found])
@@ -227,7 +278,7 @@ def speed(_repeats: int) -> Iterator[str]:
     drops = planted_drops(random, tokens, seeds, 0.2, 4.0)
     work: dict[str, Callable[[], object]] = {
         "components": lambda: components(times, errors, documents),
-        "co-movement and clusters": lambda: co_movement(times, documents),
+        "co-movement and clusters": lambda: alone(times, documents),
         "matching, two drops in each seed": lambda: match(drops),
     }
     for name, function in work.items():
@@ -241,6 +292,7 @@ PARTS = {
     "components": variance_components,
     "groups": groups,
     "speed": speed,
+    "uniform": uniform,
     "together": together,
 }
 

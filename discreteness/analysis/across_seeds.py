@@ -12,6 +12,7 @@ from discreteness.analysis.seed_drops import SeedDrops
 
 LEARNED_LOSS = float(np.log(2))
 """Nats: below it the model gives the token more than all others together."""
+FINAL_QUANTILES = (0.1, 0.5, 0.9)
 SHARPEST_OCTAVES = 0.5
 """Widths below it rank alike: a sparse plan cannot tell them apart."""
 
@@ -24,6 +25,11 @@ class AcrossSeeds:
     """Mean over seeds of the last loss."""
     final_spread: np.ndarray
     """Its standard deviation over seeds; nan for one seed."""
+    final_low: np.ndarray
+    """Its 10 % quantile over seeds: whole distributions are what arXiv 2502.17356 asks for. So the next two."""
+    final_median: np.ndarray
+    final_high: np.ndarray
+    """90 %."""
     learned_share: np.ndarray
     """Share of seeds in which the token is `learned`."""
     drop_share: np.ndarray
@@ -45,9 +51,13 @@ class AcrossSeeds:
 def across_seeds(final_losses: np.ndarray, drops: SeedDrops, events: Events) -> AcrossSeeds:
     """`final_losses` [tokens, seeds], nats."""
     num_seeds = final_losses.shape[1]
+    low, median, high = np.quantile(final_losses, FINAL_QUANTILES, axis=1)
     return AcrossSeeds(
         final_loss=final_losses.mean(axis=1),
         final_spread=final_losses.std(axis=1, ddof=1) if num_seeds > 1 else np.full(len(final_losses), np.nan),
+        final_low=low,
+        final_median=median,
+        final_high=high,
         learned_share=learned(final_losses, drops).mean(axis=1),
         drop_share=drops.fell.mean(axis=1),
         event_share=events.counts / num_seeds,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from discreteness.analysis.across_seeds import across_seeds
+from discreteness.analysis.curve_measures import CurveMeasures
 from discreteness.analysis.distributions import TokenGroups, distributions
 from discreteness.analysis.fits import MIN_POINTS, fit
+from discreteness.analysis.interference import interference_table
 from discreteness.analysis.intervals import share
 from discreteness.analysis.matching import match
 from discreteness.analysis.null_comparisons import NullComparisons, compare
@@ -56,10 +58,12 @@ class _Part:
 @dataclass(frozen=True, kw_only=True)
 class _Means:
     """- `all_tokens`: float64 [seeds, steps], the mean of every token of each seed.
+    - `changes`: float64 [seeds, steps - 1], the mean amount by which a token changes between neighbouring checkpoints.
     - `documents`: doc_id -> float64 [steps], the mean over tokens and seeds.
     """
 
     all_tokens: np.ndarray
+    changes: np.ndarray
     documents: dict[int, np.ndarray]
 
 
@@ -93,7 +97,7 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     # Every curve.
     unigram = unigram_losses(dataset)
     ends = {doc_id: onset_end(mean, dataset.steps, unigram[doc_id]) for doc_id, mean in means.documents.items()}
-    work = [_work(dataset, part, nulls, means.all_tokens, ends[part.doc_id]) for part in parts]
+    work = [_work(dataset, part, nulls, means, ends[part.doc_id]) for part in parts]
     done = list(workers.map(_do, work, "fitting"))
 
     # What they say.
@@ -108,17 +112,20 @@ def _analyze(dataset: Dataset, workers: Processes) -> Analysis:
     drops = SeedDrops.of_table(fits, num_seeds)
     events = match(drops)
     across = across_seeds(fits["final_loss"].to_numpy().reshape(-1, num_seeds), drops, events)
-    together = moves(events, documents)
+    category_of = {document.doc_id: document.category for document in dataset.documents}
+    categories = np.array([category_of[doc_id] for doc_id in documents.tolist()])
+    together = moves(events, documents, categories)
     over_seeds = distributions(dataset, workers)
     groups = TokenGroups.of(over_seeds)
-    of_seeds = seed_numbers(documents, across, events, together, over_seeds, groups)
+    of_seeds = seed_numbers(documents, categories, across, events, together, over_seeds, groups)
     sums = spectra(dataset, done)
     rebuilt = sums[ALL_DOCUMENTS].rebuilt_share(sums[ALL_DOCUMENTS].at_single_times)
     return Analysis(
         fits=fits,
-        tokens=tokens_table(dataset, fits, across, groups, together.cluster),
+        tokens=tokens_table(dataset, fits, across, over_seeds, groups, together.cluster),
         distributions=distributions_table(dataset, over_seeds),
         spectrum=spectrum_table(sums, nulls.smooth.by_drops),
+        interference=interference_table(dataset.steps, means.all_tokens, means.changes),
         seeds=dataset.seeds,
         noise=nulls.noise.whole,
         numbers=numbers(fits, nulls, grand_mean_drops, schedule, dataset.steps, rebuilt, of_seeds),
@@ -136,28 +143,34 @@ def _divide(dataset: Dataset) -> Iterator[_Part]:
 def _means(dataset: Dataset, parts: list[_Part], workers: Processes) -> _Means:
     row = {seed: number for number, seed in enumerate(dataset.seeds)}
     total = np.zeros((len(dataset.seeds), len(dataset.steps)))
+    changes = np.zeros((len(dataset.seeds), len(dataset.steps) - 1))
     documents = {document.doc_id: np.zeros(len(dataset.steps)) for document in dataset.documents}
-    for part, sums in zip(parts, workers.map(_sum, parts, "means of all"), strict=True):
-        total[[row[seed] for seed in part.seeds]] += sums
+    for part, (sums, moved) in zip(parts, workers.map(_sum, parts, "means of all"), strict=True):
+        rows = [row[seed] for seed in part.seeds]
+        total[rows] += sums
+        changes[rows] += moved
         curves = dataset.document(part.doc_id).num_losses * len(dataset.seeds)
         documents[part.doc_id] += sums.sum(axis=0) / curves
-    return _Means(all_tokens=total / count_losses(dataset), documents=documents)
+    num_tokens = count_losses(dataset)
+    return _Means(all_tokens=total / num_tokens, changes=changes / num_tokens, documents=documents)
 
 
-def _sum(part: _Part) -> np.ndarray:
-    """Over the tokens, float64 [seeds, steps]."""
-    return open_dataset(part.uri).losses(part.doc_id, seeds=part.seeds).sum(axis=2, dtype=np.float64)
+def _sum(part: _Part) -> tuple[np.ndarray, np.ndarray]:
+    """Over the tokens: of losses, float64 [seeds, steps], and of the amounts of their changes [seeds, steps - 1]."""
+    losses = open_dataset(part.uri).losses(part.doc_id, seeds=part.seeds)
+    return losses.sum(axis=2, dtype=np.float64), np.abs(np.diff(losses, axis=1)).sum(axis=2, dtype=np.float64)
 
 
-def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, means: np.ndarray, ended: float) -> Work:
+def _work(dataset: Dataset, part: _Part, nulls: NullComparisons, means: _Means, ended: float) -> Work:
     rows = [dataset.seeds.index(seed) for seed in part.seeds]
     basis = Basis(
         noise=nulls.noise,
         evidence=nulls.chance.evidence,
         num_tokens=count_losses(dataset),
-        means=means[rows],
+        means=means.all_tokens[rows],
     )
-    return Work(uri=part.uri, doc_id=part.doc_id, seeds=part.seeds, basis=basis, onset_end=ended)
+    chance = float(means.all_tokens[:, 0].mean()) if dataset.steps[0] == 0 else float("nan")
+    return Work(uri=part.uri, doc_id=part.doc_id, seeds=part.seeds, basis=basis, onset_end=ended, chance=chance)
 
 
 def _do(work: Work) -> Done:
@@ -168,6 +181,7 @@ def _do(work: Work) -> Done:
     return Done(
         work=work,
         verdicts=found,
+        measures=CurveMeasures.of(curves, dataset.steps, found.fits, work.chance),
         final_losses=curves[:, -1].astype(np.float64),
         spectrum=spectrum(curves, dataset.steps, found.fits),
     )

@@ -6,8 +6,8 @@ Chance is the same patterns with the seeds of each token in a random order (perm
 the seeds' effects are taken out again.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -48,19 +48,25 @@ class CoMovement:
     """The same of pairs within a document, by their mean correlation."""
     document_correlation: float
     """Mean correlation of the patterns of two tokens of one document, less that of permuted ones."""
+    category_p: float
+    """The same of pairs of one category, but of different documents."""
+    category_correlation: float
     cluster: np.ndarray
     """int64 [tokens], numbered from the largest, of equal ones from the first; -1: with no others."""
 
 
 class _Alike(NamedTuple):
-    """Over all pairs of tokens, and over those within a document."""
+    """Over all pairs of tokens, over those within a document, and over those of one category but of different
+    documents; the last two nan where there are no such pairs."""
 
     squares: float
-    within: float
+    document: float
+    category: float
 
 
-def co_movement(times: np.ndarray, documents: np.ndarray) -> CoMovement:
-    """`times` [tokens, seeds], octaves, nan where a seed has none; `documents` [tokens]. The same answer each time.
+def co_movement(times: np.ndarray, documents: np.ndarray, categories: np.ndarray) -> CoMovement:
+    """`times` [tokens, seeds], octaves, nan where a seed has none; `documents` [tokens], and the `categories` of these
+    [tokens]. The same answer each time.
 
     Tokens in fewer than MIN_SEEDS seeds are left out; of too many, those in most seeds stay.
     """
@@ -68,26 +74,27 @@ def co_movement(times: np.ndarray, documents: np.ndarray) -> CoMovement:
     cluster = np.full(len(times), -1)
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] >= MIN_SEEDS][: max(_ALWAYS, MAX_CELLS // max(1, times.shape[1]))]
-    nothing = CoMovement(p=np.nan, correlation=np.nan, document_p=np.nan, document_correlation=np.nan, cluster=cluster)
     if len(order) < MIN_TOKENS:
-        return nothing
+        names = [field.name for field in fields(CoMovement) if field.name != "cluster"]
+        return CoMovement(**dict.fromkeys(names, np.nan), cluster=cluster)
     random = np.random.default_rng(0)
     chosen = np.sort(order)
-    names, owner = np.unique(documents[chosen], return_inverse=True)
+    groups = Groups.of(documents[chosen], categories[chosen])
     left = residuals(times[chosen])
-    real = _alike(patterns(left), owner)
-    chance = [_alike(patterns(residuals(shuffled(left, random))), owner) for _ in range(PERMUTATIONS)]
-    squares, within = (np.array(values) for values in zip(*chance, strict=True))
+    real = _alike(patterns(left), groups)
+    chance = [_alike(patterns(residuals(shuffled(left, random))), groups) for _ in range(PERMUTATIONS)]
+    squares, within, across = (np.array(values) for values in zip(*chance, strict=True))
     pairs = len(chosen) * (len(chosen) - 1)
-    together = len(names) < len(chosen)  # there are pairs within documents
 
     compared = np.sort(order[:MAX_CLUSTERED])
     cluster[compared] = clusters(times[compared], random)
     return CoMovement(
         p=_p(real.squares, squares),
         correlation=float(np.sqrt(max(0.0, real.squares - squares.mean()) / pairs)),
-        document_p=_p(real.within, within) if together else np.nan,
-        document_correlation=real.within - float(within.mean()) if together else np.nan,
+        document_p=_p(real.document, within),
+        document_correlation=real.document - float(within.mean()),
+        category_p=_p(real.category, across),
+        category_correlation=real.category - float(across.mean()),
         cluster=cluster,
     )
 
@@ -100,6 +107,8 @@ def residuals(times: np.ndarray) -> np.ndarray:
       way.
     - Seeds are weighted by one over their variance, which is estimated in _ROUNDS rounds. With equal weights a seed
       whose times vary more than those of others would move the mean of each token, and its residuals in all seeds.
+    - Each token counts alike in these variances, whatever its own spread: a single stray time would otherwise make its
+      seed small in all other tokens, and seeds that are unlike in size look like tokens that move together.
     """
     there = np.isfinite(times)
     left = np.where(there, times, 0.0)
@@ -110,9 +119,10 @@ def residuals(times: np.ndarray) -> np.ndarray:
         left = np.where(there, left - (shares * left).sum(axis=1, keepdims=True), 0)
         left = np.where(there, left - _medians(left, there), 0)
         left = np.where(there, left - (shares * left).sum(axis=1, keepdims=True), 0)
+        own = (left**2 / variances).sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
         # A seed with much weight is near the mean because it makes it.
         spare = np.maximum((there * (1 - shares)).sum(axis=0), 1e-9)
-        variances = np.maximum((left**2).sum(axis=0) / spare, 1e-12)
+        variances = np.maximum((left**2 / np.maximum(own, 1e-18)).sum(axis=0) / spare, 1e-12)
         middle = np.median(variances)
         variances = np.clip(variances, middle / _MOST_WEIGHT, None)
     return np.where(there, left / np.sqrt(variances), np.nan)
@@ -124,7 +134,7 @@ def _medians(values: np.ndarray, there: np.ndarray) -> np.ndarray:
     ordered = np.sort(np.where(there, values, np.inf), axis=0)
     lower, upper = (np.maximum(counts - 1, 0) // 2, counts // 2)
     middle = np.take_along_axis(ordered, np.minimum([lower, upper], len(values) - 1), axis=0)
-    return np.where(counts > 0, middle.mean(axis=0, where=np.isfinite(middle)), 0)
+    return np.where(counts > 0, middle, 0).mean(axis=0)
 
 
 def patterns(left: np.ndarray) -> np.ndarray:
@@ -185,21 +195,56 @@ def _least_correlation(num_seeds: float) -> float:
     return float(t / np.sqrt(freedom + t**2))
 
 
-def _alike(found: np.ndarray, owner: np.ndarray) -> _Alike:
-    """`found`: patterns [tokens, seeds]; `owner` [tokens]: number of the document."""
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Tokens of which documents are compared. `documents`, `categories`: numbers [tokens]; `document_pairs`: ordered
+    pairs of tokens of one document, `category_pairs`: those of one category in different documents.
+    """
+
+    documents: np.ndarray
+    categories: np.ndarray
+    document_pairs: int
+    category_pairs: int
+
+    @classmethod
+    def of(cls, documents: np.ndarray, categories: np.ndarray) -> Self:
+        """Names or numbers of any kind [tokens]."""
+        numbers = [np.unique(names, return_inverse=True)[1] for names in (documents, categories)]
+        within, across = (int((np.bincount(number) ** 2).sum()) for number in numbers)
+        return cls(
+            documents=numbers[0],
+            categories=numbers[1],
+            document_pairs=within - len(documents),
+            category_pairs=across - within,
+        )
+
+
+def _alike(found: np.ndarray, groups: Groups) -> _Alike:
+    """`found`: patterns [tokens, seeds]."""
     tokens = (found**2).sum(axis=1)
     # Squared products of all pairs, by way of the smaller matrix: |Z Z'| and |Z' Z| are equal.
     small = found.T @ found if found.shape[1] < len(found) else found @ found.T
-    sums = np.zeros((owner.max() + 1, found.shape[1]))
-    np.add.at(sums, owner, found)
-    numbers = np.bincount(owner)
-    pairs = (numbers * (numbers - 1)).sum()
+    document, category = (_squared_sums(found, numbers) for numbers in (groups.documents, groups.categories))
     return _Alike(
         squares=float((small**2).sum() - (tokens**2).sum()),
-        within=float(((sums**2).sum() - tokens.sum()) / max(1, pairs)),
+        document=_ratio(document - float(tokens.sum()), groups.document_pairs),
+        category=_ratio(category - document, groups.category_pairs),
     )
 
 
+def _squared_sums(found: np.ndarray, numbers: np.ndarray) -> float:
+    """Squares of the sums of patterns over each group: products of all its pairs, each token with itself too."""
+    sums = np.zeros((numbers.max() + 1, found.shape[1]))
+    np.add.at(sums, numbers, found)
+    return float((sums**2).sum())
+
+
+def _ratio(products: float, pairs: int) -> float:
+    return products / pairs if pairs else np.nan
+
+
 def _p(real: float, chance: np.ndarray) -> float:
+    if np.isnan(real):
+        return np.nan
     # Equal ones that were added in another order count as equal.
     return float((1 + (chance >= real - 1e-9 * abs(real)).sum()) / (1 + len(chance)))

@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from discreteness.analysis.across_seeds import AcrossSeeds
+from discreteness.analysis.categories import between_categories
 from discreteness.analysis.comovement import CoMovement, co_movement
 from discreteness.analysis.components import components
 from discreteness.analysis.distributions import FALSE_DISCOVERIES, Distributions, TokenGroups
-from discreteness.analysis.intervals import Estimate, Share, mean, share
+from discreteness.analysis.intervals import Estimate, Share, mean, share, without_interval
 from discreteness.analysis.matching import Events
 from discreteness.analysis.modes import MIN_SEEDS, chance_ratios, planted_groups, power
 from discreteness.analysis.stated import Stated
@@ -54,6 +55,17 @@ class SeedNumbers(Stated):
     """The same of pairs of tokens of one document."""
     document_together_correlation: float
     """Their mean correlation beyond chance."""
+    categories: int
+    """Of the documents."""
+    category_share: Share
+    """Of the variance of learning times between documents, what lies between categories; without an interval. Below 0
+    by chance; nan where there is one category, or where each has a single document. So the next three."""
+    category_p: float
+    """How often it would be as much by chance."""
+    category_together_p: float
+    """The same as `document_together_p` of pairs of tokens of one category, but of different documents."""
+    category_together_correlation: float
+    """Their mean correlation beyond chance."""
     clusters: int
     """Groups of tokens that move together from seed to seed."""
     clustered_tokens: int
@@ -77,23 +89,25 @@ def shared(events: Events) -> np.ndarray:
     return events.counts >= max(2, SHARED_EVENT * events.times.shape[1])
 
 
-def moves(events: Events, documents: np.ndarray) -> CoMovement:
-    """`documents` [tokens]."""
-    return co_movement(np.where(shared(events)[:, None], events.times, np.nan), documents)
+def moves(events: Events, documents: np.ndarray, categories: np.ndarray) -> CoMovement:
+    """`documents`, `categories` [tokens]."""
+    return co_movement(np.where(shared(events)[:, None], events.times, np.nan), documents, categories)
 
 
 def seed_numbers(
     documents: np.ndarray,
+    categories: np.ndarray,
     across: AcrossSeeds,
     events: Events,
     together: CoMovement,
     distributions: Distributions,
     groups: TokenGroups,
 ) -> SeedNumbers:
-    """All of the same tokens; `documents` [tokens]."""
+    """All of the same tokens; `documents`, `categories` [tokens]."""
     num_seeds = events.times.shape[1]
     chosen = shared(events)
     parts = components(events.times[chosen], events.errors[chosen], documents[chosen])
+    of_categories = between_categories(events.times[chosen], documents[chosen], categories[chosen])
     of_tokens = np.ones(len(documents))
     tested = num_seeds >= MIN_SEEDS
 
@@ -117,6 +131,11 @@ def seed_numbers(
         together_correlation=together.correlation,
         document_together_p=together.document_p,
         document_together_correlation=together.document_correlation,
+        categories=len(np.unique(categories)),
+        category_share=without_interval(of_categories.share),
+        category_p=of_categories.p,
+        category_together_p=together.category_p,
+        category_together_correlation=together.category_correlation,
         clusters=int(together.cluster.max(initial=-1) + 1),
         clustered_tokens=int((together.cluster >= 0).sum()),
         two_groups_share=of_tested(groups.two_groups_q < FALSE_DISCOVERIES),

@@ -38,6 +38,11 @@ def _times(found: SeedNumbers, tokens: int) -> Iterator[str]:
             f"So {without_interval(squares[:2].sum() / squares.sum())} of the variance is the token's in all seeds. "
             "Only drops that were matched count, so this is more alike than learning as a whole."
         )
+    if not np.isnan(found.category_p):
+        yield (
+            f"Between the {found.categories} categories lies {found.category_share} of the variance between documents "
+            f"(p = {found.category_p:.3f} by permutation; below 0 only by chance)."
+        )
 
 
 def _together(found: SeedNumbers, vary: str | None) -> Iterator[str]:
@@ -54,6 +59,11 @@ def _together(found: SeedNumbers, vary: str | None) -> Iterator[str]:
         yield (
             f"Within a document they correlate by {found.document_together_correlation:.2f} beyond chance "
             f"(p = {found.document_together_p:.3f})."
+        )
+    if not np.isnan(found.category_together_p):
+        yield (
+            f"Between documents of one category they correlate by {found.category_together_correlation:.2f} beyond "
+            f"chance (p = {found.category_together_p:.3f})."
         )
     yield (
         f"{found.clustered_tokens} tokens are in {_counted(found.clusters)} that move together from seed to seed."

@@ -15,7 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from discreteness.analysis.across_seeds import AcrossSeeds
+from discreteness.analysis.across_seeds import AcrossSeeds, medians
+from discreteness.analysis.curve_measures import NAMES as MEASURES
+from discreteness.analysis.curve_measures import CurveMeasures
+from discreteness.analysis.curves_of_runs import closer_shares, cross_run
 from discreteness.analysis.distributions import Distributions, TokenGroups
 from discreteness.analysis.fits import Fits
 from discreteness.analysis.noise import Noise
@@ -32,13 +35,16 @@ FOLDER = "analysis"
 COLUMNS = {
     "fits": "doc_id document token_index token seed time width high low time_error width_error height_error r2 "
     "delta_bic is_drop num_drops stable common schedule onset final_loss fall fall_in_drops fall_after_onset "
-    "fall_in_drops_after_onset base origin times widths falls drops single_time single_width single_fall single_r2",
-    "tokens": "doc_id document token_index token seeds final_loss final_spread learned_share drop_share stable_share "
+    "fall_in_drops_after_onset base origin times widths falls drops single_time single_width single_fall single_r2 "
+    "acquired variability forgotten",
+    "tokens": "doc_id document token_index token seeds final_loss final_spread final_low final_median final_high "
+    "acquired variability forgotten cross_run closer_share learned_share drop_share stable_share "
     "common_share event_share num_events time time_spread width fall two_groups_p two_groups_q two_groups_final_q "
     "two_groups_step two_groups_gap two_groups_minority cluster",
     "distributions": "doc_id document token_index token step mean spread p gap minority",
     "spectrum": "document from_step to_step curves measured rebuilt by_drops at_times at_single_times drops "
     "by_false_drops by_false_drops_low by_false_drops_high",
+    "interference": "from_step to_step change size interference",
 }
 """Table -> its columns; docs/analysis.md describes each."""
 ALL_DOCUMENTS = ""
@@ -55,6 +61,7 @@ class Analysis:
     - `tokens`: one row per token.
     - `distributions`: one row per token and checkpoint looked at, of its losses over seeds.
     - `spectrum`: one row per document (ALL_DOCUMENTS: all) and bin of log step.
+    - `interference`: one row per two neighbouring checkpoints.
     - `seeds`: those analysed; a dataset may have more by now.
     - `noise`: by which every curve was fitted: `fit(losses, steps, noise)` gives the same fit again.
     - `numbers`: what the tables and the null comparisons say together.
@@ -64,6 +71,7 @@ class Analysis:
     tokens: pa.Table
     distributions: pa.Table
     spectrum: pa.Table
+    interference: pa.Table
     seeds: list[int]
     noise: Noise
     numbers: Numbers
@@ -72,7 +80,7 @@ class Analysis:
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """A document and some of its seeds: read, fitted and summed in one process, and judged by `basis`. `onset_end`: of
-    the document, in updates.
+    the document, in updates. `chance`: loss of the untrained model, nats, nan if step 0 was not recorded.
     """
 
     uri: str
@@ -80,14 +88,16 @@ class Work:
     seeds: tuple[int, ...]
     basis: Basis
     onset_end: float
+    chance: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """`verdicts`, `final_losses`: curves in order of token, then of the work's seeds."""
+    """`verdicts`, `measures`, `final_losses`: curves in order of token, then of the work's seeds."""
 
     work: Work
     verdicts: Verdicts
+    measures: CurveMeasures
     final_losses: np.ndarray
     spectrum: Spectrum
 
@@ -181,6 +191,7 @@ def fits_table(dataset: Dataset, done: list[Done], schedule: Schedule) -> pa.Tab
             "single_width": fits.single.widths[:, 0],
             "single_fall": fits.single.falls[:, 0],
             "single_r2": fits.single_r2,
+            **{name: _nulls(getattr(part.measures, name)) for name in MEASURES},
         }
         tables.append(pa.table(columns))
     fits = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("doc_id", "token_index", "seed")])
@@ -228,14 +239,19 @@ def _lists(values: np.ndarray, there: np.ndarray) -> pa.ListArray:
 
 
 def tokens_table(
-    dataset: Dataset, fits: pa.Table, across: AcrossSeeds, groups: TokenGroups, cluster: np.ndarray
+    dataset: Dataset,
+    fits: pa.Table,
+    across: AcrossSeeds,
+    over_seeds: Distributions,
+    groups: TokenGroups,
+    cluster: np.ndarray,
 ) -> pa.Table:
     """`cluster` int64 [tokens]."""
     num_seeds = fits.num_rows // len(cluster)
 
     def of_drops(name: str) -> np.ndarray:
         """The share of seeds with a drop in which it is so; nan where none has one."""
-        values = np.array(fits[name].to_pylist(), np.float64).reshape(-1, num_seeds)
+        values = _by_seed(fits[name], num_seeds)
         known = np.isfinite(values).sum(axis=1)
         return np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
 
@@ -247,12 +263,20 @@ def tokens_table(
         "num_events": across.num_events.astype(np.int32),
         **{field.name: getattr(groups, field.name) for field in fields(groups)},
         "two_groups_step": pa.array(groups.two_groups_step, pa.int64(), from_pandas=True),
+        **{name: medians(_by_seed(fits[name], num_seeds)) for name in MEASURES},
+        "cross_run": cross_run(over_seeds.spread),
+        "closer_share": closer_shares(dataset),
         "stable_share": of_drops("stable"),
         "common_share": of_drops("common"),
         "cluster": pa.array(cluster.astype(np.int32), mask=cluster < 0),
     }
     table = pa.table({name: _nulls(values) for name, values in columns.items()})
     return _named(dataset, table).select(COLUMNS["tokens"].split())
+
+
+def _by_seed(column: pa.ChunkedArray, num_seeds: int) -> np.ndarray:
+    """float64 [tokens, seeds], nan for null."""
+    return np.array(column.to_pylist(), np.float64).reshape(-1, num_seeds)
 
 
 def distributions_table(dataset: Dataset, found: Distributions) -> pa.Table:

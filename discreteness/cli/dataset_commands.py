@@ -167,13 +167,17 @@ class Annotate:
 
 @dataclass(frozen=True)
 class Analyze:
-    """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures."""
+    """Which tokens are learned in a drop, when, how sharply, and how alike in all seeds: tables and pictures. With
+    several datasets of the same documents: when each token is learned in each of them."""
 
     path: Annotated[str, tyro.conf.Positional]
+    others: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Datasets of the same documents, to be compared with the first and with each other; --output must be given."""
     output: str | None = None
     """Folder of the tables and pictures. Default: `analysis` in the dataset."""
     figure: str | None = None
-    """Where to put a copy of the overview, a PNG. Default: nowhere but in the folder of the tables."""
+    """Where to put a copy of the overview, a PNG; with several datasets, of the picture that compares them. Default:
+    nowhere but in the folder of the tables."""
     json: bool = False
     """Print the numbers as JSON instead of the summary: docs/analysis.md describes each."""
     by: tuple[str, ...] = ()
@@ -181,6 +185,8 @@ class Analyze:
     are repeated, induction, count, pair_count, unigram_loss and bigram_loss."""
 
     def __call__(self) -> int:
+        if self.others:
+            return self._compare()
         from json import dumps
 
         from discreteness.analysis.analyze import analyze
@@ -189,7 +195,6 @@ class Analyze:
         from discreteness.analysis.summary import summary
         from discreteness.analysis.tables import output_storage
         from discreteness.dataset.reader import open as open_dataset
-        from discreteness.dataset.storage import open_storage
 
         dataset = open_dataset(self.path)
         storage, prefix = output_storage(dataset.storage, self.output)
@@ -197,8 +202,7 @@ class Analyze:
         known = known_of_tokens(dataset)
         for column in self.by:
             check_column(known, column)
-        if self.figure:
-            open_storage(Path(self.figure).absolute().parent).check_writable()
+        self._check_figure()
         found = analyze(self.path, self.output)
         draw(dataset, found, self.output)
         if self.figure:
@@ -214,6 +218,35 @@ class Analyze:
         overview = self.figure or storage.path(f"{prefix}overview.png")
         print(f"\ntables and pictures: {storage.path(prefix)}\noverview: {overview}")
         return 0
+
+    def _compare(self) -> int:
+        from json import dumps
+
+        from discreteness.analysis.figures.draw import draw_joined
+        from discreteness.analysis.joined import FIGURE, join
+        from discreteness.dataset.storage import open_storage
+
+        if self.output is None:
+            raise ValueError("several datasets are compared in a folder of their own; name it with --output")
+        if self.by:
+            raise ValueError(
+                f"--by {' '.join(self.by)}: groups of tokens are of one dataset; leave it or the others out"
+            )
+        self._check_figure()
+        found = join([self.path, *self.others], self.output)
+        draw_joined(found, self.output)
+        storage = open_storage(self.output)
+        if self.figure:
+            Path(self.figure).write_bytes(storage.read(f"{FIGURE}.png"))
+        summary = f"{found.summary()}\n\ntable and picture: {storage.uri}"
+        print(dumps(found.as_json(), indent=1) if self.json else summary)
+        return 0
+
+    def _check_figure(self) -> None:
+        from discreteness.dataset.storage import open_storage
+
+        if self.figure:
+            open_storage(Path(self.figure).absolute().parent).check_writable()
 
 
 @dataclass(frozen=True)

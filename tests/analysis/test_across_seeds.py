@@ -13,11 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.across_seeds import TRUE_SD, draw_components, fast_seed, independent, noisy_seed, two_moving
+from benchmarks.across_seeds import (
+    TRUE_SD,
+    alone,
+    draw_components,
+    fast_seed,
+    heavy_tails,
+    independent,
+    noisy_seed,
+    two_moving,
+)
 from benchmarks.planted import sigmoid
 from discreteness.analysis import comovement, distributions
 from discreteness.analysis.across_seeds import across_seeds, learned, medians, spread
-from discreteness.analysis.comovement import co_movement, patterns, residuals, shuffled
+from discreteness.analysis.categories import between_categories
+from discreteness.analysis.comovement import Groups, co_movement, patterns, residuals, shuffled
 from discreteness.analysis.components import NAMES, components
 from discreteness.analysis.distributions import TokenGroups, discovery_rates, looked_at, of_losses
 from discreteness.analysis.fits import fit, octaves
@@ -261,11 +271,12 @@ def test_shuffling_keeps_each_tokens_values_and_where_they_are(values, seed):
 
 
 def test_p_values_are_even_where_tokens_move_alone(monkeypatch):
-    """Also in a fast seed, and in one whose times vary more: neither is tokens that move together."""
+    """Also in a fast seed, in one whose times vary more, and with times that are far off: none of these is tokens that
+    move together."""
     monkeypatch.setattr(comovement, "PERMUTATIONS", 39)
     monkeypatch.setattr(comovement, "COPIES", 1)
-    for draw in (independent, fast_seed, noisy_seed):
-        found = [co_movement(*draw(np.random.default_rng(n), 40, 6)) for n in range(20)]
+    for draw in (independent, fast_seed, noisy_seed, heavy_tails):
+        found = [alone(*draw(np.random.default_rng(n), 40, 6)) for n in range(20)]
         for p in [one.p for one in found], [one.document_p for one in found]:
             assert 0.3 < np.mean(p) < 0.7, draw
             assert np.mean(np.array(p) <= 0.05) <= 0.2, draw
@@ -274,7 +285,7 @@ def test_p_values_are_even_where_tokens_move_alone(monkeypatch):
 def test_groups_that_move_together_are_found_and_no_others():
     """Ten tokens move with each other, ten others too, forty alone; they are learned at all kinds of times."""
     times, documents = two_moving(0.6)(np.random.default_rng(0), 60, 24)
-    found = co_movement(times, documents)
+    found = alone(times, documents)
     assert found.p == found.document_p == 1 / (1 + comovement.PERMUTATIONS)
     assert found.document_correlation > 0.1
     assert set(found.cluster[:10]) | set(found.cluster[10:20]) == {0, 1}
@@ -287,16 +298,69 @@ def test_tokens_learned_at_the_same_time_or_in_a_fast_seed_are_not_together():
     random = np.random.default_rng(1)
     times = 6 + random.normal(0, 0.05, (40, 12))
     times[:, 3] -= 1
-    found = co_movement(times, np.arange(40) // 10)
+    found = alone(times, np.arange(40) // 10)
     assert (found.cluster == -1).all()
     assert found.p > 0.05
 
 
 def test_few_seeds_or_tokens_say_nothing():
     times = np.random.default_rng(0).normal(6, 1, (10, 3))
-    found = co_movement(times, np.arange(10))
+    found = alone(times, np.arange(10))
     assert np.isnan([found.p, found.correlation, found.document_p, found.document_correlation]).all()
     assert (found.cluster == -1).all()
+
+
+# ---- categories
+
+
+def test_pairs_of_a_category_are_those_of_different_documents():
+    """Two documents of two tokens and one, and a document of another category with three."""
+    groups = Groups.of(np.array([5, 5, 7, 9, 9, 9]), np.array(["a", "a", "a", "b", "b", "b"]))
+    assert groups.document_pairs == 2 + 0 + 6
+    assert groups.category_pairs == 4, "each of the two with the third, both ways"
+
+
+def test_documents_of_a_category_that_move_together_are_found():
+    """Four documents of five tokens. The first two share their seeds' times, and the last two share others."""
+    random = np.random.default_rng(0)
+    documents = np.arange(20) // 5
+    times = 6 + random.normal(0, 0.2, (20, 12)) + np.repeat(random.normal(0, 0.3, (2, 12)), 10, axis=0)
+    found = co_movement(times, documents, documents // 2)
+    assert found.category_p == 1 / (1 + comovement.PERMUTATIONS)
+    assert found.category_correlation > 0.2
+    across = co_movement(times, documents, documents % 2)
+    assert across.category_p > 0.5 and across.category_correlation < 0, "documents that do not move together"
+    assert np.isnan(alone(times, documents).category_p), "no category has two documents"
+
+
+def test_the_share_between_categories_by_hand():
+    """Documents at 1.0, 1.2, 1.1 and 3.0, 3.1, 2.9: 0.04 within the categories, 0.04 + 6 * 0.95 ** 2 in all. Of 20 ways
+    to divide six into three and three, two have so little within."""
+    times = np.array([[1.0], [1.2], [1.0], [1.2], [3.0], [3.1], [2.9]])
+    documents, categories = np.array([0, 1, 2, 2, 3, 4, 5]), np.array(list("aaaabbb"))
+    found = between_categories(times, documents, categories)
+    assert found.share == pytest.approx(1 - (0.04 / 4) / ((0.04 + 6 * 0.95**2) / 5))
+    assert found.p == pytest.approx(0.1, abs=0.03)
+    for alike in (np.array(["a"] * 7), documents):
+        assert np.isnan(between_categories(times, documents, alike).share)
+    assert np.isnan(between_categories(np.full((7, 1), NAN), documents, categories).p)
+
+
+def test_a_token_that_a_fast_seed_lacks_is_not_late_for_that():
+    times = np.array([[5.0, 7.0], [5.0, 7.0], [5.0, 7.0], [NAN, 7.0], [NAN, 7.0]])
+    found = between_categories(times, np.arange(5), np.array(["a", "a", "b", "b", "b"]))
+    assert np.isnan(found.share), "all are alike"
+
+
+def test_categories_that_say_nothing_have_even_p_values(monkeypatch):
+    monkeypatch.setattr("discreteness.analysis.categories.PERMUTATIONS", 39)
+    found = [
+        between_categories(np.random.default_rng(n).normal(6, 1, (40, 3)), np.arange(40) // 4, np.arange(40) // 12)
+        for n in range(100)
+    ]
+    assert 0.42 < np.mean([one.p for one in found]) < 0.58
+    assert abs(np.mean([one.share for one in found])) < 0.1
+    assert np.mean([one.p <= 0.05 for one in found]) <= 0.12
 
 
 # ---- two groups
@@ -401,8 +465,9 @@ def planted_numbers():
         final[:, None] + np.random.default_rng(1).normal(0, 0.01, (60, 2, 8)), np.array([1, 7]), chance_ratios(8)
     )
     groups = TokenGroups.of(over_seeds)
-    together = moves(events, documents)
-    return seed_numbers(documents, across_seeds(final, found, events), events, together, over_seeds, groups)
+    categories = documents // 2
+    together = moves(events, documents, categories)
+    return seed_numbers(documents, categories, across_seeds(final, found, events), events, together, over_seeds, groups)
 
 
 def test_numbers_across_seeds_come_back_from_their_json(planted_numbers):
@@ -425,6 +490,8 @@ def test_words_say_what_was_found_and_what_it_does_not_show(planted_numbers):
     assert "All seeds read the same data in the same order" in said
     assert "With 8 seeds, two equal groups 6 standard deviations apart are found" in said
     assert "same order" not in across_seeds_in_words(planted_numbers, 8, 60, "data")
+    assert f"Between the 3 categories lies {planted_numbers.category_share} of the variance" in said
+    assert "Between documents of one category they correlate by" in said
     together = dataclasses.replace(planted_numbers, together_p=0.002, clusters=2, clustered_tokens=20)
     said = across_seeds_in_words(together, 8, 60, "data")
     assert "tokens are early and late in the same seeds" in said and "20 tokens are in 2 clusters" in said

@@ -111,7 +111,7 @@ def test_the_command_writes_tables_pictures_and_a_summary(program, dataset, tmp_
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"_staging"}
     pictures = {
         f"{name}.{kind}"
-        for name in ("overview", "curves", "nulls", "raster", "seeds", "spectrum")
+        for name in ("overview", "curves", "nulls", "raster", "seeds", "spectrum", "categories")
         for kind in ("png", "svg")
     }
     assert names == pictures | {f"{name}.parquet" for name in COLUMNS} | {NUMBERS_FILE}

@@ -1,5 +1,7 @@
 """Figures of a planted dataset: what is drawn where, nothing over anything else, and the datasets that have little."""
 
+import copy
+import dataclasses
 from itertools import combinations, pairwise
 
 import matplotlib
@@ -12,6 +14,7 @@ from matplotlib.text import Text
 
 import discreteness
 from discreteness.analysis.analyze import analyze
+from discreteness.analysis.figures.categories import categories, falls_by_category
 from discreteness.analysis.figures.curves import curves
 from discreteness.analysis.figures.nulls import nulls
 from discreteness.analysis.figures.overview import overview
@@ -107,3 +110,25 @@ def test_one_seed_of_one_short_document_has_its_figures(tmp_path):
     found, dataset = analyze(tmp_path / "d"), discreteness.open(tmp_path / "d")
     for figure_of in (overview, curves, nulls, learning_times, raster, seeds):
         figure_of(dataset, found).draw_without_rendering()
+
+
+def test_categories_are_means_of_their_documents_and_named_at_their_lines(ten_seeds):
+    dataset, found = ten_seeds
+    assert categories(dataset, found) is None, "one category"
+    of = {document.name: "even" if document.doc_id % 2 else "odd" for document in dataset.documents}
+    divided = copy.copy(dataset)
+    divided.documents = [dataclasses.replace(one, category=of[one.name]) for one in dataset.documents]
+    lines = falls_by_category(divided, found)
+    rows = [row for row in found.spectrum.to_pylist() if of.get(row["document"]) == "odd"]
+    for place, name in enumerate(("measured", "by_drops")):
+        falls, curves = (np.array([row[column] for row in rows]).reshape(4, -1) for column in (name, "curves"))
+        assert lines["odd"][place] == pytest.approx((falls * curves).sum(axis=0) / curves.sum(axis=0))
+    assert list(lines) == ["even", "odd"]
+    figure = categories(divided, found)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        names = [Text.get_window_extent(text) for text in axes.texts]
+        assert [text.get_text() for text in sorted(axes.texts, key=Text.get_text)] == ["even", "odd"]
+        assert not names[0].overlaps(names[1])
+    divided.documents = [dataclasses.replace(one, category=f"c{one.doc_id}") for one in dataset.documents]
+    assert len(categories(divided, found).axes[0].texts) == 7
