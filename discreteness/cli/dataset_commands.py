@@ -229,9 +229,7 @@ class Analyze:
         if self.output is None:
             raise ValueError("several datasets are compared in a folder of their own; name it with --output")
         if self.by:
-            raise ValueError(
-                f"--by {' '.join(self.by)}: groups of tokens are of one dataset; leave it or the others out"
-            )
+            raise ValueError(f"--by {' '.join(self.by)}: groups are of one dataset; leave them out")
         self._check_figure()
         found = join([self.path, *self.others], self.output)
         draw_joined(found, self.output)
