@@ -188,7 +188,8 @@ def test_datasets_that_cannot_be_compared_are_refused_by_name(planted, tmp_path)
     case.create(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"no seed is committed in .*empty"):
         join([late, str(tmp_path / "empty")], tmp_path / "out")
-    case.commit(case.create(tmp_path / "other"), 0)
+    texts = {**TEXTS, "00": "a bee seas"}  # one token is another
+    create_planted(tmp_path / "other", *text_documents(texts), STEPS, range(1))
     with pytest.raises(ValueError, match=r"other holds other documents than .*late"):
         join([late, str(tmp_path / "other")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
