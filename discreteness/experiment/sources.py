@@ -12,6 +12,8 @@ import discreteness
 
 BETWEEN_WEIGHTS_AND_LOSSES = (
     "service/trainer_worker",
+    "service/speedrun_source",
+    "checkpoint/seam",
     "checkpoint/staging",
     "checkpoint/layout",
     "checkpoint/header",
@@ -20,6 +22,7 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
     "scoring/scorer",
     "scoring/cuda_graphs",
     "scoring/evaluator",
+    "scoring/speedrun_scorer",
     "service/inline",
     "dataset/attempt_rows",
     "dataset/writer",

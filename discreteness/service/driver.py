@@ -31,6 +31,7 @@ from discreteness.service.messages import Progress
 from discreteness.service.metrics import Exporter
 from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
+from discreteness.service.speedrun_pair import SpeedrunPair
 from discreteness.service.timeouts import ANSWER_S, LEAVE_S
 from discreteness.service.trainers import start_trainers
 from discreteness.service.upload import settled
@@ -106,7 +107,14 @@ def _run(config: JobConfig, log: Log) -> int:
         dataset = open_dataset(experiment, run)
         committed = dataset.committed()
         todo = tuple(seed for seed in experiment.seeds if seed not in committed)
-        job = Job(experiment=experiment, run=run, topology=topology, seeds=todo, dataset_uri=dataset.uri)
+        job = Job(
+            experiment=experiment,
+            pair=SpeedrunPair(experiment),
+            run=run,
+            topology=topology,
+            seeds=todo,
+            dataset_uri=dataset.uri,
+        )
         if not todo:
             log.say(f"all {len(experiment.seeds)} seeds are committed in {run.output}: nothing to do", "finished")
             return 0
@@ -149,7 +157,13 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
     """Starts dispatcher and trainers, and shows what they do until nothing is left to train."""
     reporter, exporter = Reporter(log, job), Exporter(job)
     topology = job.topology
-    pool = EvaluatorPool(job.experiment, topology.evaluators, job.num_trainers, topology.gpus_per_evaluator)
+    pool = EvaluatorPool(
+        job.pair,
+        topology.evaluators,
+        job.num_trainers,
+        topology.gpus_per_evaluator,
+        call_timeout_s=job.pair.call_timeout_s,
+    )
     dispatcher: Any = (
         ray.remote(Dispatcher)
         .options(

@@ -28,6 +28,7 @@ LEFT_OUT = {
     "experiment/config": "what it holds is in the identity where it decides a loss",
     "experiment/checkpoint_steps": "its steps are in the identity",
     "experiment/seeds": "a seed is trained from its own number, whichever others are asked for",
+    "experiment/recording": "plain values, which the identity has where they decide a loss",
     "experiment/prepare": "makes the identity out of what it reads",
     "experiment/sources": "makes this hash",
     "shards/report": "names shards: the identity has what it found",
@@ -58,6 +59,8 @@ LEFT_OUT = {
     "dataset/storage": "moves bytes",
     "dataset/lock": "one driver at a time",
     "service/job": "what processes are told: what of it decides a loss is in the identity",
+    "service/contract": "counts steps, bytes and losses: it refuses, and changes none",
+    "service/speedrun_pair": "makes the source and the scorer, and adds nothing to either",
     "service/ledger": "who holds which seed",
     "service/messages": "what processes tell each other",
     "service/timeouts": "how long somebody waits",
@@ -173,6 +176,7 @@ def imported_by(path):
 def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
     code = "import sys, discreteness.service.trainer_worker, discreteness.service.inline\n"
     code += "import discreteness.scoring.evaluator, discreteness.scoring.scorer\n"
+    code += "import discreteness.service.speedrun_source, discreteness.scoring.speedrun_scorer\n"
     code += "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('discreteness', 'speedrun')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     trainer, *ours = identity_sources()
