@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from discreteness.series.steps import StepPattern, named_steps
+from discreteness.series.step_names import StepPattern
+from discreteness.series.steps import named_steps
 from discreteness.series.stored import StoredCheckpoint, StoredFile
 
 

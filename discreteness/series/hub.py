@@ -14,7 +14,8 @@ from pathlib import Path
 from discreteness.dataset.manifest import listed
 from discreteness.series.names import natural
 from discreteness.series.patience import patiently
-from discreteness.series.steps import StepPattern, named_steps
+from discreteness.series.step_names import StepPattern
+from discreteness.series.steps import named_steps
 from discreteness.series.stored import StoredCheckpoint, StoredFile
 
 LISTED_AT_ONCE = 8

@@ -33,9 +33,13 @@ def models_of(texts: Iterable[str]) -> tuple[str, ...]:
 def open_braces(text: str) -> list[str]:
     """'a{1..3}b{x,y}' -> ['a1bx', 'a1by', 'a2bx', ...]; {08..10} keeps its zeros. Braces are not nested."""
     pieces = BRACES.split(text)
-    choices: list[list[str]] = [[piece] if place % 2 == 0 else _choices(text, piece) for place, piece in enumerate(pieces)]
+    choices: list[list[str]] = [
+        [piece] if place % 2 == 0 else _choices(text, piece) for place, piece in enumerate(pieces)
+    ]
     if any(brace in piece for piece in pieces[::2] for brace in "{}"):
-        raise ValueError(f"--models {text!r}: a brace without its partner, or braces within braces; write {{1..9}} or {{a,b}}")
+        raise ValueError(
+            f"--models {text!r}: a brace without its partner, or braces within braces; write {{1..9}} or {{a,b}}"
+        )
     count = 1
     for choice in choices:
         count *= len(choice)

@@ -1,51 +1,11 @@
-"""name of a checkpoint -> its step, and the tokens seen by then; steps of several models -> those that are scored."""
+"""names of the checkpoints of several models -> their steps, and those steps that are scored."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from discreteness.dataset.manifest import listed
 from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from discreteness.series.names import natural
-
-STEP_PATTERN = r"(?:^|[-_/.])(?:global[-_]?)?(?:step|checkpoint|ckpt|iter|iteration)s?[-_=]?(\d+)(?![\d.]|[-_]?tokens)"
-"""step1000 and stage1-step1000-tokens5B of the hub, checkpoint-500 of transformers, global_step500 of others."""
-TOKENS = re.compile(r"tokens?[-_=]?(\d+(?:\.\d+)?)([KMBT]?)", re.IGNORECASE)
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-LAST_STEP = 2**31 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepName:
-    """What a name says: `tokens` as it is written there, often rounded to billions; None where it says nothing."""
-
-    step: int
-    tokens: int | None
-
-
-class StepPattern:
-    """How steps stand in names. Raises ValueError if `text`, from --step-pattern, is not an expression with a group."""
-
-    def __init__(self, text: str | None):
-        self.text = text or STEP_PATTERN
-        try:
-            self.expression = re.compile(self.text)
-        except re.error as error:
-            raise ValueError(f"--step-pattern {text!r}: is not a regular expression: {error}") from None
-        if not self.expression.groups:
-            raise ValueError(f"--step-pattern {text!r}: has no group; put parentheses around the step, as in step(\\d+)")
-
-    def read(self, name: str) -> StepName | None:
-        """None where the name has no step."""
-        found = self.expression.search(name)
-        digits = next((group for group in found.groups() if group), "") if found else ""
-        if not digits.isascii() or not digits.isdigit():
-            return None
-        if len(digits) > 10 or int(digits) > LAST_STEP:
-            raise ValueError(f"checkpoint {name!r}: its step does not fit the dataset, which takes 0 to {LAST_STEP}")
-        tokens = TOKENS.search(name)
-        seen = round(float(tokens[1]) * UNITS[tokens[2].upper()]) if tokens else None
-        return StepName(step=int(digits), tokens=seen)
+from discreteness.series.step_names import StepName, StepPattern
 
 
 def named_steps(model: str, names: Sequence[str], matching: str | None, pattern: StepPattern) -> dict[str, StepName]:
@@ -63,7 +23,9 @@ def named_steps(model: str, names: Sequence[str], matching: str | None, pattern:
             "pattern, or --step-pattern an expression with a group around the step, such as 'update(\\d+)'"
         )
     if not found:
-        raise ValueError(f"{model}: has nothing{asked or ' that could be a checkpoint'}; look at its sub-folders or branches")
+        raise ValueError(
+            f"{model}: has nothing{asked or ' that could be a checkpoint'}; look at its sub-folders or branches"
+        )
     at: dict[int, str] = {}
     for name, read in found.items():
         if (other := at.setdefault(read.step, name)) != name:
@@ -97,7 +59,9 @@ def chosen_steps(steps: Mapping[str, Sequence[int]], plan: str | None) -> tuple[
 def _lacking(steps: Mapping[str, Sequence[int]]) -> str:
     """What each model lacks that another has; '' if nothing."""
     union = set().union(*steps.values())
-    told = [f"{name} lacks {listed(sorted(missing), 5)}" for name, found in steps.items() if (missing := union - set(found))]
+    told = [
+        f"{name} lacks {listed(sorted(missing), 5)}" for name, found in steps.items() if (missing := union - set(found))
+    ]
     return listed(told, 5) if told else ""
 
 
@@ -114,7 +78,9 @@ def _thinned(plan: str, common: Sequence[int], lacking: str) -> tuple[int, ...]:
     named = sorted({int(part) for part in plan.split(",")})
     if missing := [step for step in named if step not in common]:
         why = f" ({lacking})" if lacking else ""
-        raise ValueError(f"--steps {plan!r}: not every model has step {listed(missing, 5)}{why}; there are {listed(common)}")
+        raise ValueError(
+            f"--steps {plan!r}: not every model has step {listed(missing, 5)}{why}; there are {listed(common)}"
+        )
     return tuple(named)
 
 

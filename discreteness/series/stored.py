@@ -93,7 +93,9 @@ class StoredCheckpoint:
             matches = [match for file in files if (match := WEIGHTS.fullmatch(file.name))]
             total = int(matches[0][3])
             if missing := sorted(set(range(1, total + 1)) - {int(match[2]) for match in matches}):
-                raise Unreadable(f"{self}: {len(missing)} of its {total} files of weights are missing: number {listed(missing, 5)}")
+                raise Unreadable(
+                    f"{self}: {len(missing)} of its {total} files of weights are missing: number {listed(missing, 5)}"
+                )
         for file in files:
             if not file.num_bytes:
                 raise Unreadable(f"{self}: {file.name} is empty")

@@ -48,7 +48,7 @@ def _safetensors(checkpoint: StoredCheckpoint, path: Path) -> Iterator[tuple[str
 
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118: it is not a mapping
+            for name in file.keys():  # noqa: SIM118
                 yield name, file.get_tensor(name)
     except SafetensorError as error:
         raise Unreadable(f"{checkpoint}: {path.name} is cut or damaged: {_one_line(error)}") from error
@@ -59,8 +59,8 @@ def _pickle(checkpoint: StoredCheckpoint, path: Path) -> Iterator[tuple[str, tor
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Unreadable(
-            f"{checkpoint}: {path.name} is a pickle that would run code or holds more than tensors, and is not read; ask "
-            "its owner for safetensors"
+            f"{checkpoint}: {path.name} is a pickle that would run code or holds more than tensors, and is not "
+            "read; ask its owner for safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise Unreadable(f"{checkpoint}: {path.name} is cut or damaged: {_one_line(error)}") from error

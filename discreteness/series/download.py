@@ -100,7 +100,9 @@ def _go_on(checkpoint: StoredCheckpoint, file: StoredFile, path: Path) -> None:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    constants.DOWNLOAD_CHUNK_SIZE = 1 << 20  # what is lost when a download ends early; the client's own is ten times that
+    constants.DOWNLOAD_CHUNK_SIZE = (
+        1 << 20
+    )  # what is lost when a download ends early; the client's own is ten times that
     demand_least_rate()
     url = hf_hub_url(checkpoint.model, file.name, revision=checkpoint.commit)
     with path.open("ab") as sink:
