@@ -13,7 +13,7 @@ def names_of(committed: Mapping[int, CommittedSeed]) -> dict[int, str]:
 
 
 def names_of_job(log: Iterable[dict[str, Any]]) -> dict[int, str]:
-    """Seed -> name, as the newest job says it of all seeds that it is to do; what is not of that form is passed over."""
+    """Seed -> name, as the newest job says it of all its seeds; what is not of that form is passed over."""
     said = [event.get("names") for event in log if event.get("event") == JOB_BEGAN]
     newest = said[-1] if said and isinstance(said[-1], dict) else {}
     return {

@@ -150,8 +150,8 @@ def _demand_room(checkpoint: StoredCheckpoint, num_bytes: int, folder: Path) -> 
 def _no_room(what: str, num_bytes: int, folder: Path) -> str:
     free = shutil.disk_usage(folder).free
     return (
-        f"{what}: needs {num_bytes / 1e9:.3f} GB, and the disk of {folder} has {free / 1e9:.3f} GB free; make room, or set "
-        "TMPDIR to a folder on a larger disk. The same command goes on from what is committed"
+        f"{what}: needs {num_bytes / 1e9:.3f} GB, and the disk of {folder} has {free / 1e9:.3f} GB free; make room, or "
+        "set TMPDIR to a folder on a larger disk. The same command goes on from what is committed"
     )
 
 

@@ -30,12 +30,13 @@ def series_report(experiment: SeriesExperiment, config: SeriesConfig, device: st
         f"record: {steps} checkpoints per model from step {series.plan[0]} to {series.plan[-1]}, "
         f"{len(experiment.documents)} documents, {losses} losses each time, in {config.dtype} on {device}",
         *left_out,
-        f"weights: {weights / 1e9:.3f} GB in {len(scored)} checkpoints, of which {sum(fetched.values()) / 1e9:.3f} GB are "
-        f"fetched; at most {2 * max(fetched.values()) / 1e9:.3f} GB lie on disk at a time",
-        f"dataset: {steps * models * len(experiment.documents)} rows, {steps * models * losses} losses, about "
-        f"{dataset_bytes / 1e6:.1f} MB in {config.output}",
-        f"time: about {max(read_s, score_s) / 3600:.2f} hours, if {STORE_BYTES_S / 1e6:.0f} MB of weights come per second "
-        f"({read_s / 3600:.2f} hours) while {PRODUCTS_S[device]:.0e} operations per second score ({score_s / 3600:.2f} hours)",
+        f"weights: {weights / 1e9:.3f} GB in {len(scored)} checkpoints, of which {sum(fetched.values()) / 1e9:.3f} GB "
+        f"are fetched; at most {2 * max(fetched.values()) / 1e9:.3f} GB of them lie on disk at a time",
+        f"dataset: {steps * models * len(experiment.documents)} rows, {steps * models * losses} losses, "
+        f"about {dataset_bytes / 1e6:.1f} MB in {config.output}",
+        f"time: about {max(read_s, score_s) / 3600:.2f} hours, if {STORE_BYTES_S / 1e6:.0f} MB of weights come per "
+        f"second ({read_s / 3600:.2f} hours) while {PRODUCTS_S[device]:.0e} operations per second score "
+        f"({score_s / 3600:.2f} hours)",
     )
 
 

@@ -49,8 +49,8 @@ def series_of(config: ChosenModels) -> Series:
     broken = {one.step: wrong for checkpoints in chosen.values() for one in checkpoints if (wrong := problem_of(one))}
     if broken and not config.skip_broken:
         raise ValueError(
-            f"{len(broken)} checkpoints cannot be read: {listed(broken.values(), 5)}; give --skip-broken to leave these "
-            "steps out for all models, or --steps that do without them"
+            f"{len(broken)} checkpoints cannot be read: {listed(broken.values(), 5)}; give --skip-broken to leave "
+            "these steps out for all models, or --steps that do without them"
         )
     left = tuple(step for step in plan if step not in broken)
     if not left:
@@ -72,10 +72,12 @@ def problem_of(checkpoint: StoredCheckpoint) -> str | None:
     if not checkpoint.folder:
         return None
     for file in needed:
-        if file.name.endswith(".safetensors") and file.num_bytes != (
-            stated := _stated_bytes(Path(checkpoint.folder) / file.name)
-        ):
-            return f"{checkpoint}: {file.name} has {file.num_bytes} bytes, its header says {stated or 'nothing that could be'}"
+        if not file.name.endswith(".safetensors"):
+            continue
+        stated = _stated_bytes(Path(checkpoint.folder) / file.name)
+        if file.num_bytes != stated:
+            said = stated or "nothing that could be"
+            return f"{checkpoint}: {file.name} has {file.num_bytes} bytes, its header says {said}"
     return None
 
 

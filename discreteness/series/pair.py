@@ -1,5 +1,7 @@
 """The pair of a series (checkpoint/seam.py): a source that says where each checkpoint lies, and a scorer that fetches,
-loads and scores it. Weights never pass through the source: what it sends are the few hundred bytes of a StoredCheckpoint.
+loads and scores it.
+
+Weights never pass through the source: what it sends are the few hundred bytes of a StoredCheckpoint.
 """
 
 from collections.abc import Callable, Generator, Sequence

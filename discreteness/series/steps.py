@@ -19,8 +19,8 @@ def named_steps(model: str, names: Sequence[str], matching: str | None, pattern:
     asked = "" if matching is None else f" of --checkpoints {matching!r}"
     if without and (matching is not None or not found):
         raise ValueError(
-            f"{model}: no step in the names {listed(sorted(without, key=natural), 5)}{asked}; give --checkpoints a narrower "
-            "pattern, or --step-pattern an expression with a group around the step, such as 'update(\\d+)'"
+            f"{model}: no step in the names {listed(sorted(without, key=natural), 5)}{asked}; give --checkpoints a "
+            "narrower pattern, or --step-pattern an expression with a group around the step, such as 'update(\\d+)'"
         )
     if not found:
         raise ValueError(

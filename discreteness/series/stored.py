@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass
 from discreteness.dataset.manifest import listed
 
 CONFIG = "config.json"
-WEIGHTS = re.compile(r"(model|pytorch_model)(?:-(\d{5})-of-(\d{5}))?\.(safetensors|bin)")
+WEIGHTS = {
+    "safetensors": re.compile(r"model(?:-(\d{5})-of-(\d{5}))?\.safetensors"),
+    "bin": re.compile(r"pytorch_model(?:-(\d{5})-of-(\d{5}))?\.bin"),
+}
 """The names that transformers gives to weights, in one file or in shards."""
-INDEX = re.compile(r"(model|pytorch_model)\.(safetensors|bin)\.index\.json")
+INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
 
 
 class Unreadable(ValueError):
@@ -51,8 +54,8 @@ class StoredCheckpoint:
     def weights(self) -> tuple[StoredFile, ...]:
         """The files of the weights: safetensors where there are some, else pickles. Raises Unreadable if there are
         none, if shards are missing, or if one is empty."""
-        for kind in "safetensors", "bin":
-            if found := [file for file in self.files if (match := WEIGHTS.fullmatch(file.name)) and match[4] == kind]:
+        for pattern in WEIGHTS.values():
+            if found := {file: match for file in self.files if (match := pattern.fullmatch(file.name))}:
                 return self._whole(found)
         raise Unreadable(f"{self}: has no weights, neither model.safetensors nor pytorch_model.bin")
 
@@ -60,13 +63,8 @@ class StoredCheckpoint:
     def needed(self) -> tuple[StoredFile, ...]:
         """What must be there to load it. Raises Unreadable as `weights`, and where config.json is missing."""
         weights = self.weights
-        kind = weights[0].name.rpartition(".")[2]
-        others = [
-            file
-            for file in self.files
-            if file.name in (CONFIG, "generation_config.json")
-            or ((match := INDEX.fullmatch(file.name)) and match[2] == kind)
-        ]
+        index = INDEX[weights[0].name.rpartition(".")[2]]
+        others = [file for file in self.files if file.name in (CONFIG, "generation_config.json", index)]
         if CONFIG not in (file.name for file in others):
             raise Unreadable(f"{self}: has no {CONFIG}")
         return (*others, *weights)
@@ -85,14 +83,12 @@ class StoredCheckpoint:
         values = json.loads(content)
         return cls(**values | {"files": tuple(StoredFile(**file) for file in values["files"])})
 
-    def _whole(self, files: list[StoredFile]) -> tuple[StoredFile, ...]:
-        whole = [file for file in files if "-of-" not in file.name]
-        if whole:  # a file that holds everything comes before shards, as in transformers
-            files = whole[:1]
-        else:
-            matches = [match for file in files if (match := WEIGHTS.fullmatch(file.name))]
-            total = int(matches[0][3])
-            if missing := sorted(set(range(1, total + 1)) - {int(match[2]) for match in matches}):
+    def _whole(self, found: dict[StoredFile, re.Match[str]]) -> tuple[StoredFile, ...]:
+        files = [file for file, match in found.items() if not match[1]]
+        if not files:  # a file that holds everything comes before shards, as in transformers
+            files = list(found)
+            total = int(found[files[0]][2])
+            if missing := sorted(set(range(1, total + 1)) - {int(match[1]) for match in found.values()}):
                 raise Unreadable(
                     f"{self}: {len(missing)} of its {total} files of weights are missing: number {listed(missing, 5)}"
                 )

@@ -53,8 +53,8 @@ def tokenized(config: SeriesConfig, series: Series) -> Tokenized:
         for other, read in others:
             if texts_hash(read.documents) != texts_hash(first.documents):
                 raise ValueError(
-                    f"{one} and {other} have tokenizers that make other tokens of the documents, and a dataset has one text; "
-                    "score them apart, or give --tokenizer if you know that it is that of all models"
+                    f"{one} and {other} have tokenizers that make other tokens of the documents, and a dataset has one "
+                    "text; score them apart, or give --tokenizer if you know that it is that of all models"
                 )
         _check_contexts(series, first.documents, folder)
     return first
@@ -82,8 +82,8 @@ def _with_tokenizer(checkpoint: StoredCheckpoint) -> StoredCheckpoint:
         if any(file.name in VOCABULARIES for file in place.files):
             return place
     raise ValueError(
-        f"{checkpoint}: has no tokenizer, and neither has {checkpoint.model}; give --tokenizer with a folder or a name of "
-        "the hub that has the one it was trained with"
+        f"{checkpoint}: has no tokenizer, and neither has {checkpoint.model}; give --tokenizer with a folder or a name "
+        "of the hub that has the one it was trained with"
     )
 
 
