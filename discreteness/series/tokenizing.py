@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from discreteness.experiment.documents import Document, texts_hash
-from discreteness.experiment.tokenizers import Tokenizer, adapted, documents_with
+from discreteness.experiment.prompts import documents_with
+from discreteness.experiment.tokenizers import Tokenizer, adapted
 from discreteness.scoring.logits import check_context
 from discreteness.series.config import SeriesConfig
 from discreteness.series.download import file_hash, local_files, scratch

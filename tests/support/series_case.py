@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from discreteness.series.config import SeriesConfig
+from discreteness.series.loading import quiet_transformers
 from tests.support.any_model import family
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 500, 1000)
@@ -19,6 +20,7 @@ TEXTS = {
 
 def write_series(folder, name="gpt_neox", models=3, steps=STEPS, safe=True):
     """`models` folders seed-0, ... of a family, each with a checkpoint-STEP for each step and its tokenizer."""
+    quiet_transformers()
     tokenizer, model = family(name)
     start = {key: value.clone() for key, value in model.state_dict().items()}
     for seed in range(models):
