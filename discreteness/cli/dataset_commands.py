@@ -38,6 +38,8 @@ class Status:
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds: {ranges(seeds)}")
+        for seed, called in state.names.items():
+            print(f"seed {seed} is {called}")
         print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
         if seen.device_hours is not None:
             print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")

@@ -16,7 +16,9 @@ from discreteness.cli.command_names import check_name
 from discreteness.cli.data_commands import DATA_COMMANDS, Data
 from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
+from discreteness.cli.series_commands import CheckSeries, score_series
 from discreteness.experiment.config import JobConfig
+from discreteness.series.config import SeriesConfig
 
 if TYPE_CHECKING:
     from discreteness.experiment.documents import Document
@@ -32,6 +34,15 @@ def run_seeds() -> None:
         return _service(
             tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], prog="run_seeds.py", description=JobConfig.__doc__)
         )
+
+    _finish(command)
+
+
+def score_checkpoints() -> None:
+    """`python jobs/score_checkpoints.py`: a series of checkpoints that others have trained."""
+
+    def command() -> int:
+        return score_series(tyro.cli(SeriesConfig, prog="score_checkpoints.py", description=SeriesConfig.__doc__))
 
     _finish(command)
 
@@ -138,6 +149,7 @@ COMMANDS: dict[str, Callable] = {
     "rescore": Rescore,
     "analyze": Analyze,
     "view": View,
+    "check-series": CheckSeries,
     "data": Data,
     "score": Score,
     "generate": Generate,

@@ -23,6 +23,7 @@ from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
 from discreteness.dataset.find import Match, matches
 from discreteness.dataset.long_form import long_form
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
+from discreteness.dataset.names import names_of
 from discreteness.dataset.paths import EXPERIMENT_FILE
 from discreteness.dataset.runs_file import read_runs
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
@@ -88,6 +89,7 @@ class Dataset:
 
         return {
             "seeds": counted(self.seeds),
+            **({"names": listed(self.names.values(), 4)} if self.names else {}),
             "vary": str(self.vary),
             "steps": counted(self.steps),
             "documents": str(len(self.documents)),
@@ -220,6 +222,11 @@ class Dataset:
     def attempts(self) -> dict[int, str]:
         """Committed seed -> the attempt that its rows come from."""
         return {seed: committed.attempt for seed, committed in self._committed.items()}
+
+    @property
+    def names(self) -> dict[int, str]:
+        """seed -> name of the model that it is, in a series; of a training run's seeds nothing."""
+        return names_of(self._committed)
 
     def document(self, doc: str | int) -> DocumentInfo:
         """A document by its name or id. ValueError names those that exist."""

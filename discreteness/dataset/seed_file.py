@@ -58,6 +58,8 @@ class CommittedSeed:
     identity_hash: str
     documents_hash: str
     runs_sha256: str
+    name: str = ""
+    """Of the model that a series has in the place of this seed; "" where a seed is nothing but its number."""
 
     @property
     def path(self) -> str:
@@ -106,6 +108,8 @@ def read_committed(tail: bytes, seed: int, manifest: Manifest) -> CommittedSeed:
                 raise TypeError(name)
         if not ATTEMPT.fullmatch(committed.attempt):
             raise ValueError(committed.attempt)
+        if not committed.name.isprintable():
+            raise ValueError(committed.name)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidFile("a Parquet file without the footer of a committed seed") from None
     if not columns.equals(LOSSES):

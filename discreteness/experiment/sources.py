@@ -39,6 +39,11 @@ def identity_sources() -> list[Path]:
     return [Path(speedrun.__file__).parent, *ours]
 
 
+def sources_between(names: Iterable[str]) -> str:
+    """The same of modules of this package alone, named like BETWEEN_WEIGHTS_AND_LOSSES."""
+    return sources_hash(Path(discreteness.__file__).parent / f"{name}.py" for name in names)
+
+
 def sources_hash(roots: Iterable[str | Path]) -> str:
     """SHA-256, in hex, of sources: files, or folders with all files below them but Markdown and what Python caches.
 

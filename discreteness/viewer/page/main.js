@@ -43,11 +43,12 @@ function drawState() {
   notice("fits", page.state.fit_error ? `No fits of ${page.state.fit_error}` : "");
   const seeds = [...committed, ...running.map(({ seed }) => seed)];
   const choice = byId("seed");
-  if (choice.dataset.seeds !== seeds.join()) {
-    choice.dataset.seeds = seeds.join();
+  const labels = seeds.map((seed) => (seed in page.state.names ? `${seed} · ${page.state.names[seed]}` : `${seed}`));
+  if (choice.dataset.seeds !== labels.join()) {
+    choice.dataset.seeds = labels.join();
     choice.replaceChildren(
       element("option", { value: "" }, "all"),
-      ...seeds.map((seed) => element("option", { value: seed }, seed)),
+      ...seeds.map((seed, place) => element("option", { value: seed }, labels[place])),
     );
   }
   choice.value = shown.seed ?? "";
