@@ -34,6 +34,7 @@ LEFT_OUT = {
     "dataset/identity": "the identity itself",
     "experiment/documents": "the identity has the hash of names and token ids",
     "experiment/prompts": "the identity has the hash of names and token ids",
+    "experiment/tokenizers": "the identity has the hash of names and token ids",
     "experiment/validation_documents": "the identity has the hash of names and token ids",
     "dataset/vary": "words for people; the identity has the value",
     "dataset/mismatch": "words of a refusal",
