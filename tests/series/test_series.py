@@ -1,4 +1,4 @@
-"""Series of tiny random models, from folders and from a hub on this machine: every loss is that of transformers itself."""
+"""Series of tiny random models, from folders and from a hub on this machine: losses are those of transformers."""
 
 import json
 import tempfile

@@ -1,4 +1,4 @@
-"""A series of tiny random models: folders of checkpoints as `transformers` saves them, and what it says of their losses."""
+"""A series of tiny random models: checkpoints as `transformers` saves them, and what it says of their losses."""
 
 import shutil
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ def write_series(folder, name="gpt_neox", models=3, steps=STEPS, safe=True):
     start = {key: value.clone() for key, value in model.state_dict().items()}
     for seed in range(models):
         for step in steps:
-            torch.manual_seed(1000 * seed + step)
+            torch.manual_seed(10000 * seed + step)
             with torch.no_grad():
                 for key, value in model.state_dict().items():
                     value.copy_(start[key] + 0.05 * torch.randn_like(value))
