@@ -65,7 +65,9 @@ class LogitsScorer:
         self.num_losses = sum(len(document.token_ids) - 1 for document in self.documents)
         if context is not None:
             check_context(self.documents, context)
-        self.batches = [_to(batch, self.device) for batch in batches_of(self.documents, max_tokens_per_batch)]
+        self.batches = batches_of(self.documents, max_tokens_per_batch)
+        self.logits_dtype: torch.dtype | None = None
+        """Of the newest logits; None before the first."""
         self._largest_id = max(max(document.token_ids) for document in self.documents)
 
     def score(self, model: Callable[..., Any]) -> np.ndarray:
@@ -81,12 +83,13 @@ class LogitsScorer:
         self._check_vocabulary(_rows_of_embedding(model))
         takes = arguments_of(model)
         losses = torch.empty(self.num_losses, dtype=torch.float32, device=self.device)
-        for batch in self.batches:
+        for batch in (_to(one, self.device) for one in self.batches):
             given: dict[str, Any] = {"attention_mask": batch.mask} if "attention_mask" in takes else {}
             if "use_cache" in takes:
                 given["use_cache"] = False  # it would only take memory
             logits = _logits(model(batch.ids, **given), batch.ids)
             self._check_vocabulary(logits.shape[-1])
+            self.logits_dtype = logits.dtype
             losses.index_copy_(0, batch.places, token_losses(logits, batch).to(self.device))
             del logits  # before the next ones are made
         found = losses.cpu().numpy()
@@ -202,6 +205,12 @@ def arguments_of(model: Any) -> set[str]:
         return set(inspect.signature(called).parameters)
     except (TypeError, ValueError):  # a callable that has none, such as one written in C
         return set()
+
+
+def context_of(model: Any) -> int | None:
+    """The most tokens that a model of `transformers` says it takes; None where nothing is said."""
+    size = getattr(getattr(inner(model), "config", None), "max_position_embeddings", None)
+    return size if isinstance(size, int) else None
 
 
 def _rows_of_embedding(model: Any) -> int | None:
