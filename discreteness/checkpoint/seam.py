@@ -42,7 +42,11 @@ class JobImpossible(AttemptFailed):
 
 
 class MachineUnfit(Exception):
-    """No seed can be had from a source on this machine; on another it may: its files are missing or damaged."""
+    """This machine gives no seed, as its files are missing or damaged; another may. One rank alone may raise it."""
+
+
+class ContractBroken(SeedImpossible):
+    """A source or a scorer does not do what this module says. One rank alone may find it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,7 @@ class Scorer(Protocol):
 
 
 class Pair(Protocol):
-    """Makes the source and the scorer of one experiment, in the processes where they live. Plain data, which travels."""
+    """Makes the source and the scorer of one experiment, in the processes where they live. Plain data that travels."""
 
     @property
     def call_timeout_s(self) -> float:

@@ -183,7 +183,8 @@ def _service(config: JobConfig) -> int:
     if not os.environ.get("RAY_ADDRESS"):
         # Under `uv run` Ray would upload this folder to the machine on which it is. Read by `import ray`.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    from discreteness.service.driver import leave, run
+    from discreteness.service.driver import leave
+    from discreteness.service.seeds_job import run
 
     leave(run(config))
 

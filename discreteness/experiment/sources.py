@@ -10,6 +10,8 @@ import speedrun
 
 BETWEEN_WEIGHTS_AND_LOSSES = (
     "service/trainer_worker",
+    "service/speedrun_source",
+    "checkpoint/seam",
     "checkpoint/staging",
     "checkpoint/layout",
     "checkpoint/header",
@@ -18,6 +20,7 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
     "scoring/scorer",
     "scoring/cuda_graphs",
     "scoring/evaluator",
+    "scoring/speedrun_scorer",
     "service/inline",
     "dataset/attempt_rows",
     "dataset/writer",
@@ -37,6 +40,18 @@ BETWEEN_MODEL_AND_LOSSES = (
     "dataset/runs_file",
 )
 """The same of a `Recorder`, whose model is given to it."""
+
+BETWEEN_FILES_AND_LOSSES = (
+    "series/weights_files",
+    "series/loading",
+    "series/pair",
+    "scoring/logits",
+    "dataset/attempt_rows",
+    "dataset/writer",
+    "dataset/seed_file",
+    "dataset/runs_file",
+)
+"""The same of a series, whose models `transformers` makes."""
 OURS = Path(__file__).parents[1]
 
 
@@ -50,9 +65,9 @@ def recorder_sources() -> list[Path]:
     return [OURS / f"{name}.py" for name in BETWEEN_MODEL_AND_LOSSES]
 
 
-def sources_between(names: Iterable[str]) -> str:
-    """The same of modules of this package alone, named like BETWEEN_WEIGHTS_AND_LOSSES."""
-    return sources_hash(Path(discreteness.__file__).parent / f"{name}.py" for name in names)
+def series_sources() -> list[Path]:
+    """Sources that decide the losses of a series: what lies between a file of weights and a stored loss."""
+    return [OURS / f"{name}.py" for name in BETWEEN_FILES_AND_LOSSES]
 
 
 def sources_hash(roots: Iterable[str | Path]) -> str:

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from discreteness.checkpoint.seam import Ends
 from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.service.messages import AGE_BOUNDS_S, Counts, Event, Lease, Level, Preparing, Running
 
 if TYPE_CHECKING:
     from asyncio import Task
-
-    from speedrun.training import Ends
 
 MAX_TRAINER_FAILURES = 3
 """Failures of a trainer in a row, without a committed seed between them, before it is given up."""
@@ -91,7 +90,8 @@ class Ledger:
     """Seeds, attempts and trainers of one job.
 
     `given_up`: why nothing can be scored any more, "" while it can. `on_lost` hears of each attempt that is lost, with
-    what the dataset's log says of it; a seed that has failed with it stands in `failed` by then.
+    what the dataset's log says of it; a seed that has failed with it stands in `failed` by then. `update_flop`: what
+    the update of a record took.
     """
 
     def __init__(
@@ -100,10 +100,12 @@ class Ledger:
         max_attempts: int,
         given_up: Callable[[], str],
         on_lost: Callable[[Attempt, dict[str, Any]], None],
+        update_flop: Callable[[dict], float],
     ):
         self.max_attempts = max_attempts
         self.given_up = given_up
         self.on_lost = on_lost
+        self.update_flop = update_flop
         self.waiting = deque(seeds)
         self.attempts: dict[str, Attempt] = {}
         self.lost = {seed: 0 for seed in seeds}
@@ -238,12 +240,13 @@ class Ledger:
         return Lease(order="train", seed=attempt.seed, attempt=attempt.id, next_seed=next_seed)
 
     def add_records(self, attempt: Attempt, records: list[dict]) -> None:
-        """Values of single steps, as the trainer's meter took them."""
+        """Values of single steps, as the source gave them."""
         attempt.rows.add_records(records)
         for record in records:
             if "batch_tokens" in record:  # of an update, not of a validation
                 self.counts.updates += 1
-                self.counts.tokens[record["short_window"], record["long_window"]] += record["batch_tokens"]
+                self.counts.tokens += record["batch_tokens"]
+                self.counts.flop += self.update_flop(record)
 
     def scored(self, age_s: float) -> None:
         """A checkpoint has its row, so long after it was published."""
@@ -261,7 +264,7 @@ class Ledger:
         checkpoints = f"{len(attempt.rows.losses)} checkpoints (attempt {attempt.id})"
         self._tell_of(attempt, "seed committed", f"seed {attempt.seed} committed: {checkpoints}")
 
-    def lose(self, attempt: Attempt, error: str, ends: "Ends" = "attempt") -> None:
+    def lose(self, attempt: Attempt, error: str, ends: Ends = "attempt") -> None:
         """The one place where an attempt is lost: its rows are forgotten and its seed goes back or is given up.
 
         `ends`: "seed" if every attempt of this seed would meet this error, "job" if those of every seed would.

@@ -28,6 +28,7 @@ LEFT_OUT = {
     "experiment/config": "what it holds is in the identity where it decides a loss",
     "experiment/checkpoint_steps": "its steps are in the identity",
     "experiment/seeds": "a seed is trained from its own number, whichever others are asked for",
+    "experiment/recording": "plain values, which the identity has where they decide a loss",
     "experiment/prepare": "makes the identity out of what it reads",
     "experiment/sources": "makes this hash",
     "shards/report": "names shards: the identity has what it found",
@@ -59,6 +60,8 @@ LEFT_OUT = {
     "dataset/storage": "moves bytes",
     "dataset/lock": "one driver at a time",
     "service/job": "what processes are told: what of it decides a loss is in the identity",
+    "service/contract": "counts steps, bytes and losses: it refuses, and changes none",
+    "service/speedrun_pair": "makes the source and the scorer, and adds nothing to either",
     "service/ledger": "who holds which seed",
     "service/messages": "what processes tell each other",
     "service/timeouts": "how long somebody waits",
@@ -193,7 +196,8 @@ def check_that_all_count(reached, ours):
 def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
     trainer, *ours = identity_sources()
     service = "discreteness.service.trainer_worker", "discreteness.service.inline"
-    reached = reached_from(ours, *service, "discreteness.scoring.evaluator", "discreteness.scoring.scorer")
+    pair = "discreteness.service.speedrun_source", "discreteness.scoring.speedrun_scorer"
+    reached = reached_from(ours, *service, *pair, "discreteness.scoring.evaluator", "discreteness.scoring.scorer")
     assert {path.name for path in reached} >= {
         "trainer_worker.py",
         "evaluator.py",

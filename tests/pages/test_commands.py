@@ -23,7 +23,7 @@ from discreteness.cli.main import COMMANDS
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.experiment import prepare
 from discreteness.experiment.config import JobConfig
-from discreteness.service import driver
+from discreteness.service import seeds_job
 from tests.conftest import ROOT
 from tests.pages.test_pages import FENCE, PAGES
 from tests.support.dataset_case import DOCUMENTS, token_bytes
@@ -236,10 +236,10 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
             experiment = config.experiment
             if experiment.track == "small":
                 experiment = replace(experiment, data=str(folder))
-                patch.setattr(driver, "find_cluster", lambda metadata, object_store_gb: cluster)
+                patch.setattr(seeds_job, "find_cluster", lambda metadata, object_store_gb: cluster)
             # A plan looks at its output; those of the pages are buckets, or datasets of other experiments here.
             run = replace(config.run, dry_run=True, output=str(folder / "planned"))
-            assert driver.run(JobConfig(experiment=experiment, run=run)) == 0, line
+            assert seeds_job.run(JobConfig(experiment=experiment, run=run)) == 0, line
             assert not (folder / "planned").exists()
     told = capsys.readouterr().out
     assert told.count("time: about") == len(asked)
