@@ -8,8 +8,6 @@ from typing import Any
 
 import speedrun
 
-import discreteness
-
 BETWEEN_WEIGHTS_AND_LOSSES = (
     "service/trainer_worker",
     "service/speedrun_source",
@@ -32,16 +30,44 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
 """Modules that a weight passes on its way to a stored loss, or that set how it is computed (threads, validation's
 state). Not the control path: it hands on references and rows by attempt and step, and never looks into one."""
 
+BETWEEN_MODEL_AND_LOSSES = (
+    "scoring/logits",
+    "recording/recorder",
+    "recording/kept_rows",
+    "dataset/attempt_rows",
+    "dataset/writer",
+    "dataset/seed_file",
+    "dataset/runs_file",
+)
+"""The same of a `Recorder`, whose model is given to it."""
+
+BETWEEN_FILES_AND_LOSSES = (
+    "series/weights_files",
+    "series/loading",
+    "series/pair",
+    "scoring/logits",
+    "dataset/attempt_rows",
+    "dataset/writer",
+    "dataset/seed_file",
+    "dataset/runs_file",
+)
+"""The same of a series, whose models `transformers` makes."""
+OURS = Path(__file__).parents[1]
+
 
 def identity_sources() -> list[Path]:
     """Sources that decide losses: the whole trainer, and what lies between its weights and a stored loss."""
-    ours = [Path(discreteness.__file__).parent / f"{name}.py" for name in BETWEEN_WEIGHTS_AND_LOSSES]
-    return [Path(speedrun.__file__).parent, *ours]
+    return [Path(speedrun.__file__).parent, *(OURS / f"{name}.py" for name in BETWEEN_WEIGHTS_AND_LOSSES)]
 
 
-def sources_between(names: Iterable[str]) -> str:
-    """The same of modules of this package alone, named like BETWEEN_WEIGHTS_AND_LOSSES."""
-    return sources_hash(Path(discreteness.__file__).parent / f"{name}.py" for name in names)
+def recorder_sources() -> list[Path]:
+    """Sources that decide the losses of any model: what lies between it and a stored loss."""
+    return [OURS / f"{name}.py" for name in BETWEEN_MODEL_AND_LOSSES]
+
+
+def series_sources() -> list[Path]:
+    """Sources that decide the losses of a series: what lies between a file of weights and a stored loss."""
+    return [OURS / f"{name}.py" for name in BETWEEN_FILES_AND_LOSSES]
 
 
 def sources_hash(roots: Iterable[str | Path]) -> str:

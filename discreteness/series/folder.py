@@ -28,5 +28,5 @@ def checkpoints_in(model: str, matching: str | None, pattern: StepPattern) -> li
 
 
 def files_of(folder: Path) -> tuple[StoredFile, ...]:
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    paths = sorted(path for path in folder.glob("*") if path.is_file())
     return tuple(StoredFile(name=path.name, num_bytes=path.stat().st_size, hash="") for path in paths)

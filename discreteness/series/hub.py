@@ -8,13 +8,15 @@
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from discreteness.dataset.manifest import listed
+from discreteness.series.folder import files_of
 from discreteness.series.names import natural
 from discreteness.series.patience import patiently
-from discreteness.series.step_names import StepPattern
+from discreteness.series.step_names import StepName, StepPattern
 from discreteness.series.steps import named_steps
 from discreteness.series.stored import StoredCheckpoint, StoredFile
 
@@ -31,9 +33,7 @@ def checkpoints_on_hub(model: str, matching: str | None, pattern: StepPattern) -
     with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
         files = list(pool.map(lambda name: _files(model, branches[name]), steps))
     return [
-        StoredCheckpoint(
-            model=model, name=name, step=read.step, tokens=read.tokens, commit=branches[name], folder="", files=there
-        )
+        _stored(model, name, read, branches[name], there)
         for (name, read), there in zip(steps.items(), files, strict=True)
     ]
 
@@ -44,9 +44,7 @@ def pinned(model: str) -> StoredCheckpoint:
     if "main" not in branches:
         raise ValueError(f"{model}: has no branch main, but {listed(sorted(branches, key=natural))}")
     commit = branches["main"]
-    return StoredCheckpoint(
-        model=model, name="main", step=0, tokens=None, commit=commit, folder="", files=_files(model, commit)
-    )
+    return _stored(model, "main", StepName(step=0, tokens=None), commit, _files(model, commit))
 
 
 def cached(model: str, commit: str, name: str) -> Path | None:
@@ -61,6 +59,14 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return constants.is_offline_mode()
+
+
+def _stored(model: str, name: str, read: StepName, commit: str, files: tuple[StoredFile, ...]) -> StoredCheckpoint:
+    """Offline the files are those of a folder: the cache's."""
+    folder = str(_snapshot(model, commit)) if is_offline() else ""
+    return StoredCheckpoint(
+        model=model, name=name, step=read.step, tokens=read.tokens, commit=commit, folder=folder, files=files
+    )
 
 
 def _branches(model: str) -> dict[str, str]:
@@ -101,6 +107,11 @@ def _cache_of(model: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
 
 
+def _snapshot(model: str, commit: str) -> Path:
+    """Where the cache has the files of a commit."""
+    return _cache_of(model) / "snapshots" / commit
+
+
 def _cached_branches(model: str) -> dict[str, str]:
     refs = _cache_of(model) / "refs"
     found = {path.relative_to(refs).as_posix(): path.read_text().strip() for path in refs.rglob("*") if path.is_file()}
@@ -113,17 +124,12 @@ def _cached_branches(model: str) -> dict[str, str]:
 
 
 def _cached_files(model: str, commit: str) -> tuple[StoredFile, ...]:
-    """The cache's files are links to what is named by its hash."""
-    folder = _cache_of(model) / "snapshots" / commit
+    """The cache's files are links to what is named by its hash, where links can be made."""
     return tuple(
-        StoredFile(name=path.name, num_bytes=path.stat().st_size, hash=_hash_in(path.resolve().name))
-        for path in sorted(folder.glob("*"))
-        if path.is_file()
+        replace(file, hash=target if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", target) else "")
+        for file in files_of(_snapshot(model, commit))
+        for target in [(_snapshot(model, commit) / file.name).resolve().name]
     )
-
-
-def _hash_in(name: str) -> str:
-    return name if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", name) else ""
 
 
 def _endpoint() -> str:

@@ -1,6 +1,5 @@
 """what was given as --models -> the models that it means, in its order: braces opened, folders found."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -85,9 +84,9 @@ def _found(name: str) -> Iterator[str]:
 
 
 def _folders(pattern: str) -> list[str]:
-    import glob  # beside Path.glob, which takes no absolute pattern
-
-    found = [name for name in glob.glob(os.path.expanduser(pattern)) if Path(name).is_dir()]
+    path = Path(pattern).expanduser()
+    root = Path(path.anchor)  # Path.glob takes no absolute pattern
+    found = [str(one) for one in root.glob(str(path.relative_to(path.anchor))) if one.is_dir()]
     if not found:
         raise ValueError(
             f"--models {pattern!r}: matches no folder of this machine; models of the hub are written out, with braces "

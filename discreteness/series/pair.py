@@ -117,7 +117,7 @@ class SeriesPair:
     documents: tuple[Document, ...]
     score_tokens: int
     dtype: str
-    evaluator_timeout_s: float = ONE_CHECKPOINT_S
+    call_timeout_s: float = ONE_CHECKPOINT_S
 
     def source(self, device: Any, process_group: Any, tell: Callable[[str], None]) -> SeriesSource:
         return SeriesSource(self.models)

@@ -10,25 +10,12 @@ from typing import Any
 
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.experiment.documents import Document, texts_hash
-from discreteness.experiment.sources import sources_between
+from discreteness.experiment.sources import series_sources, sources_hash
 from discreteness.experiment.tokenizers import Tokenizer
 from discreteness.series.config import SeriesConfig
 from discreteness.series.listing import Series, series_of
 from discreteness.series.pair import SeriesPair
 from discreteness.series.tokenizing import tokenized
-
-BETWEEN_FILES_AND_LOSSES = (
-    "series/weights_files",
-    "series/loading",
-    "series/pair",
-    "scoring/logits",
-    "dataset/attempt_rows",
-    "dataset/writer",
-    "dataset/seed_file",
-    "dataset/runs_file",
-)
-"""Modules that a weight passes on its way from its file to a stored loss."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesExperiment:
@@ -78,7 +65,7 @@ def prepare_series(config: SeriesConfig) -> SeriesExperiment:
         "tokenizer": read.tokenizer.fingerprint,
         "dtype": config.dtype,
         "score_tokens": config.score_tokens,
-        "sources": sources_between(BETWEEN_FILES_AND_LOSSES),
+        "sources": sources_hash(series_sources()),
     }
     pair = SeriesPair(
         models=series.checkpoints, documents=read.documents, score_tokens=config.score_tokens, dtype=config.dtype

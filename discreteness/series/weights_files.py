@@ -1,4 +1,4 @@
-"""files of weights -> tensors in host memory, by name. Nothing in them is run: safetensors, or pickles of tensors alone."""
+"""files of weights -> tensors in host memory, by name. Nothing in them is run."""
 
 import pickle
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ class HostWeights:
         self._memory: Tensors = {}
 
     def read(self, checkpoint: StoredCheckpoint, folder: Path) -> Tensors:
-        """All tensors of the checkpoint's weights, as they are stored. Raises Unreadable if a file is cut or damaged, or
-        a pickle that holds anything but tensors."""
+        """All tensors of the checkpoint's weights, as they are stored. Raises Unreadable if a file is cut or damaged,
+        or a pickle that holds anything but tensors."""
         found = {}
         for file in checkpoint.weights:
             for name, tensor in _tensors(checkpoint, folder / file.name):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import discreteness
-from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.experiment.sources import identity_sources, recorder_sources, sources_hash
 
 SOURCE = '''"""A module."""
 import math
@@ -24,7 +24,7 @@ def step(x, *, scale=2):
     return x * scale if x is not None else math.pi
 '''
 LEFT_OUT = {
-    "__init__": "the version and `open`",
+    "__init__": "the version and names that are imported when asked for",
     "experiment/config": "what it holds is in the identity where it decides a loss",
     "experiment/checkpoint_steps": "its steps are in the identity",
     "experiment/seeds": "a seed is trained from its own number, whichever others are asked for",
@@ -35,6 +35,7 @@ LEFT_OUT = {
     "dataset/identity": "the identity itself",
     "experiment/documents": "the identity has the hash of names and token ids",
     "experiment/prompts": "the identity has the hash of names and token ids",
+    "experiment/tokenizers": "the identity has the hash of names and token ids",
     "experiment/validation_documents": "the identity has the hash of names and token ids",
     "dataset/vary": "words for people; the identity has the value",
     "dataset/mismatch": "words of a refusal",
@@ -66,6 +67,7 @@ LEFT_OUT = {
     "service/timeouts": "how long somebody waits",
     "service/log": "what people read",
     "service/others_output": "what people read",
+    "recording/ranks": "who writes",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }
 """Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""
@@ -173,14 +175,29 @@ def imported_by(path):
                 yield file
 
 
-def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
-    code = "import sys, discreteness.service.trainer_worker, discreteness.service.inline\n"
-    code += "import discreteness.scoring.evaluator, discreteness.scoring.scorer\n"
-    code += "import discreteness.service.speedrun_source, discreteness.scoring.speedrun_scorer\n"
+def reached_from(ours, *modules):
+    """Files of the project that are loaded with these modules, or imported inside functions of `ours`."""
+    code = f"import sys, {', '.join(modules)}\n"
     code += "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('discreteness', 'speedrun')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return {Path(path) for path in done.stdout.split()} | {other for path in ours for other in imported_by(path)}
+
+
+def check_that_all_count(reached, ours):
+    """Each is hashed or left out with a reason, and none for nothing."""
+    neither = {path for path in reached if path not in ours}
+    wings = {path for path in neither if path.name == "__init__.py" and path.parent != OURS}  # which import nothing
+    names = {path.relative_to(OURS).with_suffix("").as_posix() for path in neither - wings}
+    assert names <= LEFT_OUT.keys(), f"hash it, or say why not: {sorted(names - LEFT_OUT.keys())}"
+    assert not {path.relative_to(OURS).with_suffix("").as_posix() for path in ours} & LEFT_OUT.keys()
+    assert set(ours) <= reached, "it is no longer used where losses are computed"
+
+
+def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
     trainer, *ours = identity_sources()
-    reached = {Path(path) for path in done.stdout.split()} | {other for path in ours for other in imported_by(path)}
+    service = "discreteness.service.trainer_worker", "discreteness.service.inline"
+    pair = "discreteness.service.speedrun_source", "discreteness.scoring.speedrun_scorer"
+    reached = reached_from(ours, *service, *pair, "discreteness.scoring.evaluator", "discreteness.scoring.scorer")
     assert {path.name for path in reached} >= {
         "trainer_worker.py",
         "evaluator.py",
@@ -188,9 +205,17 @@ def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
         "training.py",
         "gpt.py",
     }
-    neither = {path for path in reached if not path.is_relative_to(trainer) and path not in ours}
-    wings = {path for path in neither if path.name == "__init__.py" and path.parent != OURS}  # which import nothing
-    names = {path.relative_to(OURS).with_suffix("").as_posix() for path in neither - wings}
-    assert names <= LEFT_OUT.keys(), f"hash it, or say why not: {sorted(names - LEFT_OUT.keys())}"
-    assert not {path.relative_to(OURS).with_suffix("").as_posix() for path in ours} & LEFT_OUT.keys()
-    assert set(ours) <= reached, "it is no longer used where losses are computed"
+    check_that_all_count({path for path in reached if not path.is_relative_to(trainer)}, ours)
+
+
+def test_every_module_between_anybodys_model_and_a_stored_loss_is_in_the_identity():
+    trainer, *_ = identity_sources()
+    reached = reached_from(recorder_sources(), "discreteness.recording.recorder")
+    assert {path.name for path in reached} >= {"logits.py", "recorder.py", "writer.py"}
+    tokenizer = {path for path in reached if path.is_relative_to(trainer)}
+    assert {path.relative_to(trainer).as_posix() for path in tokenizer} == {
+        "__init__.py",
+        "data/__init__.py",
+        "data/tokenizer.py",
+    }
+    check_that_all_count(reached - tokenizer, recorder_sources())

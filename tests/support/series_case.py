@@ -1,6 +1,7 @@
-"""A series of tiny random models: folders of checkpoints as `transformers` saves them, and what it says of their losses."""
+"""A series of tiny random models: checkpoints as `transformers` saves them, and what it says of their losses."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def write_series(folder, name="gpt_neox", models=3, steps=STEPS, safe=True):
     start = {key: value.clone() for key, value in model.state_dict().items()}
     for seed in range(models):
         for step in steps:
-            torch.manual_seed(1000 * seed + step)
+            torch.manual_seed(10000 * seed + step)
             with torch.no_grad():
                 for key, value in model.state_dict().items():
                     value.copy_(start[key] + 0.05 * torch.randn_like(value))
@@ -74,10 +75,28 @@ def own_losses(place, documents):
 
 def series_config(tmp_path, **values):
     return SeriesConfig(
-        **{"documents": str(tmp_path / "texts"), "output": str(tmp_path / "set"), "inline": True, "device": "cpu"} | values
+        **{"documents": str(tmp_path / "texts"), "output": str(tmp_path / "set"), "inline": True, "device": "cpu"}
+        | values
     )
 
 
 def copied(folder, to):
     shutil.copytree(folder, to)
     return to
+
+
+@contextmanager
+def served(hub, monkeypatch, cache):
+    """This process's client of the hub asks `hub`, waits little between tries, and has an empty cache."""
+    from huggingface_hub import constants
+
+    from discreteness.series import patience
+
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.endpoint)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(patience, "WAITS_S", (0.01,) * 4)
+        yield
