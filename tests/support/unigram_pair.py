@@ -66,6 +66,7 @@ class UnigramPair:
 
     faults: Mapping[int, str] = field(default_factory=dict)
     call_timeout_s: float = 30.0
+    stays_on_its_machine: bool = False
 
     def source(self, device, process_group, tell):
         tell("drawing its weights")
