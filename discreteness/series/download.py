@@ -27,7 +27,7 @@ TRIES = 2
 """Of a file whose bytes are not what the hub says: once they may have been damaged on the way."""
 
 LOST_BYTES = 1 << 20
-"""What the client gathers before it writes, and loses when a download ends early. Its own ten MiB are a lot for that."""
+"""What the client gathers before it writes, and loses when a download ends early; by itself it takes ten times that."""
 
 
 class Damaged(Exception):

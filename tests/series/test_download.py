@@ -1,4 +1,4 @@
-"""Files of a checkpoint from a hub on this machine: whole, gone on with, waited for, refused; and what is cleared away."""
+"""Files of a checkpoint from a hub on this machine: whole, gone on with, waited for, refused, cleared away."""
 
 import hashlib
 from types import SimpleNamespace
