@@ -79,9 +79,11 @@ class Verify:
     path: Annotated[str, tyro.conf.Positional]
 
     def __call__(self) -> int:
-        from discreteness.dataset.verify import verify
+        from discreteness.dataset.verify import notes, verify
 
         problems = verify(self.path)
+        for note in notes(self.path):
+            print(f"note: {note}")
         for problem in problems:
             print(problem)
         print(f"{len(problems)} problems" if problems else "complete and correct")

@@ -26,6 +26,9 @@ SCRATCH = "discreteness-series-"
 TRIES = 2
 """Of a file whose bytes are not what the hub says: once they may have been damaged on the way."""
 
+LOST_BYTES = 1 << 20
+"""What the client gathers before it writes, and loses when a download ends early; by itself it takes ten times that."""
+
 
 class Damaged(Exception):
     """What came is not what the hub says it is."""
@@ -100,9 +103,7 @@ def _go_on(checkpoint: StoredCheckpoint, file: StoredFile, path: Path) -> None:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    constants.DOWNLOAD_CHUNK_SIZE = (
-        1 << 20
-    )  # what is lost when a download ends early; the client's own is ten times that
+    constants.DOWNLOAD_CHUNK_SIZE = LOST_BYTES
     demand_least_rate()
     url = hf_hub_url(checkpoint.model, file.name, revision=checkpoint.commit)
     with path.open("ab") as sink:

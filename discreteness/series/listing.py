@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from discreteness.dataset.manifest import listed
-from discreteness.dataset.status import ranges
+from discreteness.dataset.same_weights import same_weights, words_of_equal
 from discreteness.series.config import ChosenModels
 from discreteness.series.folder import checkpoints_in
 from discreteness.series.hub import checkpoints_on_hub
 from discreteness.series.names import is_folder, models_of
 from discreteness.series.step_names import StepPattern
 from discreteness.series.steps import chosen_steps
-from discreteness.series.stored import StoredCheckpoint, Unreadable, same_weights
+from discreteness.series.stored import StoredCheckpoint, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +90,6 @@ def _stated_bytes(path: Path) -> int | None:
 
 def equal_weights(checkpoints: Sequence[StoredCheckpoint]) -> list[str]:
     """Sentences about checkpoints of one model that have the same weights, as far as hashes are known."""
-    steps = {str(one.step): one for one in checkpoints}
-    known = []
-    for label, one in steps.items():
-        try:
-            known.append((label, one.weights_hash))
-        except Unreadable:
-            continue
-    return [words_of_equal(checkpoints[0].model, [int(label) for label in labels]) for labels in same_weights(known)]
-
-
-def words_of_equal(model: str, steps: Sequence[int]) -> str:
-    return f"{model}: {len(steps)} checkpoints have the same weights: steps {ranges(sorted(steps))}"
+    whole = [one for one in checkpoints if problem_of(one) is None]
+    groups = same_weights((one.step, one.weights_hash) for one in whole)
+    return [words_of_equal(checkpoints[0].model, steps) for steps in groups]

@@ -17,6 +17,7 @@ from discreteness.series.listing import Series, series_of
 from discreteness.series.pair import SeriesPair
 from discreteness.series.tokenizing import tokenized
 
+
 @dataclass(frozen=True, kw_only=True)
 class SeriesExperiment:
     series: Series

@@ -6,7 +6,6 @@ Plain data, which travels from where a series is listed to where its checkpoints
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from discreteness.checkpoint.seam import SeedImpossible
@@ -106,13 +105,3 @@ def hash_of(hashes: dict[str, str]) -> str:
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return hashlib.sha256("".join(f"{name} {one}\n" for name, one in sorted(hashes.items())).encode()).hexdigest()
-
-
-def same_weights(checkpoints: Sequence[tuple[str, str]]) -> list[list[str]]:
-    """(label, hash) of each checkpoint -> groups of labels whose weights are the same, in their order. An unknown hash,
-    "", is equal to none."""
-    groups: dict[str, list[str]] = {}
-    for label, digest in checkpoints:
-        if digest:
-            groups.setdefault(digest, []).append(label)
-    return [labels for labels in groups.values() if len(labels) > 1]

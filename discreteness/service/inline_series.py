@@ -14,13 +14,13 @@ from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.names import with_name
+from discreteness.dataset.same_weights import same_weights, words_of_equal
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.series.config import SeriesConfig
 from discreteness.series.estimate import series_report
-from discreteness.series.listing import equal_weights, words_of_equal
+from discreteness.series.listing import equal_weights
 from discreteness.series.pair import SeriesScorer, SeriesSource
 from discreteness.series.prepare import SeriesExperiment, prepare_series
-from discreteness.series.stored import same_weights
 from discreteness.service.log import LOG_INTERVAL_S, Log
 
 
@@ -155,7 +155,6 @@ class _Models:
         """Of a folder, whose hashes are known only now."""
         if not self.experiment.series.checkpoints[seed][0].folder:
             return
-        hashes = [(str(step), record["weights"]) for step, record in sorted(rows.records.items())]
-        for steps in same_weights(hashes):
-            text = words_of_equal(self.experiment.names[seed], [int(step) for step in steps])
+        for steps in same_weights((step, record["weights"]) for step, record in sorted(rows.records.items())):
+            text = words_of_equal(self.experiment.names[seed], steps)
             self.log.say(f"warning: {text}", "same weights", level="warning", seed=seed)
