@@ -5,14 +5,14 @@ import pytest
 
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.verify import verify
-from tests.conftest import Program
+from tests.conftest import with_ray
 from tests.support.unigram_pair import DOCUMENTS, truth
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_the_service_runs_a_pair_that_it_does_not_know(tmp_path):
-    job = Program(["-m", "tests.support.pair_job", tmp_path / "set"], tmp_path / "log")
+    job = with_ray(["-m", "tests.support.pair_job", tmp_path / "set"], tmp_path / "log")
     assert job.wait() == 1, job.output  # a seed is impossible
     assert "seed 6 FAILED: its weights are no weights" in job.output
     assert "seeds committed 2/3 (30 rows); checkpoints scored" in job.output, job.output
