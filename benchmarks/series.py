@@ -4,8 +4,8 @@ python benchmarks/series.py [--sizes 1m,5m,20m] [--checkpoints 8] [--documents 1
 
 Needs transformers. The files are random GPT-NeoX models with Pythia's vocabulary, written below TMPDIR and so warm in
 memory for both ways; documents are random ids, 60 to 900 tokens long. Both ways read the same files with the same
-dtype, device and tokens per batch, in turn, and must agree within 1e-5 in float32. The plain loop loads straight to the
-device, scores, and goes to the next. On a GPU: --sizes 70m,160m,410m --device cuda.
+dtype, device and tokens per batch, in turn, and must agree in float32. The plain loop loads straight to the device,
+scores, and goes to the next. On a GPU: --sizes 70m,160m,410m --device cuda.
 """
 
 import argparse
@@ -108,16 +108,17 @@ def compare(size: str, folder: Path, num_bytes: int, documents: tuple[Document, 
             began_s = time.perf_counter()
             found[name] = ways[name](folder / "model", documents, arguments)
             rates[name].append(arguments.checkpoints / (time.perf_counter() - began_s))
+    gap = np.abs(found["plain loop"] - found["series"]).max()
     if arguments.dtype == "float32":
-        gap = np.abs(found["plain loop"] - found["series"]).max()
-        assert gap < 1e-5, gap
+        assert gap < 1e-4, gap  # of losses near 11, over 50,304 numbers that are summed in another order
     alone = read_alone(folder / "model")
     both = {name: statistics.median(values) for name, values in rates.items()}
     ratios = [ours / theirs for ours, theirs in zip(rates["series"], rates["plain loop"], strict=True)]
     print(
         f"{size}: {num_bytes / 1e6:.1f} MB per checkpoint; plain loop {both['plain loop']:.2f} per second, series "
         f"{both['series']:.2f}: {statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f}); series "
-        f"reads {both['series'] * num_bytes / 1e6:.0f} MB/s, files alone {alone / 1e6:.0f} MB/s"
+        f"reads {both['series'] * num_bytes / 1e6:.0f} MB/s, files alone {alone / 1e6:.0f} MB/s; "
+        f"losses differ by {gap:.1e} at most"
     )
 
 
@@ -137,8 +138,9 @@ def plain(folder: Path, documents: tuple[Document, ...], arguments) -> np.ndarra
             for batch in batches:
                 ids, mask = batch.ids.to(device), batch.mask.to(device)
                 logits = model(ids, attention_mask=mask).logits
-                each = cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none").cpu()
-                losses[batch.places] = each[batch.rows, batch.columns]
+                flat = logits[:, :-1].reshape(-1, logits.shape[-1]).float()
+                each = cross_entropy(flat, ids[:, 1:].reshape(-1), reduction="none").cpu()
+                losses[batch.places] = each.view(len(ids), -1)[batch.rows, batch.columns]
         found.append(losses.numpy())
     return np.stack(found)
 
