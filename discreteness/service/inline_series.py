@@ -2,20 +2,18 @@
 
 import time
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import torch
 
-from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.checkpoint.seam import Bytes, SeedImpossible
+from discreteness.checkpoint.seam import SeedImpossible
 from discreteness.dataset.attempt_rows import AttemptRows
 from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.names import with_name
 from discreteness.dataset.same_weights import same_weights, words_of_equal
 from discreteness.dataset.writer import DatasetWriter
+from discreteness.series.ahead import scored
 from discreteness.series.config import SeriesConfig
 from discreteness.series.estimate import series_report
 from discreteness.series.listing import equal_weights
@@ -103,40 +101,12 @@ class _Models:
 
     def _score_one(self, seed: int, attempt: str, rows: AttemptRows) -> None:
         """Adds the losses of all checkpoints of one model."""
-        plan = self.experiment.series.plan
-        arriving = iter(self.source.checkpoints(seed, frozenset(plan)))
-        with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
-            coming = ahead.submit(self._fetch, arriving, seed, attempt)
-            while (arrived := coming.result()) is not None:
-                checkpoint, header = arrived
-                self.scorer.take()
-                coming = ahead.submit(self._fetch, arriving, seed, attempt)
-                self.lock.check()
-                rows.add_records(checkpoint.records)
-                rows.add_losses(header.step, self._losses(header))
-                self._show(seed, attempt, rows)
-
-    def _losses(self, header: CheckpointHeader):
-        try:
-            return self.scorer.score(header)
-        except ValueError as error:
-            raise ValueError(f"step {header.step}: {error}") from error
-
-    def _fetch(self, arriving: Iterator[Bytes], seed: int, attempt: str) -> tuple[Bytes, CheckpointHeader] | None:
-        """The next checkpoint, in host memory; None after the last."""
-        checkpoint = next(arriving, None)
-        if checkpoint is None:
-            return None
-        header = CheckpointHeader(
-            seed=seed,
-            attempt=attempt,
-            step=checkpoint.step,
-            layout=checkpoint.layout,
-            state=checkpoint.state,
-            num_bytes=checkpoint.num_bytes,
-        )
-        self.scorer.fetch(checkpoint.data, header)
-        return checkpoint, header
+        steps = frozenset(self.experiment.series.plan)
+        for checkpoint, losses in scored(self.source, self.scorer, seed, attempt, steps):
+            self.lock.check()
+            rows.add_records(checkpoint.records)
+            rows.add_losses(checkpoint.step, losses)
+            self._show(seed, attempt, rows)
 
     def _show(self, seed: int, attempt: str, rows: AttemptRows) -> None:
         now_s = time.monotonic()
