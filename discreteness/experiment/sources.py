@@ -30,7 +30,6 @@ state). Not the control path: it hands on references and rows by attempt and ste
 BETWEEN_MODEL_AND_LOSSES = (
     "scoring/logits",
     "recording/recorder",
-    "recording/experiment",
     "recording/kept_rows",
     "dataset/attempt_rows",
     "dataset/writer",

@@ -175,13 +175,7 @@ class Recorder:
         are of another continuation of that training.
         """
         self._check_not_committed()
-        unlike = set(state) != set(self.state_dict())
-        if unlike or state["seed"] != self.seed or state["experiment"] != self._experiment.hash_of_meaning():
-            what = "none of a recorder" if unlike else f"that of seed {state['seed']}"
-            other = (
-                "" if unlike or state["experiment"] == self._experiment.hash_of_meaning() else " of another experiment"
-            )
-            raise ValueError(f"this state is {what}{other}; give seed {self.seed} its own, of the same arguments")
+        state = same_on_all("the states", lambda: self._checked_state(state), dict)
         on_rank_0(lambda: self._restore(state["attempt"], state["step"], state["chain"]))
         self._attempt = state["attempt"]
         self._last_step = self._restored_step = state["step"]
@@ -213,6 +207,18 @@ class Recorder:
                     f"records has {name!r}, which has no column in runs/; give any of {', '.join(RECORDS)}"
                 )
         return {name: RUNS.field(name).type.to_pandas_dtype()(value).item() for name, value in (records or {}).items()}
+
+    def _checked_state(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        what, own = "", self.state_dict()
+        if set(state) != set(own):
+            what = "none of a recorder"
+        elif state["experiment"] != own["experiment"]:
+            what = f"that of seed {state['seed']} of another experiment"
+        elif state["seed"] != self.seed:
+            what = f"that of seed {state['seed']}"
+        if what:
+            raise ValueError(f"this state is {what}; give seed {self.seed} its own, of the same arguments")
+        return state
 
     def _scorer_of(self, model: Callable[..., Any]) -> LogitsScorer:
         if self._scorer is None:
