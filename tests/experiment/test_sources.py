@@ -68,6 +68,7 @@ LEFT_OUT = {
     "service/log": "what people read",
     "service/others_output": "what people read",
     "recording/ranks": "who writes",
+    "recording/experiment": "makes the identity",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }
 """Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""
