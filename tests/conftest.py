@@ -98,6 +98,19 @@ def upload(tmp_path_factory):
     return folder
 
 
+RAY_TOO_LATE = "Ray did not start in the time that it gives itself"
+
+
+def with_ray(arguments, log, **environment):
+    """A program that starts a Ray of its own, once that runs; where the machine is so busy that it does not come up in
+    time, the program again, as it says itself."""
+    for _ in range(RAY_TRIES):
+        job = Program(list(map(str, arguments)), log, **environment)
+        if job.says("Ray started on this machine") or RAY_TOO_LATE not in job.output:
+            break
+    return job
+
+
 class Program:
     """One of the project's programs in a process group of its own, its output in a file."""
 

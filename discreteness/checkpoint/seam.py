@@ -150,6 +150,11 @@ class Pair(Protocol):
     def call_timeout_s(self) -> float:
         """Bound of one call of an evaluator: fetch, take and score."""
 
+    @property
+    def stays_on_its_machine(self) -> bool:
+        """Whether a checkpoint is scored on the machine of its source while an evaluator is alive there, as its bytes
+        are many."""
+
     def source(self, device: Any, process_group: Any, tell: Callable[[str], None]) -> Source:
         """On each rank of a trainer; `process_group` of torch, None: the only rank. `tell` takes what it is doing, as a
         phrase after "is". ValueError: it could not be made on this machine however often it were tried."""

@@ -24,7 +24,10 @@ def score_series(config: SeriesConfig) -> int:
     """The exit code of jobs/score_checkpoints.py."""
     config.check()  # a typo is answered before anything heavy is imported
     if not config.inline:
-        raise ValueError("a series is scored in this process: give --inline")
+        from discreteness.service.driver import leave
+        from discreteness.service.series_job import score_series_on_ray
+
+        leave(score_series_on_ray(config))
     from discreteness.service.inline_series import score_series_inline
 
     return score_series_inline(config)

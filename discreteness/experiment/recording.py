@@ -1,6 +1,7 @@
 """What a job records, of whatever source: losses of these documents, at these steps, of these seeds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from discreteness.experiment.documents import Document
 
@@ -19,6 +20,8 @@ class Recording:
     """Steps of the plan whose weights are kept as files."""
     plan_text: str = ""
     """`plan` as it was given, such as "log:48"; "" where it was not."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Seed -> what it is called, where it is more than a number."""
 
     @property
     def published_steps(self) -> frozenset[int]:

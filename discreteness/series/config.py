@@ -57,6 +57,16 @@ class SeriesConfig(ChosenModels):
     """Most tokens in one scoring batch, padding included."""
     inline: bool = False
     """Score in this process, without Ray."""
+    evaluators: int | None = None
+    """On Ray: processes that score, each with a model. Default: as many as the cluster's GPUs have shares, or one per
+    core without GPUs, and no more than there are checkpoints."""
+    evaluator_gpus: float = 1.0
+    """On Ray: share of a GPU that each reserves; 0.5 puts two on one GPU."""
+    models_at_once: int | None = None
+    """On Ray: models whose checkpoints are scored at the same time, each listed by a process of its own. Default: 2, so
+    that nobody waits where one ends and the next begins."""
+    max_attempts: int = 3
+    """On Ray: how often a model is begun before it counts as failed. What no attempt would mend fails at once."""
     allow_code_change: bool = False
     """Continue a dataset although the sources of scoring have changed since."""
     take_over: bool = False
@@ -73,3 +83,8 @@ class SeriesConfig(ChosenModels):
         refuse_credentials(self.output)
         if self.score_tokens < 16:
             raise ValueError(f"--score-tokens {self.score_tokens}: must be at least 16")
+        for name in "evaluators", "models_at_once", "max_attempts":
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {count}: must be at least 1")
+        if not 0 < self.evaluator_gpus <= 1:
+            raise ValueError(f"--evaluator-gpus {self.evaluator_gpus}: a share of one GPU, above 0 and at most 1")

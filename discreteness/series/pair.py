@@ -87,10 +87,13 @@ class SeriesScorer:
         self.loader.take()
 
     def score(self, header: CheckpointHeader) -> np.ndarray:
-        """Raises ValueError if a loss is not finite, or if a document is longer than the model takes."""
+        """Raises Unreadable if a loss is not finite, or if a document is longer than the model takes."""
         built = self.loader.built
         assert built is not None, "nothing was taken"
-        return self._scorer(built.context).score(built.model)
+        try:
+            return self._scorer(built.context).score(built.model)
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
 
     def validate(self, header: CheckpointHeader, chunk: int) -> float:
         raise AssertionError("a series has no validation shards")
@@ -124,6 +127,11 @@ class SeriesPair:
 
     def scorer(self, device: str) -> SeriesScorer:
         return SeriesScorer(self.documents, score_tokens=self.score_tokens, dtype=self.dtype, device=device)
+
+    @property
+    def stays_on_its_machine(self) -> bool:
+        """What travels says where the weights are: any machine can fetch them, or sees the folder."""
+        return False
 
     def weights_file(self, data: np.ndarray, header: CheckpointHeader) -> tuple[str, bytes]:
         raise AssertionError("no weights of a series are kept")

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
+from discreteness.checkpoint.seam import SeedImpossible
 from discreteness.dataset.manifest import listed
 
 CONFIG = "config.json"
@@ -19,7 +20,7 @@ WEIGHTS = {
 INDEX = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
 
 
-class Unreadable(ValueError):
+class Unreadable(SeedImpossible, ValueError):
     """A checkpoint that cannot be had, however often it is tried: a file of it is missing, damaged or refused."""
 
 

@@ -48,6 +48,7 @@ class Dispatcher:
             given_up=lambda: pool.given_up,
             on_lost=self._lost,
             update_flop=job.pair.update_flop,
+            names=job.experiment.names,
         )
         self.pool.on_event = self.ledger.events.append
         self._changed = asyncio.Event()

@@ -155,6 +155,7 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
         job.num_trainers,
         topology.gpus_per_evaluator,
         call_timeout_s=job.pair.call_timeout_s,
+        stays=job.pair.stays_on_its_machine,
     )
     dispatcher: Any = (
         ray.remote(Dispatcher)

@@ -35,6 +35,8 @@ MAX_FAILED_STARTS = 3
 """Starts of each evaluator that may fail, with none anywhere succeeding between them, before the pool gives up."""
 RESTART_S, LONGEST_RESTART_S = 5.0, 300.0
 """Wait after a failed start, doubled each time: what fails at once must not become a busy loop."""
+ANYWHERE = ""
+"""In place of a node's id, which no evaluator has: all are near."""
 VALIDATION_WAITS_FOR = 64
 """Checkpoints that may overtake a validation chunk: it is not urgent, but it holds its checkpoint's bytes."""
 
@@ -82,6 +84,7 @@ class EvaluatorPool:
     """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop.
 
     `evaluator`: the class that its actors are made of, from a pair and a device. `call_timeout_s`: bound of one call.
+    `stays`: a checkpoint is scored on its trainer's node while an evaluator is alive there.
     """
 
     def __init__(
@@ -92,9 +95,11 @@ class EvaluatorPool:
         num_gpus_each: float,
         evaluator: type = Evaluator,
         call_timeout_s: float = CALL_TIMEOUT_S,
+        stays: bool = True,
     ):
         self.pair = pair
         self.call_timeout_s = call_timeout_s
+        self.stays = stays
         self.evaluator = evaluator
         self.num_evaluators = num_evaluators
         self.share = -(-num_evaluators // num_trainers)
@@ -166,7 +171,9 @@ class EvaluatorPool:
     ):
         strikes, trouble = 0, ""
         while True:
-            member, token = await self._acquire(self.nodes[trainer], patience, alone=strikes > 0)
+            member, token = await self._acquire(
+                self.nodes[trainer] if self.stays else ANYWHERE, patience, alone=strikes > 0
+            )
             try:
                 call = getattr(member.actor, method).remote(reference, header, *rest)
                 # Two in the mailbox: the younger waits for the older.

@@ -27,6 +27,10 @@ class SpeedrunPair:
     def call_timeout_s(self) -> float:
         return CALL_TIMEOUT_S
 
+    @property
+    def stays_on_its_machine(self) -> bool:
+        return True
+
     def source(self, device: Any, process_group: Any, tell: Callable[[str], None]) -> Source:
         from discreteness.service.speedrun_source import SpeedrunSource
 

@@ -149,6 +149,17 @@ def ledger():
     )
 
 
+def test_a_seed_that_has_a_name_is_told_with_it(ledger):
+    ledger.names = {0: "o/m1"}
+    for ends in "attempt", "seed":
+        lease = ledger.lease(ledger.enter("a", None))
+        ledger.lose(ledger.attempts[lease.attempt], "no disk", ends)
+    ledger.lease(ledger.trainer("a"))
+    told = [event.message for event in ledger.events if event.seed is not None]
+    assert [message.startswith("seed 0 (o/m1) ") for message in told] == [True] * 4 + [False]
+    assert told[-1].startswith("seed 1 leased")
+
+
 def test_what_dead_processes_say_late_is_not_told_of_the_next(ledger):
     first = ledger.enter("a", None).starts
     second = ledger.enter("a", None).starts

@@ -25,7 +25,7 @@ from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import status
 from discreteness.dataset.verify import verify
 from tests.chaos.campaign import TEXTS
-from tests.conftest import PATIENCE_S, RAY_TRIES, ROOT, Program
+from tests.conftest import PATIENCE_S, ROOT, Program, with_ray
 from tests.service.test_jobs import free_port
 from tests.service.test_metrics import ALERTS, NEEDS_A_GPU, PROMETHEUS, QUERIES, selectors
 from tests.support import skips
@@ -34,7 +34,6 @@ from tests.support.processes import descendants, gone, named
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SEEDS = range(6)
-RAY_TOO_LATE = "Ray did not start within its 30 s"
 STEPS = 11
 """Of a seed, with a checkpoint every 2 of 20 updates."""
 
@@ -78,15 +77,10 @@ def common(folder):
 
 
 def start(folder, name, *more, **environment):
-    """The service on this machine, one trainer of two workers and one evaluator, into the one dataset; where the
-    machine is so busy that Ray does not come up in its 30 s, given again, as the service says."""
+    """The service on this machine, one trainer of two workers and one evaluator, into the one dataset."""
     arguments = ["jobs/run_seeds.py", *common(folder), "--workers-per-trainer", 2, "--trainers", 1, "--evaluators", 1]
     arguments += ["--output", folder / "set", *more]
-    for _ in range(RAY_TRIES):
-        job = Program(list(map(str, arguments)), folder / f"{name}.txt", **environment)
-        if job.says("Ray started on this machine") or RAY_TOO_LATE not in job.output:
-            break
-    return job
+    return with_ray(arguments, folder / f"{name}.txt", **environment)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 
+from discreteness.checkpoint.seam import ContractBroken
 from discreteness.experiment import documents
 from discreteness.scoring.comparison import first_difference
 from discreteness.scoring.evaluator import Evaluator
@@ -504,6 +505,7 @@ def two_ranks(process_group):
         "a seed fails": {"fails": True},
         "rank 1 breaks": {"broken": 1},
         "rank 1 has a bad shard": {"broken": 1, "error": ShardError("9.bin is short")},
+        "rank 1 breaks the contract": {"broken": 1, "error": ContractBroken("step 120 twice")},
         "the machine goes": {"notice": 3},
         "not let in": {"lets_in": False},
     }
@@ -625,6 +627,13 @@ def test_a_rank_of_several_that_would_meet_its_error_again_says_so_and_fails(bot
     _, second = both["rank 1 has a bad shard"]
     assert second["error"] == "MachineUnfit: ShardError: 9.bin is short"
     assert told(second, "trouble") == [("trouble", "trainer-0", 1, "rank 1: ShardError: 9.bin is short", True)]
+
+
+def test_a_rank_of_several_that_finds_the_contract_broken_ends_the_seed_and_fails(both):
+    """Its others may have found nothing, and would wait for it."""
+    _, second = both["rank 1 breaks the contract"]
+    assert second["error"] == "ContractBroken: step 120 twice"
+    assert told(second, "fail", "trouble") == [("fail", lease(5).attempt, "step 120 twice", "seed")]
 
 
 def test_both_ranks_of_a_preempted_trainer_leave_after_their_seed_and_rank_0_says_so(both):
