@@ -33,7 +33,9 @@ class Status:
         seeds = [seed.seed for seed in state.committed]
         recipe = identity.get("track")
         name = recipe.get("name") if isinstance(recipe, dict) else recipe
-        print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
+        told = {"track": name, "world size": identity.get("world_size"), "packing": identity.get("packing")}
+        known = ", ".join(f"{what} {value}" for what, value in told.items() if value is not None)
+        print(known or "a model of your own")
         print(f"seeds vary {identity.get('vary')}: {words_of(identity)}")
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")

@@ -48,7 +48,7 @@ class Dataset:
     steps: list[int]
     """Steps of the checkpoints, ascending, 0 (before the first update) included: the axis `steps` of losses."""
     documents: list[DocumentInfo]
-    """In the order of their ids; each has `doc_id`, `name`, `category`, and `num_losses`, its tokens without BOS."""
+    """In the order of their ids; each has `doc_id`, `name`, `category`, `num_losses`: of all tokens but the first."""
     experiment: dict[str, Any]
     """experiment.json as it is: the identity with track, steps and arithmetic, and the sources that were accepted."""
     invalid: dict[str, str]
@@ -111,10 +111,10 @@ class Dataset:
         array of numbers keeps it, and so does a slice, which is half-open and selects what exists in its range:
         `steps=slice(0, 100)`.
 
-        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N: token 0 is BOS and has no loss, so
-        index i of the last axis is token i + 1. `answers`: the document's answers instead. The axes may lie in memory
-        in any order. Raises ValueError if what is asked for does not exist, is nothing, or is not of whole numbers:
-        nothing is filled in.
+        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N: token 0, which is BOS of the speedrun's
+        tracks, has no loss, so index i of the last axis is token i + 1. `answers`: the document's answers instead. The
+        axes may lie in memory in any order. Raises ValueError if what is asked for does not exist, is nothing, or is
+        not of whole numbers: nothing is filled in.
         """
         document = self.document(doc)
         tokens = self._tokens(document, token, answers)
@@ -249,7 +249,7 @@ class Dataset:
         return read_runs(self.storage, self._one_seed(seed))
 
     def tokens(self, doc: str | int) -> pa.Table:
-        """Rows of documents.parquet of one document, one per token, BOS first."""
+        """Rows of documents.parquet of one document, one per token that the model is given."""
         rows = self._documents_table
         return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
 

@@ -1,7 +1,7 @@
 """losses of one seed <-> one Parquet file whose footer says what it is.
 
-Schema 1. A row is one document at one step: `losses[i]` is the loss in nats of token i + 1 (token 0 is BOS),
-float32, bit for bit what was scored. Rows are sorted by doc_id, then step; row groups hold whole documents.
+Schema 1. A row is one document at one step: `losses[i]` is the loss in nats of token i + 1 (token 0, BOS or not, has
+none), float32, bit for bit what was scored. Rows are sorted by doc_id, then step; row groups hold whole documents.
 """
 
 import json

@@ -85,9 +85,9 @@ class DatasetWriter:
         description that is not whole is kept aside and written anew, if the footers of all seeds there agree with it.
 
         `steps`: the planned steps, ascending. `plan`: how they were given, such as "log:48", for people.
-        `in_vocabulary`: None if every GPT-2 id has its own row. `dry_run`: all is checked, also that files can be
-        written, but none is. `names`: as of the constructor; a committed seed's name never changes, and another one for
-        it is a ValueError. Raises IdentityMismatch if another experiment lives there, FileExistsError if other files
+        `in_vocabulary`: None if every id has its own row. `dry_run`: all is checked, also that files can be written,
+        but none is. `names`: as of the constructor; a committed seed's name never changes, and another one for it is a
+        ValueError. Raises IdentityMismatch if another experiment lives there, FileExistsError if other files
         do, OSError if nothing can be written, and ValueError if documents, steps or files there are wrong.
         """
         storage = open_storage(uri)

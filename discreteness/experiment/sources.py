@@ -42,9 +42,12 @@ BETWEEN_MODEL_AND_LOSSES = (
 """The same of a `Recorder`, whose model is given to it."""
 
 BETWEEN_FILES_AND_LOSSES = (
+    "checkpoint/seam",
+    "checkpoint/header",
     "series/weights_files",
     "series/loading",
     "series/pair",
+    "series/ahead",
     "scoring/logits",
     "dataset/attempt_rows",
     "dataset/writer",

@@ -12,10 +12,6 @@ import torch.distributed as dist
 Result = TypeVar("Result")
 
 
-def rank() -> int:
-    return dist.get_rank() if _together() else 0
-
-
 def on_rank_0(work: Callable[[], Result]) -> Result:
     """What `work` returns on rank 0, on every rank; small, as it is sent. Raises its error there, and on the other
     ranks a RuntimeError that tells it."""
@@ -27,7 +23,7 @@ def on_rank_0(work: Callable[[], Result]) -> Result:
         try:
             outcome[0] = work()
         except Exception as raised:
-            error, outcome[1] = raised, f"{type(raised).__name__}: {raised}"
+            error, outcome[1] = raised, _words(raised)
     dist.broadcast_object_list(outcome, src=0)
     if error is not None:
         raise error
@@ -36,14 +32,28 @@ def on_rank_0(work: Callable[[], Result]) -> Result:
     return outcome[0]
 
 
-def check_same(what: str, value: Any) -> None:
-    """Raises ValueError on every rank if `value` is not equal on all of them."""
+def same_on_all(what: str, work: Callable[[], Result], told: Callable[[Result], Any]) -> Result:
+    """What `work` returns on this rank, if no rank failed and what is `told` of it is equal on all; else every rank
+    raises: its own error, a RuntimeError that tells that of another, or ValueError."""
     if not _together():
-        return
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    if others := [number for number, other in enumerate(values) if other != values[0]]:
-        raise ValueError(f"{what} of rank {others[0]} are not those of rank 0: give every rank the same")
+        return work()
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    try:
+        result = work()
+    except Exception as error:
+        dist.all_gather_object(outcomes, (_words(error), None))
+        raise
+    dist.all_gather_object(outcomes, (None, told(result)))
+    for number, (failure, other) in enumerate(outcomes):
+        if failure:
+            raise RuntimeError(f"rank {number} could not go on: {failure}")
+        if other != outcomes[0][1]:
+            raise ValueError(f"{what} of rank {number} are not those of rank 0: give every rank the same")
+    return result
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _together() -> bool:

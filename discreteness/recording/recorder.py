@@ -22,19 +22,14 @@ from typing import Any
 import torch
 
 from discreteness.dataset.attempt_rows import AttemptRows
-from discreteness.dataset.identity import identity_hash
-from discreteness.dataset.manifest import listed, read_manifest
-from discreteness.dataset.paths import EXPERIMENT_FILE
+from discreteness.dataset.manifest import listed
 from discreteness.dataset.runs_file import RUNS
 from discreteness.dataset.storage import open_storage
 from discreteness.dataset.writer import DatasetWriter
-from discreteness.experiment.checkpoint_steps import parse_checkpoints
-from discreteness.experiment.documents import texts_hash
-from discreteness.experiment.prompts import documents_with
-from discreteness.experiment.sources import recorder_sources, sources_hash
-from discreteness.experiment.tokenizers import adapted
+from discreteness.experiment.documents import Document
+from discreteness.recording.experiment import RecordedExperiment, recorded_experiment
 from discreteness.recording.kept_rows import NOTHING, KeptRows, Row, chained, check_chain, forget
-from discreteness.recording.ranks import check_same, on_rank_0
+from discreteness.recording.ranks import on_rank_0, same_on_all
 from discreteness.scoring.logits import LogitsScorer, check_context, context_of
 
 SHOWING_SHARE = 0.005
@@ -44,7 +39,7 @@ RECORDS = tuple(name for name in RUNS.names if name != "step")
 
 
 class Recorder:
-    """Records one seed. `plan`: the steps to record, ascending; `documents`: what is scored."""
+    """Records one seed: see the top of this file."""
 
     def __init__(
         self,
@@ -78,44 +73,55 @@ class Recorder:
         DocumentError for documents that cannot be scored, TypeError for a tokenizer that is not known, OSError if the
         place cannot be written, and ValueError if the seed is committed already or an argument is wrong.
         """
-        if type(seed) is not int or not 0 <= seed < 2**31:
-            raise ValueError(f"seed is {seed!r}; give an integer of 0 to {2**31 - 1}")
-        if type(last_step) is not int or not 0 < last_step < 10**9:
-            raise ValueError(f"last_step is {last_step!r}; give the number of updates, an integer above 0")
-        self.seed = seed
-        self.storage = open_storage(output)
-        self._tokenizer = adapted(tokenizer)
-        self.documents = documents_with(self._tokenizer, documents, bos)
-        if context is not None:
-            check_context(self.documents, context)
-        self._plan_text = checkpoints if isinstance(checkpoints, str) else ",".join(map(str, checkpoints))
-        self.plan = parse_checkpoints(self._plan_text, last_step)
-        self._planned = frozenset(self.plan)
-        self._identity = {
-            "tokenizer": self._tokenizer.fingerprint,
-            "bos": list(self._tokenizer.prefix(bos)),
-            "documents": texts_hash(self.documents),
-            "checkpoints": list(self.plan),
-            "max_tokens_per_batch": max_tokens_per_batch,
-            "own": dict(identity or {}),
-            "sources": sources_hash(recorder_sources()),
-        }
         self._max_tokens_per_batch = max_tokens_per_batch
         self._context = context
         self._device = device
-        self._allow_code_change = allow_code_change
+
+        def describe() -> RecordedExperiment:
+            found = recorded_experiment(
+                open_storage(output),
+                seed=seed,
+                tokenizer=tokenizer,
+                documents=documents,
+                bos=bos,
+                checkpoints=checkpoints,
+                last_step=last_step,
+                max_tokens_per_batch=max_tokens_per_batch,
+                own=identity or {},
+                allow_code_change=allow_code_change,
+            )
+            if context is not None:
+                check_context(found.documents, context)
+            return found
+
+        self._experiment = same_on_all("the arguments", describe, RecordedExperiment.same_for)
+        on_rank_0(self._experiment.check_place)
+        self._planned = frozenset(self.plan)
         self._scorer: LogitsScorer | None = None
         self._dataset: DatasetWriter | None = None
-        """On rank 0 from the first row on, as the dtypes of the model belong to the identity."""
+        """On rank 0, from the first row on."""
         self._dtypes: dict[str, str] | None = None
         self._rows = AttemptRows()
+        self._attempt = on_rank_0(lambda: uuid.uuid4().hex[:12])
         self._last_step = -1
         self._restored_step = -1
         self._chain = NOTHING
         self._committed = False
         self._show_from_s = 0.0
-        check_same("the arguments", (seed, str(self.storage.uri), identity_hash(self._identity)))
-        self._attempt = on_rank_0(self._check_place)
+
+    @property
+    def seed(self) -> int:
+        return self._experiment.seed
+
+    @property
+    def plan(self) -> tuple[int, ...]:
+        """Steps to record, ascending."""
+        return self._experiment.plan
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """What is scored, in the dataset's order."""
+        return self._experiment.documents
 
     def __contains__(self, step: int) -> bool:
         """Whether a step is to be recorded: it is planned, and was not recorded before a state was restored."""
@@ -159,7 +165,7 @@ class Recorder:
             "attempt": self._attempt,
             "step": self._last_step,
             "chain": self._chain,
-            "experiment": self._experiment(),
+            "experiment": self._experiment.hash_of_meaning(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -169,45 +175,11 @@ class Recorder:
         are of another continuation of that training.
         """
         self._check_not_committed()
-        unlike = set(state) != set(self.state_dict())
-        if unlike or state["seed"] != self.seed or state["experiment"] != self._experiment():
-            what = "none of a recorder" if unlike else f"that of seed {state['seed']}"
-            other = "" if unlike or state["experiment"] == self._experiment() else " of another experiment"
-            raise ValueError(f"this state is {what}{other}; give seed {self.seed} its own, of the same arguments")
+        state = same_on_all("the states", lambda: self._checked_state(state), dict)
         on_rank_0(lambda: self._restore(state["attempt"], state["step"], state["chain"]))
         self._attempt = state["attempt"]
         self._last_step = self._restored_step = state["step"]
         self._chain = state["chain"]
-
-    def _check_place(self) -> str:
-        """A new attempt's id. Raises what `__init__` says of the dataset that is there."""
-        dtypes = None
-        if self.storage.exists(EXPERIMENT_FILE):
-            dtypes = read_manifest(self.storage).identity.get("dtypes")
-        if self.seed in self._open(dtypes, dry_run=True).committed():
-            raise ValueError(
-                f"seed {self.seed} is committed in {self.storage.uri} already: give another seed, or another output"
-            )
-        return uuid.uuid4().hex[:12]
-
-    def _open(self, dtypes: dict[str, str] | None, dry_run: bool = False) -> DatasetWriter:
-        there = self.storage.exists(EXPERIMENT_FILE)
-        try:
-            return DatasetWriter.create_or_open(
-                self.storage,
-                {**self._identity, "dtypes": dtypes},
-                self.documents,
-                token_bytes=self._tokenizer.token_bytes,
-                in_vocabulary=None,
-                steps=self.plan,
-                plan=self._plan_text,
-                allow_code_change=self._allow_code_change,
-                dry_run=dry_run,
-            )
-        except FileExistsError:
-            if there or not self.storage.exists(EXPERIMENT_FILE):
-                raise
-        return self._open(dtypes, dry_run)  # another seed's recorder made the dataset while this one looked
 
     def _check_step(self, step: int) -> None:
         self._check_not_committed()
@@ -236,6 +208,18 @@ class Recorder:
                 )
         return {name: RUNS.field(name).type.to_pandas_dtype()(value).item() for name, value in (records or {}).items()}
 
+    def _checked_state(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        what, own = "", self.state_dict()
+        if set(state) != set(own):
+            what = "none of a recorder"
+        elif state["experiment"] != own["experiment"]:
+            what = f"that of seed {state['seed']} of another experiment"
+        elif state["seed"] != self.seed:
+            what = f"that of seed {state['seed']}"
+        if what:
+            raise ValueError(f"this state is {what}; give seed {self.seed} its own, of the same arguments")
+        return state
+
     def _scorer_of(self, model: Callable[..., Any]) -> LogitsScorer:
         if self._scorer is None:
             first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
@@ -255,9 +239,9 @@ class Recorder:
                 "before: one curve needs one arithmetic"
             )
         if self._dataset is None:
-            self._dataset = self._open(row.dtypes)
+            self._dataset = self._experiment.open(row.dtypes)
         self._dtypes = row.dtypes
-        KeptRows(self.storage, self.seed, self._attempt).write(row)
+        KeptRows(self._experiment.storage, self.seed, self._attempt).write(row)
         self._add(row)
         began_s = time.monotonic()
         if began_s >= self._show_from_s:
@@ -272,7 +256,7 @@ class Recorder:
 
     def _restore(self, attempt: str, last_step: int, stated: str) -> None:
         """Rank 0's part of going on: the rows of that attempt up to this step, and no others."""
-        kept = KeptRows(self.storage, self.seed, attempt)
+        kept = KeptRows(self._experiment.storage, self.seed, attempt)
         steps = [step for step in self.plan if step <= last_step]
         rows, chain = [kept.read(step) for step in steps], NOTHING
         for row in rows:
@@ -283,17 +267,13 @@ class Recorder:
         for row in rows:
             self._add(row)
         self._dtypes = rows[-1].dtypes if rows else None
-        self._dataset = self._open(self._dtypes) if rows else None
+        self._dataset = self._experiment.open(self._dtypes) if rows else None
         self._show_from_s = 0.0
 
     def _commit(self) -> None:
         assert self._dataset is not None, "a complete seed has rows"
         self._rows.commit(self._dataset, self.seed, self._attempt)
-        forget(self.storage, self.seed)
-
-    def _experiment(self) -> str:
-        """The identity's hash, as far as it is known before there is a model, and whatever code scores."""
-        return identity_hash({name: value for name, value in self._identity.items() if name != "sources"})
+        forget(self._experiment.storage, self.seed)
 
 
 def _dtypes(model: Any, scorer: LogitsScorer) -> dict[str, str]:

@@ -46,20 +46,24 @@ def series_of(config: ChosenModels) -> Series:
         {model: [one.step for one in checkpoints] for model, checkpoints in found.items()}, config.steps
     )
     chosen = {model: [one for one in checkpoints if one.step in plan] for model, checkpoints in found.items()}
-    broken = {one.step: wrong for checkpoints in chosen.values() for one in checkpoints if (wrong := problem_of(one))}
+    broken: dict[int, list[str]] = {}
+    for one in (one for checkpoints in chosen.values() for one in checkpoints):
+        if wrong := problem_of(one):
+            broken.setdefault(one.step, []).append(wrong)
+    told = [wrong for step in sorted(broken) for wrong in broken[step]]
     if broken and not config.skip_broken:
         raise ValueError(
-            f"{len(broken)} checkpoints cannot be read: {listed(broken.values(), 5)}; give --skip-broken to leave "
+            f"{len(told)} checkpoints cannot be read: {listed(told, 5)}; give --skip-broken to leave "
             "these steps out for all models, or --steps that do without them"
         )
     left = tuple(step for step in plan if step not in broken)
     if not left:
-        raise ValueError(f"no step is left, as each is broken in one model: {listed(broken.values(), 5)}")
+        raise ValueError(f"no step is left, as each is broken in one model: {listed(told, 5)}")
     return Series(
         models=tuple(chosen),
         checkpoints=tuple(tuple(one for one in checkpoints if one.step in left) for checkpoints in chosen.values()),
         plan=left,
-        left_out=dict(sorted(broken.items())),
+        left_out={step: "; ".join(broken[step]) for step in sorted(broken)},
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import discreteness
-from discreteness.experiment.sources import identity_sources, recorder_sources, sources_hash
+from discreteness.experiment.sources import identity_sources, recorder_sources, series_sources, sources_hash
 
 SOURCE = '''"""A module."""
 import math
@@ -24,6 +24,15 @@ def step(x, *, scale=2):
     return x * scale if x is not None else math.pi
 '''
 LEFT_OUT = {
+    "dataset/names": "names of seeds",
+    "series/stored": "names and hashes of files, which are checked against what is read",
+    "series/download": "brings files, and checks their hashes",
+    "series/hub": "lists files, whose hashes are checked",
+    "series/folder": "lists files",
+    "series/names": "names of models",
+    "series/step_names": "the steps, which are in the identity",
+    "series/steps": "the steps, which are in the identity",
+    "series/patience": "how long a hub is waited for",
     "__init__": "the version and names that are imported when asked for",
     "experiment/config": "what it holds is in the identity where it decides a loss",
     "experiment/checkpoint_steps": "its steps are in the identity",
@@ -68,6 +77,7 @@ LEFT_OUT = {
     "service/log": "what people read",
     "service/others_output": "what people read",
     "recording/ranks": "who writes",
+    "recording/experiment": "makes the identity",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }
 """Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""
@@ -219,3 +229,12 @@ def test_every_module_between_anybodys_model_and_a_stored_loss_is_in_the_identit
         "data/tokenizer.py",
     }
     check_that_all_count(reached - tokenizer, recorder_sources())
+
+
+def test_every_module_between_files_of_weights_and_a_stored_loss_is_in_the_identity():
+    """Those that the scorer and the source import inside their functions too, but not what lists and plans a series."""
+    trainer, *_ = identity_sources()
+    scored_by = "discreteness.series.ahead", "discreteness.series.loading", "discreteness.series.download"
+    reached = reached_from(series_sources(), *scored_by)
+    assert {path.name for path in reached} >= {"loading.py", "weights_files.py", "logits.py", "seam.py"}
+    check_that_all_count({path for path in reached if not path.is_relative_to(trainer)}, series_sources())

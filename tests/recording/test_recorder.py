@@ -117,14 +117,14 @@ def test_the_page_follows_a_seed_that_is_recorded(tmp_path, monkeypatch):
 
     def look(step):
         if step in PLAN:
-            growing = Growing(rows.storage)
+            growing = Growing(discreteness.open(tmp_path / "set").storage)
             document = growing.snapshot.dataset.documents[1]
             shown.append(int(np.isfinite(growing.curves(document, 2).losses).sum()))
 
     train(*start(), rows, before_update=look)
     assert shown == [1, 2, 3, 4, 5, 6]
     rows.commit()
-    assert not Growing(rows.storage).snapshot.running
+    assert not Growing(discreteness.open(tmp_path / "set").storage).snapshot.running
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_and_loses_nothing(tmp_path, program):

@@ -4,7 +4,6 @@ import json
 from functools import cache
 
 import torch
-import transformers
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -45,6 +44,8 @@ def bpe_with_spaces(vocab_size=600):
 @cache
 def family(name):
     """(tokenizer of transformers, model of transformers in float32) of gpt_neox, llama (with BOS) or gpt2."""
+    import transformers  # it takes seconds, and who only wants a tokenizer does without
+
     torch.manual_seed(len(name))
     if name == "llama":
         described = json.loads(bpe_with_spaces().to_str())["model"]

@@ -32,10 +32,11 @@ class Model(nn.Module):
 
 
 def texts(folder):
-    """A folder of documents."""
-    Path(folder).mkdir(exist_ok=True)
-    for name, text in TEXTS.items():
-        (Path(folder) / name).write_text(text)
+    """A folder of documents, made if it is not there."""
+    if not folder.exists():
+        folder.mkdir()
+        for name, text in TEXTS.items():
+            (folder / name).write_text(text)
     return folder
 
 

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tests.support.any_model import family
 from torch.nn.functional import cross_entropy
 
 from discreteness.series.config import SeriesConfig
 from discreteness.series.loading import quiet_transformers
+from tests.support.any_model import family
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 500, 1000)
 TEXTS = {

@@ -415,7 +415,7 @@ async function start() {
   if (!page.dataset) return;
   byId("dataset").textContent = page.dataset.name;
   byId("dataset").title =
-    `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
+    `${page.dataset.uri} ${page.dataset.track && ` · track ${page.dataset.track}`} · identity ${page.dataset.identity_hash}`;
   byId("step").max = page.dataset.steps.length - 1;
   byId("documents").replaceChildren(
     ...page.dataset.documents.map((one) =>
