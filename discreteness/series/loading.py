@@ -1,9 +1,9 @@
 """a stored checkpoint of a model of transformers -> a model on a device, ready to be scored.
 
 - transformers itself loads the first checkpoint, and so decides what each tensor of a file means.
-- Where the file's tensors then are, name for name and bit for bit, what the model holds, further checkpoints with the
-  same configuration and the same shapes are copied into the same model, which is many times faster. All others are
-  loaded as the first was.
+- Where each entry of the model's state then is, bit for bit, one tensor of the file, further checkpoints with the same
+  configuration, names and shapes are copied into the same model, without making another. All others are loaded as the
+  first was.
 - No code of a model's repository is run: `trust_remote_code` is never given.
 """
 
@@ -133,16 +133,28 @@ def _config(checkpoint: StoredCheckpoint, folder: Path) -> dict[str, Any]:
 
 
 def _names(model: torch.nn.Module, tensors: Tensors) -> dict[str, str] | None:
-    """Entry of the model's state -> tensor that it is, by its name, with or without the prefix of the base model."""
+    """Entry of the model's state -> tensor that it is: the one of its name, with or without the prefix of the base
+    model; or, where transformers gives it another name, the only one left with these bits. None if an entry has none.
+    """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    names, covered = {}, set()
-    state = model.state_dict()
+    state = {entry: value for entry, value in model.state_dict().items() if value.numel()}
+    names: dict[str, str] = {}
     for entry, value in state.items():
         for name in (entry, entry.removeprefix(prefix), prefix + entry):
-            tensor = tensors.get(name)
-            if tensor is not None and tensor.shape == value.shape and torch.equal(tensor.to(value.dtype), value):
+            if name in tensors and _is_same(tensors[name], value):
                 names[entry] = name
-                covered.add(value.data_ptr())
                 break
-    whole = all(value.data_ptr() in covered for value in state.values() if value.numel())
-    return names if whole else None
+    covered = {state[entry].data_ptr() for entry in names}  # tied weights are one memory under two names
+    for entry, value in state.items():
+        if value.data_ptr() in covered:
+            continue
+        left = [name for name in tensors if name not in names.values() and _is_same(tensors[name], value)]
+        if len(left) != 1 or bool((value == value.flatten()[0]).all()):  # zeros say nothing of whose they are
+            return None
+        names[entry] = left[0]
+        covered.add(value.data_ptr())
+    return names
+
+
+def _is_same(tensor: torch.Tensor, value: torch.Tensor) -> bool:
+    return tensor.shape == value.shape and torch.equal(tensor.to(value.dtype), value)
