@@ -39,7 +39,7 @@ class Dispatcher:
 
     def __init__(self, job: Job, dataset: DatasetWriter, pool: EvaluatorPool):
         self.experiment, self.pair = job.experiment, job.pair
-        self.planned = frozenset(job.experiment.plan)
+        self.planned, self.num_losses = frozenset(job.experiment.plan), job.experiment.num_losses
         self.dataset = dataset
         self.pool = pool
         self.ledger = Ledger(
@@ -204,7 +204,7 @@ class Dispatcher:
     ) -> None:
         came_s = time.monotonic()
         losses = await self.pool.score(attempt.trainer.name, reference, header)
-        check_losses(losses, header, self.experiment.num_losses)
+        check_losses(losses, header, self.num_losses)
         if expected is not None:
             if difference := first_difference(losses, expected, self.experiment.documents):
                 text = f"verification failed at step {header.step}, evaluator != trainer: {difference}"

@@ -46,7 +46,14 @@ class SpeedrunPair:
 
     def update_flop(self, record: dict) -> float:
         windows = record["short_window"], record["long_window"]
-        return record["batch_tokens"] * flop_per_token(self.experiment.track.model, *windows)
+        if windows not in self._flop_per_token:
+            self._flop_per_token[windows] = flop_per_token(self.experiment.track.model, *windows)
+        return record["batch_tokens"] * self._flop_per_token[windows]
+
+    @cached_property
+    def _flop_per_token(self) -> dict[tuple[int, int], float]:
+        """By windows, of which a schedule has a few: the dispatcher asks at every update."""
+        return {}
 
     @cached_property
     def _weights(self) -> "WeightsFormat":
