@@ -38,6 +38,7 @@ from discreteness.service.driver import leave
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
 from discreteness.service.messages import Lease
+from discreteness.service.speedrun_pair import SpeedrunPair
 
 NUM_EVALUATORS = 4
 CREDITS = 8
@@ -90,8 +91,10 @@ class Sample:
 class NullEvaluator:
     """Answers what an evaluator answers, at once: finite losses of all documents."""
 
-    def __init__(self, experiment: Experiment, device: str):
-        self.losses = np.linspace(0, 10, experiment.num_losses, dtype=np.float32)
+    library = None
+
+    def __init__(self, pair: SpeedrunPair, device: str):
+        self.losses = np.linspace(0, 10, pair.experiment.num_losses, dtype=np.float32)
 
     def ready(self) -> int:
         return os.getpid()
@@ -124,7 +127,7 @@ class Relay:
 
     def __init__(self, experiment: Experiment, seeds: range):
         make = ray.remote(NullEvaluator).options(num_cpus=0)
-        self.evaluators = deque(make.remote(experiment, "cpu") for _ in range(NUM_EVALUATORS))
+        self.evaluators = deque(make.remote(SpeedrunPair(experiment), "cpu") for _ in range(NUM_EVALUATORS))
         self.pending = deque(seeds)
         self.checkpoints = 0
 
@@ -250,12 +253,13 @@ def run(
             dataset = open_dataset(experiment, replace(run_config, output=folder))
             job = Job(
                 experiment=experiment,
+                pair=SpeedrunPair(experiment),
                 run=run_config,
                 topology=choose(experiment, run_config, find_cluster()),
                 seeds=tuple(range(num_seeds)),
                 dataset_uri=dataset.uri,
             )
-            pool = EvaluatorPool(experiment, NUM_EVALUATORS, num_trainers, num_gpus_each=0, evaluator=evaluator)
+            pool = EvaluatorPool(job.pair, NUM_EVALUATORS, num_trainers, num_gpus_each=0, evaluator=evaluator)
             actor = actor_of(SampledDispatcher, job, dataset, pool)
         samples = watch(actor, experiment, num_trainers, checkpoint)
         if not relay and (samples[-1].committed != num_seeds or verify(folder)):

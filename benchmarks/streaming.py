@@ -32,11 +32,9 @@ import numpy as np
 import ray
 import torch
 import train_validation
-from speedrun.training import Checkpoint, Trainer
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.checkpoint.layout import CheckpointLayout
-from discreteness.checkpoint.staging import Staging
+from discreteness.checkpoint.seam import Checkpoint
 from discreteness.cluster.connection import find_cluster
 from discreteness.cluster.rays_start import start_local
 from discreteness.cluster.topology import choose
@@ -48,6 +46,8 @@ from discreteness.service.driver import leave
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
 from discreteness.service.publisher import Publisher
+from discreteness.service.speedrun_pair import SpeedrunPair
+from discreteness.service.speedrun_source import SpeedrunSource, Staged
 
 WAYS = ("none", "loop/6", "sink/6", "streamed/6", "loop/1", "sink/1", "streamed/1")
 
@@ -100,9 +100,9 @@ class TrainerActor:
     """Trains one seed in blocks; the one GPU worker of this benchmark."""
 
     def __init__(self, experiment: Experiment, dispatcher: Any, sink: Any, device: str, max_in_flight: int):
-        self.trainer = Trainer(experiment.track, experiment.data_root, device, execution=experiment.execution)
+        self.source = SpeedrunSource(experiment, device, None, tell=print)
+        self.trainer = self.source.trainer
         self.experiment, self.max_in_flight = experiment, max_in_flight
-        self.staging = Staging(self.trainer.model, CheckpointLayout.from_model(self.trainer.model))
         self.scorer = Scorer.for_experiment(experiment, self.trainer.model, recorded=True)
         node_id = ray.get_runtime_context().get_node_id()
         assert ray.get(dispatcher.enter.remote("benchmark", node_id))
@@ -131,10 +131,11 @@ class TrainerActor:
                 self._wait()
                 began_s = time.perf_counter()
             if record and (checkpoint.step % steps) % every(blocks[position].way) == 0:
-                record(checkpoint)
+                staged = Staged.of(checkpoint, self.source)
+                record(staged)
                 blocks[position].checkpoints += 1
                 if publisher:
-                    blocks[position].sent_bytes += self.staging.layout.num_bytes(checkpoint.state.tied)
+                    blocks[position].sent_bytes += staged.num_bytes
         return [block for block in blocks if block.round_number > 0]
 
     def peak_gb(self) -> float:
@@ -148,14 +149,12 @@ class TrainerActor:
             return None, lambda checkpoint: self.scorer.score(checkpoint.state)
         publisher = TimedPublisher(
             self.targets[kind],
-            self.staging,
             rank=0,
             world_size=1,
             seed=self.lease.seed,
             attempt=self.lease.attempt,
             published_steps=self.experiment.published_steps,
             max_in_flight=self.max_in_flight,
-            verifier=None,
             verify_every=0,
         )
         return publisher, publisher.offer
@@ -203,10 +202,11 @@ def main() -> None:
         if cluster.local:
             start_local(cluster, 4)
         use_gpu = experiment.track.needs_gpu
-        pool = EvaluatorPool(experiment, 1, 1, arguments.evaluator_gpus if use_gpu else 0)
+        pair = SpeedrunPair(experiment)
+        pool = EvaluatorPool(pair, 1, 1, arguments.evaluator_gpus if use_gpu else 0)
         dataset = open_dataset(experiment, run)
         topology = choose(experiment, run, cluster)
-        job = Job(experiment=experiment, run=run, topology=topology, seeds=(0,), dataset_uri=dataset.uri)
+        job = Job(experiment=experiment, pair=pair, run=run, topology=topology, seeds=(0,), dataset_uri=dataset.uri)
         dispatcher = ray.remote(Dispatcher).options(num_cpus=0, max_concurrency=1000).remote(job, dataset, pool)
         sink = ray.remote(Sink).options(num_cpus=0).remote()
         gpus = 1 - arguments.evaluator_gpus if use_gpu else 0

@@ -27,6 +27,7 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.evaluator import Evaluator
+from discreteness.service.speedrun_pair import SpeedrunPair
 
 FILE = "checkpoint.bin"
 
@@ -106,7 +107,7 @@ def _validate(experiment: Experiment, device: str, checkpoint: ray.train.Checkpo
         seed=0,
         attempt="0" * 12,
         step=step,
-        layout=evaluator.loader.layout.fingerprint,
+        layout=evaluator.scorer.loader.layout.fingerprint,
         state=forward_state(experiment.track, step),
         num_bytes=data.nbytes,
     )
@@ -119,7 +120,7 @@ _kept: dict[str, Evaluator] = {}
 def _evaluator(experiment: Experiment, device: str) -> Evaluator:
     """Kept where Ray gives the next task to the same process: the fairest that can be done."""
     if device not in _kept:
-        _kept[device] = Evaluator(experiment, device)
+        _kept[device] = Evaluator(SpeedrunPair(experiment), device)
     return _kept[device]
 
 

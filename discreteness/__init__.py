@@ -4,12 +4,13 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from discreteness.dataset.reader import Dataset
+    from discreteness.recording.recorder import Recorder as Recorder
 
-__all__ = ["__version__", "open"]
+__all__ = ["Recorder", "__version__", "open"]
 __version__ = "0.1.0"
 """pyproject.toml reads it here: a job's upload is not installed, so there is no metadata to ask."""
 
@@ -28,3 +29,12 @@ def open(path: str | os.PathLike[str]) -> "Dataset":
     from discreteness.dataset.reader import open as open_dataset  # a plain `import discreteness` stays light
 
     return open_dataset(path)
+
+
+def __getattr__(name: str) -> Any:
+    """`Recorder`, which needs torch, when it is asked for."""
+    if name != "Recorder":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from discreteness.recording.recorder import Recorder
+
+    return Recorder

@@ -6,10 +6,11 @@ import io
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import tyro
@@ -22,9 +23,10 @@ from discreteness.dataset.annotations import ANNOTATIONS  # noqa: E402
 from discreteness.dataset.by_token.token_file import TOKENS  # noqa: E402
 from discreteness.dataset.manifest import DOCUMENTS  # noqa: E402
 from discreteness.dataset.reader import Dataset  # noqa: E402
-from discreteness.dataset.runs_file import RUNS  # noqa: E402
+from discreteness.dataset.runs_file import OF_A_SERIES, RUNS  # noqa: E402
 from discreteness.dataset.seed_file import LOSSES  # noqa: E402
 from discreteness.experiment.config import JobConfig  # noqa: E402
+from discreteness.series.config import SeriesConfig  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -36,6 +38,7 @@ SUBCOMMANDS = [name for name in COMMANDS if name not in ("run", "data")] + ["dat
 SCHEMAS = {
     "losses/seed=SEED.parquet": LOSSES,
     "runs/seed=SEED-ATTEMPT.parquet": RUNS,
+    "runs/seed=SEED-ATTEMPT.parquet, further columns of a series": OF_A_SERIES,
     "documents.parquet": DOCUMENTS,
     "annotations.parquet": ANNOTATIONS,
     "tokens/PART/TOKEN.parquet": TOKENS,
@@ -43,7 +46,10 @@ SCHEMAS = {
 
 
 def page() -> str:
-    parts = [HEAD, "## run_seeds.py\n", help_of(), "`discreteness run` takes the same, and `--inline`.\n"]
+    seeds = help_of_job(tyro.conf.OmitArgPrefixes[JobConfig], "run_seeds.py", JobConfig.__doc__)
+    parts = [HEAD, "## run_seeds.py\n", seeds, "`discreteness run` takes the same, and `--inline`.\n"]
+    series = help_of_job(SeriesConfig, "score_checkpoints.py", SeriesConfig.__doc__)
+    parts += ["## score_checkpoints.py\n", "How to use it: [series](series.md).\n", series]
     parts += ["## discreteness\n"]
     for name in SUBCOMMANDS:
         parts += [f"### discreteness {name}\n", help_of(*name.split())]
@@ -55,19 +61,22 @@ def page() -> str:
 
 
 def help_of(*command: str) -> str:
-    """What `--help` prints, 100 columns wide; of run_seeds.py where no subcommand is given."""
+    """What `--help` of a subcommand prints, 100 columns wide."""
+    return printed_by(
+        lambda: tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness", args=[*command, "--help"])
+    )
+
+
+def help_of_job(config: Any, name: str, about: str | None) -> str:
+    """The same of a script in jobs/."""
+    return printed_by(lambda: tyro.cli(config, prog=name, description=about, args=["--help"]))
+
+
+def printed_by(show: Callable[[], object]) -> str:
     printed, columns_before = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100"
     with redirect_stdout(printed), suppress(SystemExit):
-        if command:
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="discreteness", args=[*command, "--help"])
-        else:
-            tyro.cli(
-                tyro.conf.OmitArgPrefixes[JobConfig],
-                prog="run_seeds.py",
-                description=JobConfig.__doc__,
-                args=["--help"],
-            )
+        show()
     if columns_before is None:
         del os.environ["COLUMNS"]
     else:

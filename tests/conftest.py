@@ -98,6 +98,15 @@ def upload(tmp_path_factory):
     return folder
 
 
+
+
+def with_ray(arguments, log, **environment):
+    """A program that starts a Ray of its own, once that runs, or has ended without it."""
+    job = Program(list(map(str, arguments)), log, **environment)
+    job.says("Ray started on this machine")
+    return job
+
+
 class Program:
     """One of the project's programs in a process group of its own, its output in a file."""
 

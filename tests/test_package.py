@@ -69,5 +69,5 @@ def test_a_plain_import_loads_no_package_of_others():
 
 
 def test_what_the_package_exports_is_there():
-    assert discreteness.__all__ == ["__version__", "open"]
+    assert discreteness.__all__ == ["Recorder", "__version__", "open"]
     assert all(hasattr(discreteness, name) for name in discreteness.__all__)

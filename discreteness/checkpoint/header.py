@@ -1,8 +1,7 @@
 """The header of a checkpoint: what travels with its bytes, through processes that never look into them."""
 
 from dataclasses import dataclass
-
-from speedrun.schedules import ForwardState
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,5 +13,6 @@ class CheckpointHeader:
     step: int
     layout: str
     """Fingerprint of the layout, so that bytes are never loaded into a model of another shape."""
-    state: ForwardState
+    state: Any
+    """What else the scorer needs: plain data of a few values, such as a ForwardState."""
     num_bytes: int

@@ -33,11 +33,15 @@ class Status:
         seeds = [seed.seed for seed in state.committed]
         recipe = identity.get("track")
         name = recipe.get("name") if isinstance(recipe, dict) else recipe
-        print(f"track {name}, world size {identity.get('world_size')}, packing {identity.get('packing')}")
+        told = {"track": name, "world size": identity.get("world_size"), "packing": identity.get("packing")}
+        known = ", ".join(f"{what} {value}" for what, value in told.items() if value is not None)
+        print(known or "a model of your own")
         print(f"seeds vary {identity.get('vary')}: {words_of(identity)}")
         print(f"identity {state.identity_hash}")
         print(f"plan: {state.steps} checkpoints x {state.documents} documents ({state.losses_per_step} losses)")
         print(f"committed: {len(seeds)} seeds: {ranges(seeds)}")
+        for seed, called in state.names.items():
+            print(f"seed {seed} is {called}")
         print(f"rows {state.rows}, {state.num_bytes / 1e6:.1f} MB")
         if seen.device_hours is not None:
             print(f"trained: {seen.device_hours:,.2f} {seen.device}-hours")
@@ -77,9 +81,11 @@ class Verify:
     path: Annotated[str, tyro.conf.Positional]
 
     def __call__(self) -> int:
-        from discreteness.dataset.verify import verify
+        from discreteness.dataset.verify import notes, verify
 
         problems = verify(self.path)
+        for note in notes(self.path):
+            print(f"note: {note}")
         for problem in problems:
             print(problem)
         print(f"{len(problems)} problems" if problems else "complete and correct")

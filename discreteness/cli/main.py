@@ -16,7 +16,9 @@ from discreteness.cli.command_names import check_name
 from discreteness.cli.data_commands import DATA_COMMANDS, Data
 from discreteness.cli.dataset_commands import Analyze, Annotate, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
+from discreteness.cli.series_commands import CheckSeries, score_series
 from discreteness.experiment.config import JobConfig
+from discreteness.series.config import SeriesConfig
 
 if TYPE_CHECKING:
     from discreteness.experiment.documents import Document
@@ -32,6 +34,15 @@ def run_seeds() -> None:
         return _service(
             tyro.cli(tyro.conf.OmitArgPrefixes[JobConfig], prog="run_seeds.py", description=JobConfig.__doc__)
         )
+
+    _finish(command)
+
+
+def score_checkpoints() -> None:
+    """`python jobs/score_checkpoints.py`: a series of checkpoints that others have trained."""
+
+    def command() -> int:
+        return score_series(tyro.cli(SeriesConfig, prog="score_checkpoints.py", description=SeriesConfig.__doc__))
 
     _finish(command)
 
@@ -139,6 +150,7 @@ COMMANDS: dict[str, Callable] = {
     "annotate": Annotate,
     "analyze": Analyze,
     "view": View,
+    "check-series": CheckSeries,
     "data": Data,
     "score": Score,
     "generate": Generate,
@@ -172,7 +184,8 @@ def _service(config: JobConfig) -> int:
     if not os.environ.get("RAY_ADDRESS"):
         # Under `uv run` Ray would upload this folder to the machine on which it is. Read by `import ray`.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    from discreteness.service.driver import leave, run
+    from discreteness.service.driver import leave
+    from discreteness.service.seeds_job import run
 
     leave(run(config))
 

@@ -8,9 +8,8 @@
 from collections.abc import Iterable
 
 import numpy as np
-import pyarrow as pa
 
-from discreteness.dataset.runs_file import RUNS, Library, with_libraries
+from discreteness.dataset.runs_file import Library, records_table, with_libraries
 from discreteness.dataset.writer import DatasetWriter
 
 
@@ -59,7 +58,7 @@ class AttemptRows:
         Raises what `DatasetWriter.commit` raises."""
         steps, losses = self.arrays()
         rows = [self.records[step] for step in sorted(self.records)]
-        records = pa.Table.from_pylist(rows, schema=RUNS)
+        records = records_table(rows)
         records = with_libraries(records, self.trained_with, self.scored_with)
         committed = dataset.commit(seed, attempt, steps, losses, records)
         return sum(dataset.storage.size(path) for path in (committed.path, committed.runs_path))

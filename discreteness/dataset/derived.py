@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,8 +41,12 @@ def problems_of_weights(storage: Storage) -> Iterator[str]:
 def _num_bytes(storage: Storage, name: str) -> int | None:
     """Length of a safetensors file as its header says it; None if there is no such header."""
     with storage.open(name) as file:
-        size = file.read(8)
-        header = file.read(min(int.from_bytes(size, "little"), file.size()))
+        return safetensors_bytes(file, file.size())
+
+
+def safetensors_bytes(file: Any, num_bytes: int) -> int | None:
+    """The same of an open file that has `num_bytes`."""
+    header = file.read(min(int.from_bytes(file.read(8), "little"), num_bytes))
     try:
         tensors = json.loads(header)
         return 8 + len(header) + max(tensor["data_offsets"][1] for key, tensor in tensors.items() if key != METADATA)

@@ -17,7 +17,8 @@ class Match:
 
 
 def matches(text: str, rows: pa.Table) -> list[Match]:
-    """`rows` of documents.parquet, of one document, BOS first. In the order of the text; they may overlap.
+    """`rows` of documents.parquet, of one document. In the order of the text; they may overlap. The first token is BOS,
+    or has no loss either, so it is left out.
 
     Bytes are compared, exactly: case and spaces count, and a character of several tokens is found. A text that begins
     or ends inside a token does not match. Raises ValueError if `text` is empty.
@@ -25,7 +26,7 @@ def matches(text: str, rows: pa.Table) -> list[Match]:
     wanted = text.encode()
     if not wanted:
         raise ValueError("'' is an empty text, which stands everywhere; give the text of a token or of several")
-    contents = rows["token_bytes"].to_pylist()[1:]  # BOS is no text
+    contents = rows["token_bytes"].to_pylist()[1:]
     token_at, whole = {}, b"".join(contents)
     position = 0
     for token, content in enumerate(contents, 1):

@@ -42,7 +42,7 @@ class NotWhole(ValueError):
 
 
 class DocumentLike(Protocol):
-    """What the dataset asks of a document; `answers` are token indices, token 0 is BOS."""
+    """What the dataset asks of a document; `answers` are token indices, from 0 (BOS, where there is one) on."""
 
     @property
     def doc_id(self) -> int: ...
@@ -58,7 +58,7 @@ class DocumentLike(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentInfo:
-    """A document as `losses/` knows it: N tokens of text, N losses."""
+    """A document as `losses/` knows it: N + 1 tokens, N losses."""
 
     doc_id: int
     name: str
@@ -152,7 +152,7 @@ def new_manifest(
         raise ValueError("no documents were given; an experiment needs at least one")
     for document in documents:
         if len(document.token_ids) < 2:
-            raise ValueError(f"document {document.name!r} has no token after BOS, so no loss; give it text")
+            raise ValueError(f"document {document.name!r} has no token after its first, so no loss; give it text")
     names = [d.name for d in documents]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"documents share the name {listed(twice)}; give each its own")
@@ -187,7 +187,8 @@ def documents_table(
     token_bytes: Callable[[int], bytes],
     in_vocabulary: Callable[[int], bool] | None,
 ) -> pa.Table:
-    """One row per token, BOS included. `token_text` shows bytes that are not a whole character as U+FFFD."""
+    """One row per token that a model is given, BOS included. `token_text` shows bytes that are not a whole character as
+    U+FFFD."""
     rows: dict[str, list[Any]] = {name: [] for name in DOCUMENTS.names}
     for document in documents:
         for index, token_id in enumerate(document.token_ids):

@@ -24,6 +24,7 @@ from discreteness.dataset.choice import Choice, Chosen, choose, is_whole
 from discreteness.dataset.find import Match, matches
 from discreteness.dataset.long_form import long_form
 from discreteness.dataset.manifest import DocumentInfo, listed, read_documents, read_manifest
+from discreteness.dataset.names import names_of
 from discreteness.dataset.paths import EXPERIMENT_FILE
 from discreteness.dataset.runs_file import read_runs
 from discreteness.dataset.seed_file import LOSSES, ROW_GROUP_LOSSES, CommittedSeed, mean_over_tokens, read_losses, scan
@@ -48,7 +49,7 @@ class Dataset:
     steps: list[int]
     """Steps of the checkpoints, ascending, 0 (before the first update) included: the axis `steps` of losses."""
     documents: list[DocumentInfo]
-    """In the order of their ids; each has `doc_id`, `name`, `category`, and `num_losses`, its tokens without BOS."""
+    """In the order of their ids; each has `doc_id`, `name`, `category`, `num_losses`: of all tokens but the first."""
     experiment: dict[str, Any]
     """experiment.json as it is: the identity with track, steps and arithmetic, and the sources that were accepted."""
     invalid: dict[str, str]
@@ -89,6 +90,7 @@ class Dataset:
 
         return {
             "seeds": counted(self.seeds),
+            **({"names": listed(self.names.values(), 4)} if self.names else {}),
             "vary": str(self.vary),
             "steps": counted(self.steps),
             "documents": str(len(self.documents)),
@@ -110,10 +112,10 @@ class Dataset:
         array of numbers keeps it, and so does a slice, which is half-open and selects what exists in its range:
         `steps=slice(0, 100)`.
 
-        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N: token 0 is BOS and has no loss, so
-        index i of the last axis is token i + 1. `answers`: the document's answers instead. The axes may lie in memory
-        in any order. Raises ValueError if what is asked for does not exist, is nothing, or is not of whole numbers:
-        nothing is filled in.
+        `doc`: name or id. `token`: token_index of documents.parquet, 1 to N: token 0, which is BOS of the speedrun's
+        tracks, has no loss, so index i of the last axis is token i + 1. `answers`: the document's answers instead. The
+        axes may lie in memory in any order. Raises ValueError if what is asked for does not exist, is nothing, or is
+        not of whole numbers: nothing is filled in.
         """
         document = self.document(doc)
         tokens = self._tokens(document, token, answers)
@@ -222,6 +224,11 @@ class Dataset:
         """Committed seed -> the attempt that its rows come from."""
         return {seed: committed.attempt for seed, committed in self._committed.items()}
 
+    @property
+    def names(self) -> dict[int, str]:
+        """seed -> name of the model that it is, in a series; of a training run's seeds nothing."""
+        return names_of(self._committed)
+
     def document(self, doc: str | int) -> DocumentInfo:
         """A document by its name or id. ValueError names those that exist."""
         for document in self.documents:
@@ -243,7 +250,7 @@ class Dataset:
         return read_runs(self.storage, self._one_seed(seed))
 
     def tokens(self, doc: str | int) -> pa.Table:
-        """Rows of documents.parquet of one document, one per token, BOS first."""
+        """Rows of documents.parquet of one document, one per token that the model is given."""
         rows = self._documents_table
         return rows.filter(pc.equal(rows["doc_id"], self.document(doc).doc_id))
 

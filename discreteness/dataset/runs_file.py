@@ -28,10 +28,27 @@ RUNS = pa.schema(
 )
 """One row per step; null is "not measured". train_loss: the objective of the update to `step`, in nats per token, which
 includes the further targets of multi-token prediction. step_ms: the mean since the last checkpoint."""
+OF_A_SERIES = pa.schema(
+    [
+        ("tokens", pa.int64()),
+        ("checkpoint", pa.string()),
+        ("commit", pa.string()),
+        ("weights", pa.string()),
+    ]
+)
+"""Further columns of a model that others have trained. tokens: seen by then, as its name says it. checkpoint: the name
+of its sub-folder or branch; commit: where that branch stood. weights: a hash of its files of weights, which is equal
+for equal ones."""
 LIBRARIES = b"libraries"
 """Key in the records' metadata for the third-party programs that computed a seed, as JSON."""
 Library = dict[str, str] | None
 """A FlashAttention-3, as `flash_attention.loaded_library` tells it."""
+
+
+def records_table(rows: list[dict]) -> pa.Table:
+    """Records of single steps as columns: RUNS, and OF_A_SERIES where a row has one of these."""
+    of_a_series = any(name in row for row in rows for name in OF_A_SERIES.names)
+    return pa.Table.from_pylist(rows, schema=pa.unify_schemas([RUNS, OF_A_SERIES]) if of_a_series else RUNS)
 
 
 def with_libraries(records: pa.Table, trainer: Library, evaluators: list[Library]) -> pa.Table:

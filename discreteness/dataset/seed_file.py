@@ -1,7 +1,7 @@
 """losses of one seed <-> one Parquet file whose footer says what it is.
 
-Schema 1. A row is one document at one step: `losses[i]` is the loss in nats of token i + 1 (token 0 is BOS),
-float32, bit for bit what was scored. Rows are sorted by doc_id, then step; row groups hold whole documents.
+Schema 1. A row is one document at one step: `losses[i]` is the loss in nats of token i + 1 (token 0, BOS or not, has
+none), float32, bit for bit what was scored. Rows are sorted by doc_id, then step; row groups hold whole documents.
 """
 
 import json
@@ -58,6 +58,8 @@ class CommittedSeed:
     identity_hash: str
     documents_hash: str
     runs_sha256: str
+    name: str = ""
+    """Of the model that a series has in the place of this seed; "" where a seed is nothing but its number."""
 
     @property
     def path(self) -> str:
@@ -106,6 +108,8 @@ def read_committed(tail: bytes, seed: int, manifest: Manifest) -> CommittedSeed:
                 raise TypeError(name)
         if not ATTEMPT.fullmatch(committed.attempt):
             raise ValueError(committed.attempt)
+        if not committed.name.isprintable():
+            raise ValueError(committed.name)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidFile("a Parquet file without the footer of a committed seed") from None
     if not columns.equals(LOSSES):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from discreteness.dataset.event_log import ATTEMPT_LOST, JOB_BEGAN, events
 from discreteness.dataset.lock import describe, has_ended, read_holder
 from discreteness.dataset.manifest import read_manifest
+from discreteness.dataset.names import names_of, names_of_job
 from discreteness.dataset.paths import RUNNING, SEED_FILE
 from discreteness.dataset.runs_file import train_s
 from discreteness.dataset.seed_file import FOOTER_KEY, CommittedSeed, scan
@@ -35,6 +36,7 @@ class RunningSeed:
 class Status:
     """What a dataset holds. `failed_attempts`: events of log/ with seed, attempt, error; `invalid`: name -> reason;
     `jobs`: events of jobs that began; `commit_times_s`: seed -> time of its file since 1970, where the storage has it.
+    `names`: seed -> name, of the seeds that have one, as their files or the newest job say it.
     `trained_s`: seconds of updates of committed seeds and lost attempts, as far as files tell.
     """
 
@@ -48,6 +50,7 @@ class Status:
     failed_attempts: tuple[dict[str, Any], ...]
     jobs: tuple[dict[str, Any], ...]
     running: tuple[RunningSeed, ...]
+    names: dict[int, str]
     commit_times_s: dict[int, float]
     trained_s: float
     rows: int
@@ -72,6 +75,7 @@ def status(uri: str | os.PathLike[str] | Storage) -> Status:
         failed_attempts=tuple(event for event in log if event.get("error") and event.get("attempt")),
         jobs=tuple(event for event in log if event.get("event") == JOB_BEGAN),
         running=tuple(running_seeds(storage, set(committed))),
+        names=names_of_job(log) | names_of(committed),
         trained_s=sum(train_s(storage, tuple(committed.values()))) + sum(map(_lost_s, log)),
         commit_times_s={seeds[f.path]: f.mtime.timestamp() for f in files if f.path in seeds and f.mtime},
         rows=sum(seed.rows for seed in committed.values()),
@@ -215,6 +219,7 @@ def as_json(seen: JobStatus) -> str:
         "losses_per_step": state.losses_per_step,
         "planned": seen.planned,
         "committed": [seed.seed for seed in state.committed],
+        "names": state.names,
         "running": [asdict(seed) for seed in state.running],
         "failed": [{"seed": seed, "error": error} for seed, error in seen.failed.items()],
         "waiting": seen.waiting,

@@ -6,8 +6,9 @@ WORDS = {
     "init": "different weights, the same data in the same order",
     "data": "the same weights, data in different orders",
     "both": "different weights, data in different orders",
+    "model": "each is a model that others have trained",
 }
-"""Value of --vary -> how two seeds differ."""
+"""Value of --vary, or "model" in a series -> how two seeds differ."""
 
 
 def words_of(identity: dict[str, Any]) -> str:

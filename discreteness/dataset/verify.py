@@ -20,6 +20,7 @@ from discreteness.dataset.derived import problems_of_analysis, problems_of_weigh
 from discreteness.dataset.manifest import Manifest, listed, read_documents, read_manifest
 from discreteness.dataset.paths import SEED_FILE
 from discreteness.dataset.runs_file import records_again
+from discreteness.dataset.same_weights import notes_of_equal
 from discreteness.dataset.seed_file import (
     AGAIN_WITHOUT_IT,
     CommittedSeed,
@@ -56,6 +57,12 @@ def verify(uri: str | os.PathLike[str] | Storage) -> list[str]:
         problems.append(str(error))
     problems += problems_of_annotations(storage, manifest)
     return [*problems, *problems_of_analysis(storage), *problems_of_weights(storage)]
+
+
+def notes(uri: str | os.PathLike[str] | Storage) -> list[str]:
+    """What a reader should know of a dataset that is whole: checkpoints of a series with the same weights."""
+    storage = open_storage(uri)
+    return list(notes_of_equal(storage, scan(storage, read_manifest(storage))[0].values()))
 
 
 def _instead_of(name: str) -> str:

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from discreteness.dataset.names import with_name
 from discreteness.dataset.status import JobStatus, job_status, ranges
 from discreteness.dataset.storage import Storage
 from discreteness.dataset.vary import words_of
@@ -60,7 +61,11 @@ def watch(uri: str | os.PathLike[str] | Storage, console: Console | None = None)
 
 def line(seen: JobStatus) -> str:
     """One line of what `picture` shows."""
-    running = ", ".join(f"{one.seed} at {one.steps} of {seen.status.steps}" for one in seen.status.running) or "none"
+    names = seen.status.names
+    running = (
+        ", ".join(f"{with_name(one.seed, names)} at {one.steps} of {seen.status.steps}" for one in seen.status.running)
+        or "none"
+    )
     left = "" if seen.left_s is None else f"; about {timedelta(seconds=round(seen.left_s))} left"
     return (
         f"seeds committed {len(seen.status.committed)}, running {running}, failed {len(seen.failed)}, "
@@ -75,10 +80,16 @@ def picture(seen: JobStatus, trouble: str = "") -> Group:
     committed = [seed.seed for seed in state.committed]
     table.add_row("committed", str(len(committed)), ranges(committed))
     for running in state.running:
-        table.add_row("running" if seen.holder else "begun", "1", f"{running.seed}: {running.steps} of {state.steps}")
+        table.add_row(
+            "running" if seen.holder else "begun",
+            "1",
+            Text(f"{with_name(running.seed, state.names)}: {running.steps} of {state.steps}"),
+        )
     for seed, error in seen.failed.items():
-        table.add_row("failed", "1", Text(f"{seed}: {' '.join(error.split())}"))
+        table.add_row("failed", "1", Text(f"{with_name(seed, state.names)}: {' '.join(error.split())}"))
     table.add_row("waiting", *((str(len(seen.waiting)), ranges(seen.waiting)) if seen.planned else ("?", "not known")))
+    for seed, name in state.names.items():
+        table.add_row("name", "1", Text(f"{seed}: {name}"))
     for name, reason in state.invalid.items():
         table.add_row("not counted", "", Text(f"{name}: {reason}"))
     spent = "" if seen.device_hours is None else f"; {seen.device_hours:,.2f} {seen.device}-hours trained"

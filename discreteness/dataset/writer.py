@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from discreteness.dataset.manifest import (
     read_manifest,
 )
 from discreteness.dataset.mismatch import mismatch
+from discreteness.dataset.names import refuse_other_names
 from discreteness.dataset.paths import (
     ATTEMPT,
     DOCUMENTS_FILE,
@@ -56,9 +57,11 @@ logger = logging.getLogger(__name__)
 class DatasetWriter:
     """The writer's side of an experiment. Plain data inside, so it can be sent to another process."""
 
-    def __init__(self, storage: Storage, manifest: Manifest):
+    def __init__(self, storage: Storage, manifest: Manifest, names: Mapping[int, str] | None = None):
+        """names: seed -> what it is called, where it is more than a number."""
         self.storage = storage
         self.manifest = manifest
+        self.names = dict(names or {})
 
     @property
     def uri(self) -> str:
@@ -76,13 +79,15 @@ class DatasetWriter:
         plan: str = "",
         allow_code_change: bool = False,
         dry_run: bool = False,
+        names: Mapping[int, str] | None = None,
     ) -> "DatasetWriter":
         """A new dataset, or the one that is there if it has this identity; a half-created one is completed. A
         description that is not whole is kept aside and written anew, if the footers of all seeds there agree with it.
 
         `steps`: the planned steps, ascending. `plan`: how they were given, such as "log:48", for people.
-        `in_vocabulary`: None if every GPT-2 id has its own row. `dry_run`: all is checked, also that files can be
-        written, but none is. Raises IdentityMismatch if another experiment lives there, FileExistsError if other files
+        `in_vocabulary`: None if every id has its own row. `dry_run`: all is checked, also that files can be written,
+        but none is. `names`: as of the constructor; a committed seed's name never changes, and another one for it is a
+        ValueError. Raises IdentityMismatch if another experiment lives there, FileExistsError if other files
         do, OSError if nothing can be written, and ValueError if documents, steps or files there are wrong.
         """
         storage = open_storage(uri)
@@ -95,9 +100,11 @@ class DatasetWriter:
         elif not damaged:
             _refuse_foreign_files(storage)
         complete = _has_documents(storage, manifest, damaged)
+        if names and there:
+            refuse_other_names(storage.uri, scan(storage, manifest)[0], names)
         if dry_run:
             storage.check_writable()
-            return cls(storage, manifest)
+            return cls(storage, manifest, names)
         for name, why in damaged.items():
             _keep_aside(storage, name, why)
         if manifest != there:
@@ -108,7 +115,7 @@ class DatasetWriter:
             storage.write(DOCUMENTS_FILE, sink.getvalue())
         storage.make_folders(LOSSES_FOLDER, RUNS_FOLDER, LOG_FOLDER)
         storage.sweep_staging()
-        return cls(storage, manifest)
+        return cls(storage, manifest, names)
 
     def committed(self) -> dict[int, CommittedSeed]:
         """Committed seeds, ascending. A file that is not one is named in the log and left out."""
@@ -153,6 +160,7 @@ class DatasetWriter:
             identity_hash=self.manifest.current_identity_hash(),
             documents_hash=self.manifest.documents_hash,
             runs_sha256=hashlib.sha256(runs).hexdigest(),
+            name=self.names.get(seed, ""),
         )
         if (np.diff(order) != 1).any():  # a copy of all losses, which usually come in order
             steps, losses = steps[order], losses[order]
@@ -168,7 +176,8 @@ class DatasetWriter:
 
     def log_job(self, seeds: Sequence[int], max_attempts: int) -> None:
         """Best effort: what this job is to train, for readers that have only the dataset."""
-        self.log({"event": JOB_BEGAN, "seeds": list(seeds), "max_attempts": max_attempts})
+        names = {"names": {str(seed): self.names[seed] for seed in seeds}} if self.names else {}
+        self.log({"event": JOB_BEGAN, "seeds": list(seeds), "max_attempts": max_attempts} | names)
 
     def write_running(self, seed: int, attempt: str, steps: np.ndarray, losses: np.ndarray) -> None:
         """Best effort, on local and NFS storage only: rows so far of a seed in training, for the viewer."""

@@ -22,6 +22,7 @@ from discreteness.experiment.checkpoint_steps import parse_checkpoints
 from discreteness.experiment.config import ExperimentConfig, Packing, RunConfig
 from discreteness.experiment.documents import Document, built_in, texts_hash
 from discreteness.experiment.prompts import documents_at
+from discreteness.experiment.recording import Recording
 from discreteness.experiment.seeds import parse_seeds
 from discreteness.experiment.sources import identity_sources, sources_hash
 from discreteness.experiment.validation_documents import asked_count, validation_documents
@@ -29,43 +30,25 @@ from discreteness.shards.report import data_identity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """All that decides a loss, and the seeds asked for. Plain values, ready to travel."""
+class Experiment(Recording):
+    """Of the speedrun: all that decides a loss, and the seeds asked for. Plain values, ready to travel."""
 
     track: Track
     data_root: str
-    documents: tuple[Document, ...]
     vary: Vary
     packing: Packing
     score_tokens: int
     world_size: int
     execution: Execution
-    plan: tuple[int, ...]
-    """Steps whose losses are recorded."""
-    validation_steps: frozenset[int]
     val_tokens: int
-    kept_steps: frozenset[int]
-    seeds: tuple[int, ...]
-    identity: dict
-    plan_text: str = ""
-    """`plan` as it was given, such as "log:48"; "" where it was not."""
     epochs: int = 1
     """Passes over the training shards that a seed may take."""
     supply: Supply | None = None
     """What the shards give to a seed's training; None where nothing is trained."""
 
     @property
-    def published_steps(self) -> frozenset[int]:
-        """Steps at which a checkpoint leaves the trainer."""
-        return frozenset(self.plan) | self.validation_steps
-
-    @property
     def num_validation_chunks(self) -> int:
         return self.val_tokens // self.track.data.val_chunk_tokens
-
-    @property
-    def num_losses(self) -> int:
-        return sum(len(document.token_ids) - 1 for document in self.documents)
 
 
 def prepare(config: ExperimentConfig, run: RunConfig, track_name: str) -> Experiment:

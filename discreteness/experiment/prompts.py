@@ -11,22 +11,41 @@ from pathlib import Path
 from typing import Any
 
 from discreteness.experiment import documents
-from discreteness.experiment.documents import MAX_FILE_BYTES, Document, DocumentError
+from discreteness.experiment.documents import MAX_FILE_BYTES, Document, DocumentError, Tokenization
+from discreteness.experiment.tokenizers import adapted
 
 MAX_LINE_BYTES = 6 * MAX_FILE_BYTES
 """JSON writes a character as six at most."""
+MAX_TEXT_TOKENS_ELSEWHERE = 2**17
+"""Of a document for models that are not the speedrun's; what their own context takes is asked where they score."""
 KEYS = ("name", "category", "prompt", "answer", "text")
 SPACE_INSIDE = "put the space between prompt and answer at the beginning of the answer, and answer in whole words"
 
 
-def documents_at(source: str | Path) -> list[Document]:
+def documents_at(source: str | Path, by: Tokenization | None = None) -> list[Document]:
     """The documents of a .jsonl file, or of a folder of .txt files. Raises DocumentError as `load_lines` and
     `documents.load`."""
     path = Path(source)
-    return load_lines(path) if path.suffix == ".jsonl" and not path.is_dir() else documents.load(path)
+    return load_lines(path, by) if path.suffix == ".jsonl" and not path.is_dir() else documents.load(path, by)
 
 
-def load_lines(path: Path) -> list[Document]:
+def documents_with(
+    tokenizer: Any, source: str | Path | None = None, bos: bool | int | None = None
+) -> tuple[Document, ...]:
+    """The documents of a .jsonl file, of a folder of .txt files, or by default those of this package, by any tokenizer
+    (see `tokenizers.adapted`; `bos` as `Tokenizer.encode` takes it).
+
+    The answers of the package's own documents are marked for GPT-2's tokens; by another tokenizer, tokens that have
+    only a part of one are answers too. Raises DocumentError as `documents_at`, TypeError if it is not a tokenizer, and
+    ValueError if it has no such BOS.
+    """
+    by = Tokenization(
+        tokenizer=adapted(tokenizer), bos=bos, max_text_tokens=MAX_TEXT_TOKENS_ELSEWHERE, cut_answers=source is None
+    )
+    return tuple(documents.built_in(by) if source is None else documents_at(source, by))
+
+
+def load_lines(path: Path, by: Tokenization | None = None) -> list[Document]:
     """A document for each line, in their order; lines without anything are passed over.
 
     Raises DocumentError, with the number of the line, if it is not such an object, has the name of another line, or as
@@ -37,7 +56,7 @@ def load_lines(path: Path) -> list[Document]:
     found: dict[str, tuple[int, Document]] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"
-        one = _document(len(found), where, _object(where, line), f"{path.stem}_{number:06d}")
+        one = _document(len(found), where, _object(where, line), f"{path.stem}_{number:06d}", by)
         if one.name in found:
             raise DocumentError(f"{where}: the name {one.name!r} is that of line {found[one.name][0]} too; change one")
         found[one.name] = number, one
@@ -81,7 +100,7 @@ def _object(where: str, line: str) -> dict[str, Any]:
     return values
 
 
-def _document(doc_id: int, where: str, values: dict[str, str], default_name: str) -> Document:
+def _document(doc_id: int, where: str, values: dict[str, str], default_name: str, by: Tokenization | None) -> Document:
     name = values.get("name", default_name)
     if not name.isprintable() or "/" in name or name in (".", "..") or len(name.encode()) > 200:
         raise DocumentError(f"{where}: the name {name!r} cannot be that of a file; give another, of 200 bytes at most")
@@ -97,4 +116,4 @@ def _document(doc_id: int, where: str, values: dict[str, str], default_name: str
     else:
         given = ", ".join(key for key in KEYS if key in values) or "nothing"
         raise DocumentError(f"{where} has {given}: give prompt and answer, or text")
-    return documents.of_spans(doc_id, where, text, spans, name=name, category=category, advice=advice)
+    return documents.of_spans(doc_id, where, text, spans, name=name, category=category, advice=advice, by=by)

@@ -8,10 +8,10 @@ from typing import Any
 
 import speedrun
 
-import discreteness
-
 BETWEEN_WEIGHTS_AND_LOSSES = (
     "service/trainer_worker",
+    "service/speedrun_source",
+    "checkpoint/seam",
     "checkpoint/staging",
     "checkpoint/layout",
     "checkpoint/header",
@@ -20,6 +20,7 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
     "scoring/scorer",
     "scoring/cuda_graphs",
     "scoring/evaluator",
+    "scoring/speedrun_scorer",
     "service/inline",
     "dataset/attempt_rows",
     "dataset/writer",
@@ -29,11 +30,47 @@ BETWEEN_WEIGHTS_AND_LOSSES = (
 """Modules that a weight passes on its way to a stored loss, or that set how it is computed (threads, validation's
 state). Not the control path: it hands on references and rows by attempt and step, and never looks into one."""
 
+BETWEEN_MODEL_AND_LOSSES = (
+    "scoring/logits",
+    "recording/recorder",
+    "recording/kept_rows",
+    "dataset/attempt_rows",
+    "dataset/writer",
+    "dataset/seed_file",
+    "dataset/runs_file",
+)
+"""The same of a `Recorder`, whose model is given to it."""
+
+BETWEEN_FILES_AND_LOSSES = (
+    "checkpoint/seam",
+    "checkpoint/header",
+    "series/weights_files",
+    "series/loading",
+    "series/pair",
+    "series/ahead",
+    "scoring/logits",
+    "dataset/attempt_rows",
+    "dataset/writer",
+    "dataset/seed_file",
+    "dataset/runs_file",
+)
+"""The same of a series, whose models `transformers` makes."""
+OURS = Path(__file__).parents[1]
+
 
 def identity_sources() -> list[Path]:
     """Sources that decide losses: the whole trainer, and what lies between its weights and a stored loss."""
-    ours = [Path(discreteness.__file__).parent / f"{name}.py" for name in BETWEEN_WEIGHTS_AND_LOSSES]
-    return [Path(speedrun.__file__).parent, *ours]
+    return [Path(speedrun.__file__).parent, *(OURS / f"{name}.py" for name in BETWEEN_WEIGHTS_AND_LOSSES)]
+
+
+def recorder_sources() -> list[Path]:
+    """Sources that decide the losses of any model: what lies between it and a stored loss."""
+    return [OURS / f"{name}.py" for name in BETWEEN_MODEL_AND_LOSSES]
+
+
+def series_sources() -> list[Path]:
+    """Sources that decide the losses of a series: what lies between a file of weights and a stored loss."""
+    return [OURS / f"{name}.py" for name in BETWEEN_FILES_AND_LOSSES]
 
 
 def sources_hash(roots: Iterable[str | Path]) -> str:

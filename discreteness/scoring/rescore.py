@@ -24,7 +24,7 @@ from discreteness.experiment.documents import Document, texts_hash
 from discreteness.experiment.prepare import Experiment, load_documents
 from discreteness.experiment.recorded_track import recorded_track
 from discreteness.experiment.sources import identity_sources, sources_hash
-from discreteness.scoring.evaluator import Evaluator
+from discreteness.scoring.speedrun_scorer import SpeedrunScorer
 
 
 def rescore(
@@ -58,13 +58,13 @@ def rescore(
             steps=steps,
         )
         committed = dataset.committed()
-        evaluator = Evaluator(experiment, "cuda" if recipe.needs_gpu else "cpu")
+        scorer = SpeedrunScorer(experiment, "cuda" if recipe.needs_gpu else "cpu")
         weights = WeightsFormat(recipe)
         for seed in complete:
             if seed in committed:
                 continue
             try:
-                losses = [evaluator.score(*_read(weights, origin, kept[seed][step])) for step in steps]
+                losses = [_losses(scorer, *_read(weights, origin, kept[seed][step])) for step in steps]
             except NotWeights as error:
                 print(f"left out: seed {seed}: {error}")
                 partial.append(seed)
@@ -98,6 +98,12 @@ def _read(weights: WeightsFormat, origin: Dataset, path: str) -> tuple[np.ndarra
         return weights.read(content)
     except ValueError as error:
         raise NotWeights(f"{origin.storage.path(path)}, of {len(content)} bytes: {error}") from None
+
+
+def _losses(scorer: SpeedrunScorer, data: np.ndarray, header: CheckpointHeader) -> np.ndarray:
+    scorer.fetch(data, header)
+    scorer.take()
+    return scorer.score(header)
 
 
 def _experiment(

@@ -9,26 +9,22 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.checkpoint.seam import AttemptFailed, Ends
 from discreteness.dataset.event_log import ATTEMPT_LOST
 from discreteness.dataset.runs_file import Library
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.scoring.comparison import first_difference
-from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected, EvaluatorPool
+from discreteness.service.contract import check_losses
+from discreteness.service.evaluator_pool import CheckpointRejected, EvaluatorPool
 from discreteness.service.job import Job
 from discreteness.service.ledger import Attempt, Ledger
 from discreteness.service.messages import Lease, Progress
 from discreteness.service.timeouts import COMMIT_PATIENCE_S, LEASE_DEADLINE_S, LEASE_POLL_S, TAIL_PATIENCE_S
-
-if TYPE_CHECKING:
-    from speedrun.training import Ends
-
-    from discreteness.checkpoint.safetensors_file import WeightsFormat
 
 COMMIT_RETRY_S = 5.0
 WRITES_AT_ONCE = 4
@@ -42,11 +38,18 @@ class Dispatcher:
     """Leases seeds to trainers and turns what they publish into committed seeds."""
 
     def __init__(self, job: Job, dataset: DatasetWriter, pool: EvaluatorPool):
-        self.experiment = job.experiment
-        self.planned = frozenset(job.experiment.plan)
+        self.experiment, self.pair = job.experiment, job.pair
+        self.planned, self.num_losses = frozenset(job.experiment.plan), job.experiment.num_losses
         self.dataset = dataset
         self.pool = pool
-        self.ledger = Ledger(job.seeds, job.run.max_attempts, given_up=lambda: pool.given_up, on_lost=self._lost)
+        self.ledger = Ledger(
+            job.seeds,
+            job.run.max_attempts,
+            given_up=lambda: pool.given_up,
+            on_lost=self._lost,
+            update_flop=job.pair.update_flop,
+            names=job.experiment.names,
+        )
         self.pool.on_event = self.ledger.events.append
         self._changed = asyncio.Event()
         self._writes = asyncio.Semaphore(WRITES_AT_ONCE)
@@ -161,14 +164,11 @@ class Dispatcher:
         attempt.rows.trained_with, attempt.rows.scored_with = library, list(self.pool.libraries)
         return await self._outcome(attempt, self._task(attempt, self._commit(attempt)))
 
-    async def fail(self, attempt_id: str, error: str, ends: "Ends" = "attempt") -> None:
-        """The attempt ended in an error that its trainer survives (SeedFailed), or is about to die of. `ends`: what the
-        error is the end of."""
+    async def fail(self, attempt_id: str, error: str, ends: Ends = "attempt") -> None:
+        """The attempt ended in an error that its trainer survives (AttemptFailed), or is about to die of. `ends`: what
+        the error is the end of."""
         if attempt := self.ledger.attempts.get(attempt_id):
-            self.ledger.lose(attempt, error, ends)
-            if ends == "job":
-                for seed in (seed for seed in self.ledger.failed if self.ledger.lost[seed]):
-                    self._aside(self.dataset.remove_running, seed)
+            self._lose(attempt, error, ends)
 
     # ---- the driver ----
 
@@ -204,6 +204,7 @@ class Dispatcher:
     ) -> None:
         came_s = time.monotonic()
         losses = await self.pool.score(attempt.trainer.name, reference, header)
+        check_losses(losses, header, self.num_losses)
         if expected is not None:
             if difference := first_difference(losses, expected, self.experiment.documents):
                 text = f"verification failed at step {header.step}, evaluator != trainer: {difference}"
@@ -227,14 +228,8 @@ class Dispatcher:
                 call.cancel()
         attempt.rows.add_records([{"step": header.step, "val_loss": float(np.mean(means))}])
 
-    @cached_property
-    def _weights(self) -> "WeightsFormat":
-        from discreteness.checkpoint.safetensors_file import WeightsFormat  # and torch, which nothing else here needs
-
-        return WeightsFormat(self.experiment.track)
-
     def _keep(self, data: np.ndarray, header: CheckpointHeader) -> None:
-        self.dataset.storage.write(*self._weights.file(data, header))
+        self.dataset.storage.write(*self.pair.weights_file(data, header))
 
     async def _commit(self, attempt: Attempt) -> None:
         if missing := sorted(self.experiment.validation_steps - attempt.rows.validated()):
@@ -273,12 +268,18 @@ class Dispatcher:
         """Waits for a piece of an attempt's work; an error of it ends the attempt and is the answer."""
         try:
             await asyncio.shield(task)
-        except (CheckpointRejected, CheckpointLost, ValueError) as error:
-            self.ledger.lose(attempt, str(error))
+        except (AttemptFailed, ValueError) as error:
+            self._lose(attempt, str(error), error.ends if isinstance(error, AttemptFailed) else "attempt")
             return str(error)
         except asyncio.CancelledError:
             return f"attempt {attempt.id} is over"
         return None
+
+    def _lose(self, attempt: Attempt, error: str, ends: Ends) -> None:
+        self.ledger.lose(attempt, error, ends)
+        if ends == "job":
+            for seed in (seed for seed in self.ledger.failed if self.ledger.lost[seed]):
+                self._aside(self.dataset.remove_running, seed)
 
     def _lost(self, attempt: Attempt, record: dict[str, Any]) -> None:
         if attempt.seed in self.ledger.failed:

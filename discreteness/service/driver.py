@@ -1,4 +1,4 @@
-"""configuration -> a finished experiment, and a code: starts dispatcher and trainers, and shows what they do."""
+"""an experiment and its pair -> a dataset, and a code: starts dispatcher and trainers, and shows what they do."""
 
 import os
 import signal
@@ -7,23 +7,25 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from discreteness.cluster.connection import find_cluster
-from discreteness.cluster.machines import Cluster, assumed
+from discreteness.checkpoint.seam import Pair
+from discreteness.cluster.machines import Cluster
 from discreteness.cluster.rays_start import start_local
 from discreteness.cluster.rays_token import token_file
 from discreteness.cluster.rays_words import in_one_line, is_of_a_process
-from discreteness.cluster.topology import choose
+from discreteness.cluster.topology import Topology
 from discreteness.dataset.lock import DatasetLock, LockLost
 from discreteness.dataset.status import ranges
 from discreteness.dataset.writer import DatasetWriter
-from discreteness.experiment.config import JobConfig
-from discreteness.experiment.prepare import open_dataset, prepare, shared_row_warning, still_to_train
+from discreteness.experiment.config import RunConfig
+from discreteness.experiment.recording import Recording
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import EvaluatorPool
 from discreteness.service.job import Job
@@ -34,7 +36,6 @@ from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
 from discreteness.service.timeouts import ANSWER_S, LEAVE_S
 from discreteness.service.trainers import start_trainers
-from discreteness.service.upload import settled
 
 POLL_S = 1.0
 
@@ -77,47 +78,46 @@ class Signals:
         self.arrived.set()
 
 
-def run(config: JobConfig) -> int:
-    """0 when every planned seed is committed, 1 when not, 128 + n after signal n. ValueError: the input is wrong."""
-    with Log(config.run.log_format, goes_on=not config.run.dry_run) as log:
-        return _run(config, log)
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a command line comes to, before it is known what is committed already."""
+
+    experiment: Recording
+    pair: Pair
+    run: RunConfig
+    topology: Topology
+    open_dataset: Callable[[], DatasetWriter]
+    metadata: dict[str, str]
+    """What tells this job from others in Ray's list of jobs."""
 
 
-def _run(config: JobConfig, log: Log) -> int:
-    config.check()  # before a cluster is joined
-    config = settled(config)
-    run = config.run
-    cluster = assumed(run.assume) if run.assume else find_cluster(job_metadata(config), run.object_store_gb)
-    experiment = prepare(config.experiment, run, cluster.track(config.experiment.track))
-    if run.dry_run:
-        num_asked, experiment = len(experiment.seeds), still_to_train(experiment, run)
-        if not experiment.seeds:
-            log.say(f"all {num_asked} seeds are committed in {run.output}: nothing to do", "finished")
-            return 0
-    topology = choose(experiment, run, cluster)
-    for line in topology.report:
-        log.say(line, "plan")
-    if warning := shared_row_warning(experiment):
-        log.say(f"warning: {warning}", "plan", level="warning")
-    if run.dry_run:
-        return 0
+def drive(work: Work, cluster: Cluster, log: Log) -> int:
+    """0 when every planned seed is committed, 1 when not, 128 + n after signal n."""
+    run, experiment = work.run, work.experiment
     signals = Signals()
     signals.install()
     with DatasetLock(run.output, take_over=run.take_over) as signals.lock:
-        dataset = open_dataset(experiment, run)
+        dataset = work.open_dataset()
         committed = dataset.committed()
         todo = tuple(seed for seed in experiment.seeds if seed not in committed)
-        job = Job(experiment=experiment, run=run, topology=topology, seeds=todo, dataset_uri=dataset.uri)
         if not todo:
-            log.say(f"all {len(experiment.seeds)} seeds are committed in {run.output}: nothing to do", "finished")
+            say_all_committed(experiment, run, log)
             return 0
+        job = Job(
+            experiment=experiment,
+            pair=work.pair,
+            run=run,
+            topology=work.topology,
+            seeds=todo,
+            dataset_uri=dataset.uri,
+        )
         if job.num_done:
             log.say(f"{job.num_done} of {len(experiment.seeds)} seeds are committed already")
         dataset.log_job(experiment.seeds, run.max_attempts)
         log.others.explained_processes = processes_of(job)
         try:
             if cluster.local:
-                _start_ray(job, cluster, job_metadata(config), log)
+                _start_ray(job, cluster, work.metadata, log)
             signals.install()
             signals.check()
             with tempfile.TemporaryDirectory(prefix="discreteness-") as scratch:
@@ -131,9 +131,8 @@ def _run(config: JobConfig, log: Log) -> int:
             return 1
 
 
-def job_metadata(config: JobConfig) -> dict[str, str]:
-    """What tells this job from others in Ray's list of jobs."""
-    return {"output": config.run.output, "track": config.experiment.track, "seeds": config.run.seeds}
+def say_all_committed(experiment: Recording, run: RunConfig, log: Log) -> None:
+    log.say(f"all {len(experiment.seeds)} seeds are committed in {run.output}: nothing to do", "finished")
 
 
 def _start_ray(job: Job, cluster: Cluster, metadata: dict[str, str], log: Log) -> None:
@@ -151,7 +150,14 @@ def _lead(job: Job, dataset: DatasetWriter, scratch: str, log: Log, signals: Sig
     """Starts dispatcher and trainers, and shows what they do until nothing is left to train."""
     reporter, exporter = Reporter(log, job), Exporter(job)
     topology = job.topology
-    pool = EvaluatorPool(job.experiment, topology.evaluators, job.num_trainers, topology.gpus_per_evaluator)
+    pool = EvaluatorPool(
+        job.pair,
+        topology.evaluators,
+        job.num_trainers,
+        topology.gpus_per_evaluator,
+        call_timeout_s=job.pair.call_timeout_s,
+        stays=job.pair.stays_on_its_machine,
+    )
     dispatcher: Any = (
         ray.remote(Dispatcher)
         .options(

@@ -20,9 +20,9 @@ from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.checkpoint.seam import AttemptFailed, Ends, Pair
 from discreteness.cluster.rays_words import in_one_line
 from discreteness.dataset.runs_file import Library
-from discreteness.experiment.prepare import Experiment
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.service.messages import Event
 from discreteness.service.timeouts import CALL_TIMEOUT_S, START_TIMEOUT_S
@@ -35,16 +35,25 @@ MAX_FAILED_STARTS = 3
 """Starts of each evaluator that may fail, with none anywhere succeeding between them, before the pool gives up."""
 RESTART_S, LONGEST_RESTART_S = 5.0, 300.0
 """Wait after a failed start, doubled each time: what fails at once must not become a busy loop."""
+ANYWHERE = ""
+"""In place of a node's id, which no evaluator has: all are near."""
 VALIDATION_WAITS_FOR = 64
 """Checkpoints that may overtake a validation chunk: it is not urgent, but it holds its checkpoint's bytes."""
 
 
-class CheckpointLost(Exception):
+class CheckpointLost(AttemptFailed):
     """The bytes died with the worker that owned them: its attempt is over, nobody is to blame."""
 
 
-class CheckpointRejected(Exception):
-    """Evaluators cannot score this checkpoint: a deterministic error, it killed several of them, or none can start."""
+class CheckpointRejected(AttemptFailed):
+    """Evaluators cannot score this checkpoint: a deterministic error, it killed several of them, or none can start.
+
+    `ends`: what the scorer said it is the end of.
+    """
+
+    def __init__(self, reason: str, ends: Ends = "attempt"):
+        super().__init__(reason)
+        self.ends = ends
 
 
 @dataclass(eq=False)
@@ -74,18 +83,23 @@ _Waiting = tuple[int, int, bool, asyncio.Future]
 class EvaluatorPool:
     """A fixed number of evaluators, each replaced when it dies or hangs. Lives in the dispatcher's event loop.
 
-    `evaluator`: the class that its actors are made of, from an experiment and a device.
+    `evaluator`: the class that its actors are made of, from a pair and a device. `call_timeout_s`: bound of one call.
+    `stays`: a checkpoint is scored on its trainer's node while an evaluator is alive there.
     """
 
     def __init__(
         self,
-        experiment: Experiment,
+        pair: Pair,
         num_evaluators: int,
         num_trainers: int,
         num_gpus_each: float,
         evaluator: type = Evaluator,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        stays: bool = True,
     ):
-        self.experiment = experiment
+        self.pair = pair
+        self.call_timeout_s = call_timeout_s
+        self.stays = stays
         self.evaluator = evaluator
         self.num_evaluators = num_evaluators
         self.share = -(-num_evaluators // num_trainers)
@@ -138,13 +152,13 @@ class EvaluatorPool:
     async def fetch(self, reference: ray.ObjectRef) -> np.ndarray:
         """The bytes themselves, for who keeps them. Raises CheckpointLost."""
         try:
-            return await asyncio.wait_for(reference, IN_FLIGHT_EACH * CALL_TIMEOUT_S)
+            return await asyncio.wait_for(reference, IN_FLIGHT_EACH * self.call_timeout_s)
         except ObjectLostError:
             raise CheckpointLost("the worker that held a checkpoint to keep is gone") from None
         except RayError as error:  # a full disk or store of this node, where it is brought
             raise CheckpointLost(f"the bytes of a checkpoint to keep cannot be had: {in_one_line(error)}") from None
         except TimeoutError:
-            bound_s = IN_FLIGHT_EACH * CALL_TIMEOUT_S
+            bound_s = IN_FLIGHT_EACH * self.call_timeout_s
             raise CheckpointLost(f"the bytes of a checkpoint to keep did not come within {bound_s} s") from None
 
     async def validate(self, trainer: str, reference: ray.ObjectRef, header: CheckpointHeader, chunk: int) -> float:
@@ -157,14 +171,18 @@ class EvaluatorPool:
     ):
         strikes, trouble = 0, ""
         while True:
-            member, token = await self._acquire(self.nodes[trainer], patience, alone=strikes > 0)
+            member, token = await self._acquire(
+                self.nodes[trainer] if self.stays else ANYWHERE, patience, alone=strikes > 0
+            )
             try:
                 call = getattr(member.actor, method).remote(reference, header, *rest)
                 # Two in the mailbox: the younger waits for the older.
-                return await asyncio.wait_for(call, IN_FLIGHT_EACH * CALL_TIMEOUT_S)
+                return await asyncio.wait_for(call, IN_FLIGHT_EACH * self.call_timeout_s)
             except RayTaskError as error:
                 if isinstance(error, ObjectLostError) or isinstance(error.cause, ObjectLostError):
                     raise CheckpointLost(f"the worker that held step {header.step} is gone") from None
+                if isinstance(error.cause, AttemptFailed):
+                    raise CheckpointRejected(f"step {header.step}: {error.cause}", error.cause.ends) from None
                 if isinstance(error.cause, ValueError):  # the bytes are wrong, for every evaluator alike
                     raise CheckpointRejected(f"step {header.step} cannot be scored: {in_one_line(error)}") from None
                 # Its own trouble, such as a full or broken GPU, which would meet every later checkpoint as well.
@@ -243,7 +261,7 @@ class EvaluatorPool:
                 max_concurrency=self.threads,
                 scheduling_strategy="DEFAULT" if self.num_gpus_each == 1 else beside,
             )
-            .remote(self.experiment, "cuda" if self.num_gpus_each else "cpu")
+            .remote(self.pair, "cuda" if self.num_gpus_each else "cpu")
         )
         member = _Member(number, trainer, actor)
         self.members.append(member)
@@ -312,8 +330,6 @@ def _anybody(waiting: list[_Waiting]) -> bool:
     return bool(waiting)
 
 
-def _node_and_library(_: Any) -> tuple[str, Library]:
+def _node_and_library(evaluator: Evaluator) -> tuple[str, Library]:
     """Of the actor in which it is called."""
-    from speedrun.kernels.flash_attention import loaded_library  # and torch, which is there already
-
-    return ray.get_runtime_context().get_node_id(), loaded_library()
+    return ray.get_runtime_context().get_node_id(), evaluator.library

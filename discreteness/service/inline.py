@@ -32,6 +32,7 @@ from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfi
 from discreteness.experiment.prepare import Experiment, open_dataset, prepare, shared_row_warning, still_to_train
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.log import LOG_INTERVAL_S, Log
+from discreteness.service.speedrun_source import build_trainer
 
 
 def run_inline(config: JobConfig) -> int:
@@ -61,15 +62,7 @@ def _run(config: ExperimentConfig, run: RunConfig, log: Log) -> int:
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if use_cuda else "cpu"
     one_thread_on_a_cpu(device)
     try:
-        trainer = Trainer(
-            experiment.track,
-            experiment.data_root,
-            device,
-            process_group,
-            experiment.execution,
-            experiment.vary,
-            experiment.epochs,
-        )
+        trainer = build_trainer(experiment, device, process_group)
         if rank:
             return _follow(experiment, trainer)
         if warning := shared_row_warning(experiment):

@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+from discreteness.checkpoint.seam import Pair
 from discreteness.cluster.topology import Topology
 from discreteness.experiment.config import RunConfig
-from discreteness.experiment.prepare import Experiment
+from discreteness.experiment.recording import Recording
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """An experiment, how it is run, on what, and for which seeds. Plain values, made once, by the driver."""
+    """An experiment, how it is run, by what, on what, and for which seeds. Plain values, made once, by the driver."""
 
-    experiment: Experiment
+    experiment: Recording
+    pair: Pair
+    """What gives the experiment's checkpoints, and what scores them."""
     run: RunConfig
     topology: Topology
     seeds: tuple[int, ...]

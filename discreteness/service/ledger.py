@@ -13,18 +13,19 @@ import time
 import uuid
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from discreteness.checkpoint.seam import Ends
 from discreteness.dataset.attempt_rows import AttemptRows
+from discreteness.dataset.names import with_name
 from discreteness.service.messages import AGE_BOUNDS_S, Counts, Event, Lease, Level, Preparing, Running
 
 if TYPE_CHECKING:
     from asyncio import Task
-
-    from speedrun.training import Ends
 
 MAX_TRAINER_FAILURES = 3
 """Failures of a trainer in a row, without a committed seed between them, before it is given up."""
@@ -91,7 +92,8 @@ class Ledger:
     """Seeds, attempts and trainers of one job.
 
     `given_up`: why nothing can be scored any more, "" while it can. `on_lost` hears of each attempt that is lost, with
-    what the dataset's log says of it; a seed that has failed with it stands in `failed` by then.
+    what the dataset's log says of it; a seed that has failed with it stands in `failed` by then. `update_flop`: what
+    the update of a record took. `names`: of seeds that are called more than a number.
     """
 
     def __init__(
@@ -100,10 +102,14 @@ class Ledger:
         max_attempts: int,
         given_up: Callable[[], str],
         on_lost: Callable[[Attempt, dict[str, Any]], None],
+        update_flop: Callable[[dict], float],
+        names: Mapping[int, str] = MappingProxyType({}),
     ):
         self.max_attempts = max_attempts
         self.given_up = given_up
         self.on_lost = on_lost
+        self.update_flop = update_flop
+        self.names = names
         self.waiting = deque(seeds)
         self.attempts: dict[str, Attempt] = {}
         self.lost = {seed: 0 for seed in seeds}
@@ -230,7 +236,7 @@ class Ledger:
             return Lease(order="wait")
         attempt = Attempt(self.waiting.popleft(), uuid.uuid4().hex[:12], trainer, heard_s=time.monotonic())
         self.attempts[attempt.id] = attempt
-        text = f"seed {attempt.seed} leased to {trainer.name} (attempt {attempt.id})"
+        text = f"seed {self._called(attempt)} leased to {trainer.name} (attempt {attempt.id})"
         self._tell_of(attempt, "seed leased", text)
         # Each other trainer takes one before this one comes back.
         later = list(islice(self.waiting, max(1, sum(one.starts > 0 for one in self.trainers.values()))))
@@ -238,12 +244,13 @@ class Ledger:
         return Lease(order="train", seed=attempt.seed, attempt=attempt.id, next_seed=next_seed)
 
     def add_records(self, attempt: Attempt, records: list[dict]) -> None:
-        """Values of single steps, as the trainer's meter took them."""
+        """Values of single steps, as the source gave them."""
         attempt.rows.add_records(records)
         for record in records:
             if "batch_tokens" in record:  # of an update, not of a validation
                 self.counts.updates += 1
-                self.counts.tokens[record["short_window"], record["long_window"]] += record["batch_tokens"]
+                self.counts.tokens += record["batch_tokens"]
+                self.counts.flop += self.update_flop(record)
 
     def scored(self, age_s: float) -> None:
         """A checkpoint has its row, so long after it was published."""
@@ -259,9 +266,9 @@ class Ledger:
         attempt.trainer.heard_s = time.monotonic()  # its lease may be longer ago than silence is borne
         del self.attempts[attempt.id]
         checkpoints = f"{len(attempt.rows.losses)} checkpoints (attempt {attempt.id})"
-        self._tell_of(attempt, "seed committed", f"seed {attempt.seed} committed: {checkpoints}")
+        self._tell_of(attempt, "seed committed", f"seed {self._called(attempt)} committed: {checkpoints}")
 
-    def lose(self, attempt: Attempt, error: str, ends: "Ends" = "attempt") -> None:
+    def lose(self, attempt: Attempt, error: str, ends: Ends = "attempt") -> None:
         """The one place where an attempt is lost: its rows are forgotten and its seed goes back or is given up.
 
         `ends`: "seed" if every attempt of this seed would meet this error, "job" if those of every seed would.
@@ -279,11 +286,11 @@ class Ledger:
         if final or self.lost[attempt.seed] >= self.max_attempts:
             self.failed[attempt.seed] = error
             why = ", and would in every attempt" if final else f" after {self.max_attempts} attempts"
-            text = f"seed {attempt.seed} failed{why}: {error}"
+            text = f"seed {self._called(attempt)} failed{why}: {error}"
             self._tell_of(attempt, "seed failed", text, "error")
         else:
             self.waiting.appendleft(attempt.seed)
-            text = f"seed {attempt.seed} goes back (attempt {attempt.id}): {error}"
+            text = f"seed {self._called(attempt)} goes back (attempt {attempt.id}): {error}"
             self._tell_of(attempt, "attempt lost", text, "warning")
         record = {"seed": attempt.seed, "attempt": attempt.id, "preempted" if preempted else "error": error}
         record |= {"checkpoints": len(attempt.rows.losses), "train_s": attempt.rows.train_s()}
@@ -330,6 +337,9 @@ class Ledger:
     def tell(self, event: str, message: str, level: Level = "info", **about: Any) -> None:
         """`about`: further fields of Event."""
         self.events.append(Event(event=event, message=message, level=level, **about))
+
+    def _called(self, attempt: Attempt) -> str:
+        return with_name(attempt.seed, self.names)
 
     def _tell_of(self, attempt: Attempt, event: str, message: str, level: Level = "info") -> None:
         about = {"seed": attempt.seed, "attempt": attempt.id, "trainer": attempt.trainer.name}

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -77,8 +76,10 @@ class Counts:
     """What has happened since the job began, lost attempts included."""
 
     updates: int = 0
-    tokens: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(short, long attention window) -> tokens trained on with them."""
+    tokens: int = 0
+    """Trained on."""
+    flop: float = 0.0
+    """Floating-point operations that the model needed for these."""
     bytes_committed: int = 0
     published: int = 0
     """Planned checkpoints that have arrived."""

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from ray.util import metrics as ray_metrics
 
-from discreteness.cluster.flops import flop_per_token
 from discreteness.cluster.hardware import peak_flop_s
 from discreteness.service.job import Job
 from discreteness.service.messages import AGE_BOUNDS_S, Progress
@@ -132,10 +131,8 @@ class Exporter:
         rows_per_seed = len(experiment.plan) * len(experiment.documents)
         return {
             "updates": counts.updates,
-            "tokens": sum(counts.tokens.values()),
-            "model_flop": sum(
-                flop_per_token(experiment.track.model, *windows) * n for windows, n in counts.tokens.items()
-            ),
+            "tokens": counts.tokens,
+            "model_flop": counts.flop,
             "checkpoints_published": counts.published,
             "checkpoints_scored": counts.checkpoints,
             "stall_seconds": counts.stall_s,
@@ -177,7 +174,7 @@ class Exporter:
             if running.train_loss is not None:
                 yield "train_loss_nats", {"trainer": running.trainer}, running.train_loss
         if self.peak_flop_s is not None:
-            yield "peak_flop_per_second", {}, self.peak_flop_s * self.job.experiment.world_size * left
+            yield "peak_flop_per_second", {}, self.peak_flop_s * self.job.topology.workers_per_trainer * left
         yield "checkpoints_in_flight", {}, progress.in_flight
         yield "in_flight_bytes", {}, progress.in_flight_bytes
         yield "lag_steps", {}, progress.lag_steps

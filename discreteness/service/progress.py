@@ -21,7 +21,7 @@ class Reporter:
         self.num_done = job.num_done
         self.num_trainers = job.num_trainers
         self.num_evaluators = job.topology.evaluators
-        self.last_step = job.experiment.track.schedule.last_step
+        self.last_step = job.experiment.plan[-1]
         self.events_seen = 0
         self.status: Status | None = None
         self.began_s = time.monotonic()

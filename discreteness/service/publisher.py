@@ -2,10 +2,10 @@
 
 - Rank (n mod W) publishes the n-th planned checkpoint whole: after the all-gather every rank holds everything, so this
   moves as many bytes per rank as shares would, with one reference, one owner and nothing to join.
-- The training thread only starts a copy (staging.py). The bytes go into the object store, and the reference to the
-  dispatcher, in the background.
-- Training waits where this rank's credits are used up, or where no staging buffer is free because the object store
-  takes bytes more slowly than training makes them. The two are metered apart.
+- The source's thread only starts a copy, if one is needed. The bytes go into the object store, and the reference to
+  the dispatcher, in the background.
+- The source waits where this rank's credits are used up, or where it has no buffer free because the object store takes
+  bytes more slowly than they are made. The two are metered apart.
 """
 
 import time
@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import ray
 from ray.exceptions import RayError
-from speedrun.training import Checkpoint
 
 from discreteness.checkpoint.header import CheckpointHeader
-from discreteness.checkpoint.staging import Staging
+from discreteness.checkpoint.seam import Checkpoint
 from discreteness.cluster.rays_words import in_one_line
-from discreteness.scoring.scorer import Scorer
+from discreteness.service.contract import check_bytes
 from discreteness.service.timeouts import WAIT_TIMEOUT_S
 
 
@@ -33,7 +32,6 @@ class Publisher:
     def __init__(
         self,
         dispatcher: Any,
-        staging: Staging,
         *,
         rank: int,
         world_size: int,
@@ -41,19 +39,18 @@ class Publisher:
         attempt: str,
         published_steps: frozenset[int],
         max_in_flight: int,
-        verifier: Scorer | None,
         verify_every: int,
+        wait_timeout_s: float = WAIT_TIMEOUT_S,
     ):
         self.dispatcher = dispatcher
-        self.staging = staging
         self.rank = rank
         self.world_size = world_size
         self.seed = seed
         self.attempt = attempt
         self.published_steps = published_steps
         self.credits = max(1, max_in_flight // world_size)
-        self.verifier = verifier
         self.verify_every = verify_every
+        self.wait_timeout_s = wait_timeout_s
         self.leaving: deque[tuple[int, Future[tuple[Any, Any]]]] = deque()
         """(step, (call, reference) to be): on their way into the object store, oldest first."""
         self.pending: dict[Any, tuple[int, Any]] = {}
@@ -88,18 +85,18 @@ class Publisher:
         if self.rejection:  # perhaps just now, as the answer that gave the credit back
             return
         expected = None
-        if self.verifier and self.verify_every and number % self.verify_every == 0:
-            expected = self.verifier.score(checkpoint.state)
-        self.staging_stall_s += self._wait_until(partial(self.staging.ready, timeout_s=1))
+        if self.verify_every and number % self.verify_every == 0:
+            expected = checkpoint.score()
+        self.staging_stall_s += self._wait_until(partial(checkpoint.ready, timeout_s=1))
         header = CheckpointHeader(
             seed=self.seed,
             attempt=self.attempt,
             step=checkpoint.step,
-            layout=self.staging.layout.fingerprint,
+            layout=checkpoint.layout,
             state=checkpoint.state,
-            num_bytes=self.staging.layout.num_bytes(checkpoint.state.tied),
+            num_bytes=checkpoint.num_bytes,
         )
-        sent = self.staging.send(checkpoint.state.tied, self._out(header, self._take_records(), expected))
+        sent = checkpoint.send(self._out(header, self._take_records(), expected))
         self.leaving.append((checkpoint.step, sent))
 
     def drain(self) -> list[dict]:
@@ -115,6 +112,7 @@ class Publisher:
         dispatcher, stall_s = self.dispatcher, self.stall_s
 
         def out(data: np.ndarray) -> tuple[Any, Any]:
+            check_bytes(data, header)
             try:
                 reference = ray.put(data)
             except RayError as error:  # a full store, a full disk
@@ -140,7 +138,7 @@ class Publisher:
         """The seconds it took; `ready` waits itself, a second at most."""
         began_s = time.monotonic()
         while not ready():
-            if time.monotonic() - began_s > WAIT_TIMEOUT_S:
+            if time.monotonic() - began_s > self.wait_timeout_s:
                 raise TimeoutError(self._late())
         return time.monotonic() - began_s
 
@@ -169,6 +167,6 @@ class Publisher:
         except TimeoutError:  # Ray's is one
             evaluators = "the dispatcher does not answer"
         return (
-            f"seed {self.seed}: no checkpoint was accepted for {WAIT_TIMEOUT_S} s; steps in flight {steps}, "
+            f"seed {self.seed}: no checkpoint was accepted for {self.wait_timeout_s} s; steps in flight {steps}, "
             f"not yet in the object store {[step for step, _ in self.leaving]}, {evaluators}"
         )

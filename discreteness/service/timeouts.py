@@ -6,11 +6,12 @@
 """
 
 CALL_TIMEOUT_S = 30
-"""One call of an evaluator, which may wait for one before it."""
+"""One call of an evaluator of the speedrun, which may wait for one before it. A pair states its own."""
 START_TIMEOUT_S = 300
 """An evaluator's model, and the kernels that it compiles."""
-WAIT_TIMEOUT_S = 300
-"""How long a checkpoint may wait for a credit or a buffer."""
+CALLS_WAITED_FOR = 10
+WAIT_TIMEOUT_S = CALLS_WAITED_FOR * CALL_TIMEOUT_S
+"""How long a checkpoint may wait for a credit or a buffer; of another pair, as many of its calls."""
 PROCESS_GROUP_TIMEOUT_S = 600
 """Of a collective."""
 

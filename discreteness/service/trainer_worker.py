@@ -1,41 +1,33 @@
-"""lease after lease -> seeds trained in warm processes, whose checkpoints are published as they train.
+"""lease after lease -> the checkpoints of seeds, given by a source that stays, published as they come.
 
 `train_seeds` runs on every worker of a trainer, inside Ray Train.
 """
 
+from contextlib import closing
 from functools import partial
 
 import ray
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from speedrun.data.shards import ShardError
-from speedrun.data.tiny_corpus import ensure_tiny_corpus
-from speedrun.execution import one_thread_on_a_cpu
-from speedrun.kernels.flash_attention import loaded_library
-from speedrun.training import SeedFailed, Trainer
 
-from discreteness.checkpoint.layout import CheckpointLayout
-from discreteness.checkpoint.staging import Staging
-from discreteness.experiment.prepare import check_shards
-from discreteness.scoring.scorer import Scorer
+from discreteness.checkpoint.seam import AttemptFailed, ContractBroken, MachineUnfit, Source
+from discreteness.service.contract import in_order
 from discreteness.service.job import TrainerSpec
 from discreteness.service.messages import Lease
 from discreteness.service.publisher import Publisher
-from discreteness.service.timeouts import LEASE_POLL_S
+from discreteness.service.timeouts import CALLS_WAITED_FOR, LEASE_POLL_S
 
-HEARTBEAT_STEPS = 50
-"""Steps between two signs of life at most, where checkpoints lie further apart."""
+PREEMPTION_STEPS = 50
+"""Steps between two looks for a preemption notice at least."""
 
 
 def train_seeds(spec: TrainerSpec) -> None:
     """Leases and trains seeds until there are none left. Any error ends all ranks; Ray Train starts them again, except
     where they would meet it again."""
-    experiment = spec.job.experiment
     rank = ray.train.get_context().get_world_rank()
     process_group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
     device = ray.train.torch.get_device() if spec.job.topology.use_gpu else torch.device("cpu")
-    one_thread_on_a_cpu(device)
     start = torch.ones(1)
     if rank == 0:
         here = ray.get_runtime_context()
@@ -50,22 +42,7 @@ def train_seeds(spec: TrainerSpec) -> None:
             spec.dispatcher.prepare.remote(spec.name, number, what)
 
     try:
-        tell("checking its shards")
-        if experiment.track.data.made_on_first_use:
-            ensure_tiny_corpus(experiment.data_root)
-        data = experiment.track.data
-        check_shards(experiment, data.train_glob, data.val_glob)
-        tell("compiling its model" if experiment.execution.compiled else "building its model")
-        trainer = Trainer(
-            experiment.track,
-            experiment.data_root,
-            device,
-            process_group,
-            experiment.execution,
-            experiment.vary,
-            experiment.epochs,
-        )
-        staging = Staging(trainer.model, CheckpointLayout.from_model(trainer.model))
+        source = spec.job.pair.source(device, process_group, tell)
     except Exception as error:  # missing shards, too little memory: said before it takes the trainer down
         text = f"rank {rank}: {type(error).__name__}: {error}"
         permanent = isinstance(error, ValueError | torch.OutOfMemoryError)  # with these sizes, on this machine
@@ -75,55 +52,58 @@ def train_seeds(spec: TrainerSpec) -> None:
         raise
     while (lease := _next_lease(spec, rank, process_group)) is not None:
         try:
-            _train_seed(spec, lease, trainer, staging)
-        except SeedFailed as failure:
-            if rank == 0:
+            _train_seed(spec, lease, source, rank, process_group)
+        except AttemptFailed as failure:
+            alone = isinstance(failure, ContractBroken)  # perhaps: then the others wait for this rank
+            if rank == 0 or alone:
                 ray.get(spec.dispatcher.fail.remote(lease.attempt, str(failure), failure.ends))
+            if alone and process_group is not None:
+                raise
         except Exception as error:
             # Told before it takes the trainer down, so that the seed's record says more than "restarted".
-            text = f"{spec.name} rank {rank}: {type(error).__name__}: {error}"
-            ray.wait([spec.dispatcher.fail.remote(lease.attempt, text)], timeout=10)
-            if isinstance(error, ShardError):  # this machine's shards are bad; another's may not be
-                text = f"rank {rank}: {type(error).__name__}: {error}"
+            unfit = isinstance(error, MachineUnfit)
+            text = f"rank {rank}: {error if unfit else f'{type(error).__name__}: {error}'}"
+            ray.wait([spec.dispatcher.fail.remote(lease.attempt, f"{spec.name} {text}")], timeout=10)
+            if unfit:
                 ray.get(spec.dispatcher.trouble.remote(spec.name, number, text, True))
                 if process_group is None:
                     return
             raise
 
 
-def _train_seed(spec: TrainerSpec, lease: Lease, trainer: Trainer, staging: Staging) -> None:
-    experiment = spec.job.experiment
-    verifier = Scorer.for_experiment(experiment, trainer.model) if spec.job.run.verify_every else None
+def _train_seed(
+    spec: TrainerSpec, lease: Lease, source: Source, rank: int, process_group: dist.ProcessGroup | None
+) -> None:
+    published_steps = spec.job.experiment.published_steps
     publisher = Publisher(
         spec.dispatcher,
-        staging,
-        rank=trainer.rank,
-        world_size=trainer.world_size,
+        rank=rank,
+        world_size=dist.get_world_size(process_group) if process_group else 1,
         seed=lease.seed,
         attempt=lease.attempt,
-        published_steps=experiment.published_steps,
+        published_steps=published_steps,
         max_in_flight=spec.job.run.max_in_flight,
-        verifier=verifier,
         verify_every=spec.job.run.verify_every,
+        wait_timeout_s=CALLS_WAITED_FOR * spec.job.pair.call_timeout_s,
     )
-    votes = _Votes(trainer.process_group)
-    heartbeats = range(0, experiment.track.schedule.last_step, HEARTBEAT_STEPS)
-    checkpoints = trainer.train(lease.seed, experiment.published_steps | set(heartbeats))
-    for checkpoint in checkpoints:
-        if checkpoint.step == 0 and lease.next_seed >= 0:
-            trainer.prepare(lease.next_seed)  # on the host, while the devices train
-        publisher.offer(checkpoint)
-        if checkpoint.step in heartbeats:
-            _preempted(spec, trainer.rank)  # so that the loss of the machine is not taken for a failure
-        if votes.stop(publisher.rejection != ""):
-            checkpoints.close()  # all ranks at this same checkpoint
-            break
+    votes = _Votes(process_group)
+    prepared, look_at = False, 0
+    with closing(in_order(source.checkpoints(lease.seed, published_steps), lease.seed, published_steps)) as checkpoints:
+        for checkpoint in checkpoints:
+            if not prepared and lease.next_seed >= 0:
+                source.prepare(lease.next_seed)  # on the host, while the devices train
+                prepared = True
+            publisher.offer(checkpoint)
+            if checkpoint.step >= look_at:
+                _preempted(spec, rank)  # so that the loss of the machine is not taken for a failure
+                look_at = checkpoint.step // PREEMPTION_STEPS * PREEMPTION_STEPS + PREEMPTION_STEPS
+            if votes.stop(publisher.rejection != ""):
+                break  # all ranks at this same checkpoint
     records = publisher.drain()
     if votes.now(publisher.rejection != ""):
         return  # the dispatcher said no and has ended the attempt
     # The commit comes before the next seed's first checkpoint.
-    rank, process_group = trainer.rank, trainer.process_group
-    finish = partial(spec.dispatcher.finish.remote, lease.attempt, records, publisher.stall_s, loaded_library())
+    finish = partial(spec.dispatcher.finish.remote, lease.attempt, records, publisher.stall_s, source.library)
     _wait_together(finish() if rank == 0 else None, process_group)
 
 

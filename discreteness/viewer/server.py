@@ -140,6 +140,7 @@ async def _state(request: web.Request) -> web.Response:
     content = {
         "version": snapshot.version,
         "committed": snapshot.dataset.seeds,
+        "names": {str(seed): name for seed, name in snapshot.dataset.names.items()},
         "running": [{"seed": one.seed, "steps": one.steps} for one in snapshot.running.values()],
         "invalid": [{"file": name, "reason": reason} for name, reason in snapshot.dataset.invalid.items()],
         "to_fit": request.app[DROP_FINDER].num_waiting,

@@ -21,6 +21,7 @@ from discreteness.experiment import documents as documents_module
 from discreteness.scoring.comparison import first_difference
 from discreteness.scoring.evaluator import Evaluator
 from discreteness.scoring.scorer import Scorer
+from discreteness.service.speedrun_pair import SpeedrunPair
 from tests.support import skips
 from tests.support.golden_case import init_weights
 
@@ -133,7 +134,7 @@ def test_scores_of_two_threads_are_those_of_their_own_weights(trained):
         expected.append(scorer.score(work[-1][1].state))
     work.insert(3, (work[0][0][:-1], work[0][1]))  # one that is refused stops none of the others
     expected.insert(3, None)
-    evaluator = Evaluator(EXPERIMENT, "cpu")
+    evaluator = Evaluator(SpeedrunPair(EXPERIMENT), "cpu")
 
     def score(pair):
         torch.set_num_threads(1)  # a new thread may add in more than one

@@ -20,10 +20,10 @@ from discreteness.dataset.paths import LOCK_FILE
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import job_status
 from discreteness.experiment.config import JobConfig
-from discreteness.service import driver
+from discreteness.service import driver, seeds_job
 from discreteness.service.driver import Signals
-from discreteness.service.driver import run as run_service
 from discreteness.service.inline import run_inline
+from discreteness.service.seeds_job import run as run_service
 from tests.support import skips
 from tests.support.dataset_case import DOCUMENTS, token_bytes
 from tests.support.job_case import job_config, prepared
@@ -442,7 +442,7 @@ def test_a_ray_of_our_own_is_sent_no_upload_under_uv_run(monkeypatch, address, f
     found = []
     monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(driver, "run", lambda config: found.append(os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV")))
+    monkeypatch.setattr(seeds_job, "run", lambda config: found.append(os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV")))
     monkeypatch.setattr(driver, "leave", lambda code: None)
     main_module._service(JobConfig())
     assert found == [flag]

@@ -10,7 +10,7 @@ from speedrun.data.supply import measure
 from discreteness.cluster.estimate import what_is_trained_on
 from discreteness.experiment import prepare
 from discreteness.experiment.prepare import check_shards
-from discreteness.scoring.evaluator import Evaluator
+from discreteness.scoring.speedrun_scorer import SpeedrunScorer
 from tests.shards.test_make_shards import own
 from tests.support.brief_track import brief, write_shards
 from tests.support.job_case import prepared
@@ -37,7 +37,7 @@ def place(tmp_path):
 def test_the_same_shards_are_no_news(place):
     _, experiment = place
     check_shards(experiment, own.data.train_glob, own.data.val_glob)
-    Evaluator(experiment, "cpu")
+    SpeedrunScorer(experiment, "cpu")
 
 
 def change_a_token(folder):
@@ -73,11 +73,11 @@ def fill_one(folder, name):
 def test_an_evaluator_needs_the_validation_shard_and_only_that(place):
     folder, experiment = place
     change_a_token(folder)
-    Evaluator(experiment, "cpu")
+    SpeedrunScorer(experiment, "cpu")
     fill_one(folder, "mine_val_000000.bin")
     with pytest.raises(ValueError, match=r"mine_val_000000\.bin under .* differs"):
-        Evaluator(experiment, "cpu")
-    Evaluator(dataclasses.replace(experiment, val_tokens=0), "cpu")
+        SpeedrunScorer(experiment, "cpu")
+    SpeedrunScorer(dataclasses.replace(experiment, val_tokens=0), "cpu")
 
 
 # ---- how many tokens there are ----

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import discreteness
-from discreteness.experiment.sources import identity_sources, sources_hash
+from discreteness.experiment.sources import identity_sources, recorder_sources, series_sources, sources_hash
 
 SOURCE = '''"""A module."""
 import math
@@ -24,16 +24,27 @@ def step(x, *, scale=2):
     return x * scale if x is not None else math.pi
 '''
 LEFT_OUT = {
-    "__init__": "the version and `open`",
+    "dataset/names": "names of seeds",
+    "series/stored": "names and hashes of files, which are checked against what is read",
+    "series/download": "brings files, and checks their hashes",
+    "series/hub": "lists files, whose hashes are checked",
+    "series/folder": "lists files",
+    "series/names": "names of models",
+    "series/step_names": "the steps, which are in the identity",
+    "series/steps": "the steps, which are in the identity",
+    "series/patience": "how long a hub is waited for",
+    "__init__": "the version and names that are imported when asked for",
     "experiment/config": "what it holds is in the identity where it decides a loss",
     "experiment/checkpoint_steps": "its steps are in the identity",
     "experiment/seeds": "a seed is trained from its own number, whichever others are asked for",
+    "experiment/recording": "plain values, which the identity has where they decide a loss",
     "experiment/prepare": "makes the identity out of what it reads",
     "experiment/sources": "makes this hash",
     "shards/report": "names shards: the identity has what it found",
     "dataset/identity": "the identity itself",
     "experiment/documents": "the identity has the hash of names and token ids",
     "experiment/prompts": "the identity has the hash of names and token ids",
+    "experiment/tokenizers": "the identity has the hash of names and token ids",
     "experiment/validation_documents": "the identity has the hash of names and token ids",
     "dataset/vary": "words for people; the identity has the value",
     "dataset/mismatch": "words of a refusal",
@@ -58,11 +69,15 @@ LEFT_OUT = {
     "dataset/storage": "moves bytes",
     "dataset/lock": "one driver at a time",
     "service/job": "what processes are told: what of it decides a loss is in the identity",
+    "service/contract": "counts steps, bytes and losses: it refuses, and changes none",
+    "service/speedrun_pair": "makes the source and the scorer, and adds nothing to either",
     "service/ledger": "who holds which seed",
     "service/messages": "what processes tell each other",
     "service/timeouts": "how long somebody waits",
     "service/log": "what people read",
     "service/others_output": "what people read",
+    "recording/ranks": "who writes",
+    "recording/experiment": "makes the identity",
     "checkpoint/safetensors_file": "the format of kept weights, which are no losses",
 }
 """Modules that are loaded where a loss is computed and stored, and why a change of them changes none."""
@@ -170,13 +185,29 @@ def imported_by(path):
                 yield file
 
 
-def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
-    code = "import sys, discreteness.service.trainer_worker, discreteness.service.inline\n"
-    code += "import discreteness.scoring.evaluator, discreteness.scoring.scorer\n"
+def reached_from(ours, *modules):
+    """Files of the project that are loaded with these modules, or imported inside functions of `ours`."""
+    code = f"import sys, {', '.join(modules)}\n"
     code += "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('discreteness', 'speedrun')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return {Path(path) for path in done.stdout.split()} | {other for path in ours for other in imported_by(path)}
+
+
+def check_that_all_count(reached, ours):
+    """Each is hashed or left out with a reason, and none for nothing."""
+    neither = {path for path in reached if path not in ours}
+    wings = {path for path in neither if path.name == "__init__.py" and path.parent != OURS}  # which import nothing
+    names = {path.relative_to(OURS).with_suffix("").as_posix() for path in neither - wings}
+    assert names <= LEFT_OUT.keys(), f"hash it, or say why not: {sorted(names - LEFT_OUT.keys())}"
+    assert not {path.relative_to(OURS).with_suffix("").as_posix() for path in ours} & LEFT_OUT.keys()
+    assert set(ours) <= reached, "it is no longer used where losses are computed"
+
+
+def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
     trainer, *ours = identity_sources()
-    reached = {Path(path) for path in done.stdout.split()} | {other for path in ours for other in imported_by(path)}
+    service = "discreteness.service.trainer_worker", "discreteness.service.inline"
+    pair = "discreteness.service.speedrun_source", "discreteness.scoring.speedrun_scorer"
+    reached = reached_from(ours, *service, *pair, "discreteness.scoring.evaluator", "discreteness.scoring.scorer")
     assert {path.name for path in reached} >= {
         "trainer_worker.py",
         "evaluator.py",
@@ -184,9 +215,26 @@ def test_every_module_between_weights_and_a_stored_loss_is_in_the_identity():
         "training.py",
         "gpt.py",
     }
-    neither = {path for path in reached if not path.is_relative_to(trainer) and path not in ours}
-    wings = {path for path in neither if path.name == "__init__.py" and path.parent != OURS}  # which import nothing
-    names = {path.relative_to(OURS).with_suffix("").as_posix() for path in neither - wings}
-    assert names <= LEFT_OUT.keys(), f"hash it, or say why not: {sorted(names - LEFT_OUT.keys())}"
-    assert not {path.relative_to(OURS).with_suffix("").as_posix() for path in ours} & LEFT_OUT.keys()
-    assert set(ours) <= reached, "it is no longer used where losses are computed"
+    check_that_all_count({path for path in reached if not path.is_relative_to(trainer)}, ours)
+
+
+def test_every_module_between_anybodys_model_and_a_stored_loss_is_in_the_identity():
+    trainer, *_ = identity_sources()
+    reached = reached_from(recorder_sources(), "discreteness.recording.recorder")
+    assert {path.name for path in reached} >= {"logits.py", "recorder.py", "writer.py"}
+    tokenizer = {path for path in reached if path.is_relative_to(trainer)}
+    assert {path.relative_to(trainer).as_posix() for path in tokenizer} == {
+        "__init__.py",
+        "data/__init__.py",
+        "data/tokenizer.py",
+    }
+    check_that_all_count(reached - tokenizer, recorder_sources())
+
+
+def test_every_module_between_files_of_weights_and_a_stored_loss_is_in_the_identity():
+    """Those that the scorer and the source import inside their functions too, but not what lists and plans a series."""
+    trainer, *_ = identity_sources()
+    scored_by = "discreteness.series.ahead", "discreteness.series.loading", "discreteness.series.download"
+    reached = reached_from(series_sources(), *scored_by, "discreteness.dataset.attempt_rows")  # of dispatcher or run
+    assert {path.name for path in reached} >= {"loading.py", "weights_files.py", "logits.py", "seam.py"}
+    check_that_all_count({path for path in reached if not path.is_relative_to(trainer)}, series_sources())

@@ -23,7 +23,8 @@ from discreteness.cli.main import COMMANDS
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.experiment import prepare
 from discreteness.experiment.config import JobConfig
-from discreteness.service import driver
+from discreteness.series.config import SeriesConfig
+from discreteness.service import seeds_job
 from tests.conftest import ROOT
 from tests.pages.test_pages import FENCE, PAGES
 from tests.support.dataset_case import DOCUMENTS, token_bytes
@@ -43,6 +44,7 @@ ELSEWHERE = {
     "score": "test_model_pages.py",
     "generate": "test_model_pages.py",
     "validate": "test_model_pages.py",
+    "check-series": "test_check.py",
     "data": "test_model_pages.py",
 }
 """Subcommands that are parsed here, and the tests that run them."""
@@ -108,7 +110,7 @@ def scripts():
     """[(script, arguments)] of other programs in Python."""
     for _, words in given_to("python", "torchrun"):
         at = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
-        if at is not None and words[1] != "-m" and words[at] != "jobs/run_seeds.py":
+        if at is not None and words[1] != "-m" and not words[at].startswith("jobs/"):
             (path,) = [p for folder in ("", "modded-nanogpt") if (p := ROOT / folder / words[at]).is_file()]
             yield path, words[at + 1 :]
 
@@ -236,10 +238,10 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
             experiment = config.experiment
             if experiment.track == "small":
                 experiment = replace(experiment, data=str(folder))
-                patch.setattr(driver, "find_cluster", lambda metadata, object_store_gb: cluster)
+                patch.setattr(seeds_job, "find_cluster", lambda metadata, object_store_gb: cluster)
             # A plan looks at its output; those of the pages are buckets, or datasets of other experiments here.
             run = replace(config.run, dry_run=True, output=str(folder / "planned"))
-            assert driver.run(JobConfig(experiment=experiment, run=run)) == 0, line
+            assert seeds_job.run(JobConfig(experiment=experiment, run=run)) == 0, line
             assert not (folder / "planned").exists()
     told = capsys.readouterr().out
     assert told.count("time: about") == len(asked)
@@ -247,6 +249,13 @@ def test_jobs_are_planned_as_they_are_printed(folder, monkeypatch, capsys):
     assert "trainers: 8, each with 8 workers" in told
     assert "track slow: 4 seeds" in told
     assert sorted(path.name for path in (folder / "runs").iterdir()) == sorted(DATASETS)
+
+
+def test_series_are_asked_for_as_they_are_printed():
+    printed = [words[2:] for _, words in given_to("python") if words[1:2] == ["jobs/score_checkpoints.py"]]
+    assert len(printed) > 1
+    for words in printed:
+        assert tyro.cli(SeriesConfig, args=words).models
 
 
 class Parsed(Exception):

@@ -160,13 +160,13 @@ def test_the_bounds_of_the_faults_page_are_those_of_the_code():
         who: re.findall(r"(\d+) s\b", bound) for who, bound in re.findall(r"^\| (.+?) \| .+? \| (.+?) \|", table, re.M)
     }
     code = {
-        "evaluator's answer": [
+        "evaluator's answer, of the speedrun": [
             timeouts.CALL_TIMEOUT_S,
             evaluator_pool.IN_FLIGHT_EACH * timeouts.CALL_TIMEOUT_S,
         ],
         "evaluator's start": [timeouts.START_TIMEOUT_S],
         "bytes of a checkpoint to keep": [evaluator_pool.IN_FLIGHT_EACH * timeouts.CALL_TIMEOUT_S],
-        "credit or staging buffer": [timeouts.WAIT_TIMEOUT_S],
+        "credit or staging buffer, of the speedrun": [timeouts.WAIT_TIMEOUT_S],
         "drain at the end of a seed": [timeouts.WAIT_TIMEOUT_S],
         "collective of a trainer": [timeouts.PROCESS_GROUP_TIMEOUT_S],
         "finish: validation of a trained seed": [timeouts.TAIL_PATIENCE_S],

@@ -15,6 +15,7 @@ from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.experiment import documents
 from discreteness.scoring.evaluator import Evaluator
+from discreteness.service.speedrun_pair import SpeedrunPair
 from tests.support.brief_track import brief, write_shards
 from tests.support.golden_case import init_weights
 from tests.support.job_case import prepared
@@ -31,7 +32,7 @@ def experiment(tmp_path_factory, private_home):
 
 @pytest.fixture
 def evaluator(experiment):
-    return Evaluator(experiment, "cpu")
+    return Evaluator(SpeedrunPair(experiment), "cpu")
 
 
 def checkpoint(step, seed=0):
@@ -68,16 +69,16 @@ class Noting:
 
 
 def test_the_next_checkpoint_comes_in_while_one_is_scored_and_nobody_overtakes(evaluator):
-    loader = evaluator.loader = Noting(evaluator.loader)
+    loader = evaluator.scorer.loader = Noting(evaluator.scorer.loader)
     scoring, go = threading.Event(), threading.Event()
-    score = evaluator.scorer.score
+    score = evaluator.scorer.documents.score
 
     def slowly(state):
         scoring.set()
         assert go.wait(60)
         return score(state)
 
-    evaluator.scorer.score = slowly
+    evaluator.scorer.documents.score = slowly
     with ThreadPoolExecutor(3) as threads:
         try:
             calls = [threads.submit(evaluator.score, *checkpoint(0))]
@@ -108,7 +109,7 @@ def test_an_error_gives_the_model_back(evaluator):
 
 
 def test_the_last_steps_validation_alone_has_the_longest_window(evaluator, experiment):
-    validator = Validator(evaluator.model, brief, experiment.data_root, experiment.val_tokens)
+    validator = Validator(evaluator.scorer.model, brief, experiment.data_root, experiment.val_tokens)
     assert experiment.num_validation_chunks == 4
     for step in (0, LAST - 1, LAST):
         data, header = checkpoint(step)
@@ -129,7 +130,7 @@ def test_losses_do_not_depend_on_the_last_checkpoint_being_validated(evaluator):
 
 def test_an_evaluator_on_a_cpu_adds_in_one_thread_and_validates_only_what_it_was_made_for(experiment):
     torch.set_num_threads(3)
-    evaluator = Evaluator(replace(experiment, val_tokens=0), "cpu")
+    evaluator = Evaluator(SpeedrunPair(replace(experiment, val_tokens=0)), "cpu")
     assert torch.get_num_threads() == 1
     with pytest.raises(AssertionError, match="validation was switched off"):
         evaluator.validate(*checkpoint(0), 0)

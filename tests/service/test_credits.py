@@ -17,6 +17,7 @@ from speedrun.training import Checkpoint
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.service import publisher as publisher_module
 from discreteness.service.publisher import Publisher
+from discreteness.service.speedrun_source import Staged
 from discreteness.service.timeouts import WAIT_TIMEOUT_S
 from tests.support.golden_case import init_weights
 from tests.support.plain_ray import Actor, AtOnce, Clock, PlainRay
@@ -78,28 +79,31 @@ def set_clock(monkeypatch):
 
 
 def ranks(dispatcher, staging=None, world_size=1, published=range(LAST + 1), max_in_flight=8, verify_every=0):
-    """A publisher for each rank of one attempt."""
-    return [
+    """A publisher for each rank of one attempt, with the source whose checkpoints it is offered."""
+    source = SimpleNamespace(staging=staging or AtOnce(MODEL, dispatcher.clock), scorer=Scorer())
+    publishers = [
         Publisher(
             Actor(dispatcher),
-            staging or AtOnce(MODEL, dispatcher.clock),
             rank=rank,
             world_size=world_size,
             seed=3,
             attempt="a",
             published_steps=frozenset(published),
             max_in_flight=max_in_flight,
-            verifier=Scorer() if verify_every else None,
             verify_every=verify_every,
         )
         for rank in range(world_size)
     ]
+    for publisher in publishers:
+        publisher.source = source
+    return publishers
 
 
 def offer(publishers, steps=range(LAST + 1)):
     for step in steps:
         for publisher in publishers:
-            publisher.offer(Checkpoint(step, forward_state(quick, step), [{"step": step, "rank": publisher.rank}]))
+            one = Checkpoint(step, forward_state(quick, step), [{"step": step, "rank": publisher.rank}])
+            publisher.offer(Staged.of(one, publisher.source))
 
 
 def drain(publishers):
@@ -213,7 +217,7 @@ def test_a_rank_that_is_told_no_publishes_no_more_and_does_not_wait_either(clock
     offer(publishers)
     assert dispatcher.steps == [*range(5)]
     assert publisher.rejection == "over at 4"
-    assert (clock.now_s, publisher.verifier.calls) == (0, 5)
+    assert (clock.now_s, publisher.source.scorer.calls) == (0, 5)
     drain(publishers)
 
 

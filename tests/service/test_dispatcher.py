@@ -18,6 +18,7 @@ from speedrun.training import Trainer
 
 from discreteness.checkpoint.header import CheckpointHeader
 from discreteness.checkpoint.layout import CheckpointLayout
+from discreteness.cluster.flops import flop_per_token
 from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.runs_file import LIBRARIES, trainers_library, with_libraries
 from discreteness.dataset.status import status as status_of
@@ -28,6 +29,7 @@ from discreteness.scoring.evaluator import Evaluator
 from discreteness.scoring.scorer import Scorer
 from discreteness.service.dispatcher import Dispatcher
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected
+from discreteness.service.speedrun_pair import SpeedrunPair
 from discreteness.service.timeouts import LEASE_DEADLINE_S
 from tests.support.job_case import a_job, prepared
 from tests.support.quick_track import quick as QUICK
@@ -39,7 +41,7 @@ class LocalPool:
     """The pool's contract in this process: what is a reference there is the array itself here."""
 
     def __init__(self, experiment):
-        self.evaluator = Evaluator(experiment, "cpu")
+        self.evaluator = Evaluator(SpeedrunPair(experiment), "cpu")
         self.replaced = 0
         self.given_up = ""
         self.on_event = print
@@ -148,7 +150,8 @@ def test_a_seed_is_committed_whole_and_equals_the_trainers_losses(job):
     for step in range(20):
         state = forward_state(QUICK, step)
         windows[state.short_window, state.long_window] += 2 * step_settings(QUICK.schedule, step).batch_tokens
-    assert progress.counts.tokens == windows and len(windows) > 1
+    flop = sum(flop_per_token(QUICK.model, *pair) * tokens for pair, tokens in windows.items())
+    assert (progress.counts.tokens, progress.counts.flop) == (windows.total(), flop) and len(windows) > 1
     files = [path for folder in ("losses", "runs") for path in (Path(dataset.uri) / folder).iterdir()]
     assert progress.counts.bytes_committed == sum(path.stat().st_size for path in files) > 0
     reader = open_reader(dataset.storage.uri)

@@ -14,8 +14,10 @@ from speedrun.execution import Execution
 from speedrun.schedules import forward_state
 
 from discreteness.checkpoint.header import CheckpointHeader
+from discreteness.cluster.flops import flop_per_token
 from discreteness.experiment.prepare import Experiment
 from discreteness.service.dispatcher import Dispatcher
+from discreteness.service.speedrun_pair import SpeedrunPair
 from tests.support.dataset_case import DOCUMENTS, IDENTITY, STEPS, create, losses
 from tests.support.fake_actors import HERE, FakeRay, Reference, Script, a_pool, lost, now_s, until
 from tests.support.job_case import a_job
@@ -41,10 +43,10 @@ EXPERIMENT = Experiment(
 )
 
 
-class Weights:
-    """The bytes themselves as the file. The real format is tested with real weights in test_dispatcher.py."""
+class Pair(SpeedrunPair):
+    """Keeps the bytes themselves as the file. The real format is tested with real weights in test_dispatcher.py."""
 
-    def file(self, data, header):
+    def weights_file(self, data, header):
         return f"weights/step={header.step}", data
 
 
@@ -57,8 +59,8 @@ class Job:
         self.experiment = replace(EXPERIMENT, **changes)
         self.script = Script(losses=lambda header: losses(header.seed, (header.step,))[0])
         pool = a_pool(self.script, {}, num_evaluators, num_trainers=1)
-        self.dispatcher = Dispatcher(a_job(self.experiment, seeds, max_attempts=max_attempts), self.dataset, pool)
-        self.dispatcher._weights = Weights()
+        described = a_job(self.experiment, seeds, pair=Pair(self.experiment), max_attempts=max_attempts)
+        self.dispatcher = Dispatcher(described, self.dataset, pool)
         self.ended = []
 
     def run(self, scenario):
@@ -958,11 +960,8 @@ def test_updates_tokens_and_waits_are_counted_also_of_lost_attempts(job):
         assert await job.publish(lease, 1, stall_s=3.0) is None
         progress = await job.progress()
         counts = progress.counts
-        assert (counts.updates, counts.tokens, counts.stall_s) == (
-            2,
-            {(1, 2): 100, (1, 1): 10},
-            4.0,
-        )
+        assert (counts.updates, counts.tokens, counts.stall_s) == (2, 110, 4.0)
+        assert counts.flop == 100 * flop_per_token(quick.model, 1, 2) + 10 * flop_per_token(quick.model, 1, 1)
         assert progress.training[0].train_loss == 4.0
         (running,) = progress.training
         assert (running.seed, running.trainer, running.step) == (5, "g", 5)
@@ -971,11 +970,7 @@ def test_updates_tokens_and_waits_are_counted_also_of_lost_attempts(job):
         await job.dispatcher.hear(lease.attempt, 1, [update(1, 10)])
         progress = await job.progress()
         counts = progress.counts
-        assert (counts.updates, counts.tokens, counts.stall_s) == (
-            3,
-            {(1, 2): 100, (1, 1): 20},
-            4.0,
-        )
+        assert (counts.updates, counts.tokens, counts.stall_s) == (3, 120, 4.0)
         await asyncio.sleep(1)
 
     job.run(scenario())

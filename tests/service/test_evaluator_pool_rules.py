@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from discreteness.checkpoint.seam import AttemptFailed, JobImpossible, SeedImpossible
 from discreteness.service.evaluator_pool import CheckpointLost, CheckpointRejected
 from tests.support.fake_actors import (
     ELSEWHERE,
@@ -137,6 +138,37 @@ def test_lost_bytes_are_nobodys_fault(error):
 
     pool = stage.run(scenario())
     assert (pool.replaced, stage.killed, len(stage.actors)) == (0, [], 1)
+
+
+@pytest.mark.parametrize(("stays", "idle"), [(True, THERE), (False, None)])
+def test_what_need_not_stay_on_its_machine_is_scored_wherever_somebody_is_free(stays, idle):
+    stage, script = FakeRay(), Script()
+
+    async def scenario():
+        pool = a_pool(script, trainers={"here": HERE, "there": THERE}, num_evaluators=2)
+        pool.stays = stays
+        await until(lambda: pool.ready() == 2)
+        await all_of(*(score(pool, step, trainer="here") for step in range(4)))
+        at_work = {evaluator for evaluator, _ in script.began}
+        return {member.node for member in pool.members if member.actor.instance not in at_work}
+
+    assert stage.run(scenario()) == ({idle} if idle else set())
+
+
+@pytest.mark.parametrize("kind", [AttemptFailed, SeedImpossible, JobImpossible])
+def test_what_a_scorer_says_it_is_the_end_of_is_handed_on_and_the_evaluator_stays(kind):
+    stage = FakeRay()
+    script = Script(does={1: kind("its pickle holds code")})
+
+    async def scenario():
+        pool = a_pool(script)
+        with pytest.raises(CheckpointRejected, match=r"^step 1: its pickle holds code$") as rejected:
+            await score(pool, 1)
+        assert rejected.value.ends == kind.ends
+        assert (await score(pool, 2)).tolist() == [2]
+        return pool
+
+    assert (stage.run(scenario()).replaced, len(stage.actors)) == (0, 1)
 
 
 def test_bytes_that_are_wrong_are_rejected_at_once_and_the_evaluator_stays():

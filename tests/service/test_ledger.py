@@ -18,7 +18,9 @@ class Bookkeeping(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.lost = []
-        self.ledger = Ledger(SEEDS, MAX_ATTEMPTS, given_up=lambda: "", on_lost=self.note)
+        self.ledger = Ledger(
+            SEEDS, MAX_ATTEMPTS, given_up=lambda: "", on_lost=self.note, update_flop=lambda record: 0.0
+        )
         self.held = {}
         """Attempt -> (seed, trainer) of those that are current."""
         self.over = set()
@@ -142,7 +144,20 @@ TestBookkeeping.settings = settings(max_examples=150, stateful_step_count=40, de
 
 @pytest.fixture
 def ledger():
-    return Ledger(SEEDS, MAX_ATTEMPTS, given_up=lambda: "", on_lost=lambda attempt, record: None)
+    return Ledger(
+        SEEDS, MAX_ATTEMPTS, given_up=lambda: "", on_lost=lambda attempt, record: None, update_flop=lambda record: 0.0
+    )
+
+
+def test_a_seed_that_has_a_name_is_told_with_it(ledger):
+    ledger.names = {0: "o/m1"}
+    for ends in "attempt", "seed":
+        lease = ledger.lease(ledger.enter("a", None))
+        ledger.lose(ledger.attempts[lease.attempt], "no disk", ends)
+    ledger.lease(ledger.trainer("a"))
+    told = [event.message for event in ledger.events if event.seed is not None]
+    assert [message.startswith("seed 0 (o/m1) ") for message in told] == [True] * 4 + [False]
+    assert told[-1].startswith("seed 1 leased")
 
 
 def test_what_dead_processes_say_late_is_not_told_of_the_next(ledger):

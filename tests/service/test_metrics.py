@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,6 @@ import yaml
 from ray import dashboard as rays_dashboard
 from ray.dashboard.modules.metrics.templates import PROMETHEUS_YML_TEMPLATE
 
-from discreteness.cluster.flops import flop_per_token
 from discreteness.service.messages import AGE_BOUNDS_S, Counts, Progress, Running
 from discreteness.service.metrics import METRICS, Exporter
 from tests.conftest import ROOT
@@ -70,9 +68,11 @@ def config(tmp_path_factory, private_home):
     return dict(track="tests.support.brief_track:brief", data=str(shards), checkpoints="0,1,5", seeds="0-9")
 
 
-def an_exporter(experiment, gpu_types=("H100",)):
+def an_exporter(experiment, gpu_types=("H100",), workers=1):
     """Of ten seeds three are done; four trainers, two evaluators."""
-    topology = replace(ONE_TRAINER, trainers=4, evaluators=2, gpu_types=frozenset(gpu_types))
+    topology = replace(
+        ONE_TRAINER, trainers=4, workers_per_trainer=workers, evaluators=2, gpu_types=frozenset(gpu_types)
+    )
     return Exporter(a_job(experiment, range(3, 10), topology, dataset_uri="/set"))
 
 
@@ -84,7 +84,8 @@ def exporter(config):
 def counts(**changes):
     values = {
         "updates": 55,
-        "tokens": Counter({(16, 32): 1000, (32, 64): 500}),
+        "tokens": 1500,
+        "flop": 2e9,
         "bytes_committed": 4096,
         "published": 9,
         "checkpoints": 8,
@@ -124,11 +125,11 @@ def progress(**changes):
 
 def test_counts_become_totals_and_levels(exporter):
     experiment = exporter.job.experiment
-    model, documents = experiment.track.model, len(experiment.documents)
+    documents = len(experiment.documents)
     assert exporter.totals(progress()) == {
         "updates": 55,
         "tokens": 1500,
-        "model_flop": 1000 * flop_per_token(model, 16, 32) + 500 * flop_per_token(model, 32, 64),
+        "model_flop": 2e9,
         "checkpoints_published": 9,
         "checkpoints_scored": 8,
         "stall_seconds": 1.25,
@@ -168,9 +169,9 @@ def test_what_cannot_be_known_is_left_out(exporter):
 
 def test_rows_are_of_planned_steps_and_a_trainer_has_the_peak_of_all_its_gpus(config):
     """A seed is validated at steps that have no rows."""
-    experiment = prepared(**config, workers_per_trainer=2)
+    experiment = prepared(**config)
     assert experiment.published_steps == {0, 1, 2, 4, 5}
-    one = an_exporter(experiment)
+    one = an_exporter(experiment, workers=2)
     assert one.totals(progress())["rows_committed"] == 2 * 3 * len(experiment.documents)
     levels = [value for name, _, value in one.levels(progress()) if name == "peak_flop_per_second"]
     assert levels == [3 * 2 * 989e12]

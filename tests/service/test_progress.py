@@ -15,7 +15,7 @@ from tests.service.test_log import progress
 from tests.support.job_case import ONE_TRAINER, a_job
 from tests.support.plain_ray import Clock
 
-EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
+EXPERIMENT = SimpleNamespace(seeds=range(6), plan=(0, 100))
 
 
 def at(*steps):

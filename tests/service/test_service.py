@@ -25,7 +25,7 @@ from discreteness.dataset.reader import open as open_reader
 from discreteness.dataset.status import status
 from discreteness.dataset.verify import verify
 from tests.chaos.campaign import TEXTS
-from tests.conftest import PATIENCE_S, ROOT, Program
+from tests.conftest import PATIENCE_S, ROOT, Program, with_ray
 from tests.service.test_jobs import free_port
 from tests.service.test_metrics import ALERTS, NEEDS_A_GPU, PROMETHEUS, QUERIES, selectors
 from tests.support import skips
@@ -80,7 +80,7 @@ def start(folder, name, *more, **environment):
     """The service on this machine, one trainer of two workers and one evaluator, into the one dataset."""
     arguments = ["jobs/run_seeds.py", *common(folder), "--workers-per-trainer", 2, "--trainers", 1, "--evaluators", 1]
     arguments += ["--output", folder / "set", *more]
-    return Program(list(map(str, arguments)), folder / f"{name}.txt", **environment)
+    return with_ray(arguments, folder / f"{name}.txt", **environment)
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,17 @@ from speedrun.schedules import forward_state
 from speedrun.tracks import tiny
 from speedrun.training import Checkpoint, SeedFailed, Trainer
 
+from discreteness.checkpoint.seam import ContractBroken
 from discreteness.experiment import documents
 from discreteness.scoring.comparison import first_difference
 from discreteness.scoring.evaluator import Evaluator
-from discreteness.service import inline, publisher, trainer_worker
+from discreteness.service import inline, publisher, speedrun_source, trainer_worker
 from discreteness.service.job import TrainerSpec
 from discreteness.service.messages import Lease
+from discreteness.service.speedrun_pair import SpeedrunPair
+from discreteness.service.speedrun_source import HEARTBEAT_STEPS
 from discreteness.service.timeouts import LEASE_POLL_S
-from discreteness.service.trainer_worker import HEARTBEAT_STEPS, train_seeds
+from discreteness.service.trainer_worker import train_seeds
 from tests.cluster.test_topology import experiment as planned
 from tests.support import gloo
 from tests.support.brief_track import brief, write_shards
@@ -155,10 +158,10 @@ def worker(clock, training, ray=None, build=None):
         for module in (publisher, trainer_worker):
             patch.setattr(module, "ray", ray)
         patch.setattr(publisher, "time", clock)
-        patch.setattr(trainer_worker, "ensure_tiny_corpus", lambda root: None)
-        patch.setattr(trainer_worker, "check_shards", lambda experiment, *globs: None)
-        patch.setattr(trainer_worker, "Trainer", lambda *arguments: build() if build else training)
-        patch.setattr(trainer_worker, "Staging", lambda model, layout: AtOnce(model, clock))
+        patch.setattr(speedrun_source, "ensure_tiny_corpus", lambda root: None)
+        patch.setattr(speedrun_source, "check_shards", lambda experiment, *globs: None)
+        patch.setattr(speedrun_source, "Trainer", lambda *arguments: build() if build else training)
+        patch.setattr(speedrun_source, "Staging", lambda model, layout: AtOnce(model, clock))
         yield
 
 
@@ -203,7 +206,7 @@ def test_the_trainer_is_built_for_what_the_seeds_vary():
     clock = Clock()
     dispatcher, training, given = Dispatcher(clock, []), Training(), []
     with worker(clock, training), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_worker, "Trainer", lambda *arguments: given.append(arguments) or training)
+        patch.setattr(speedrun_source, "Trainer", lambda *arguments: given.append(arguments) or training)
         train_seeds(spec_of(dispatcher, replace(experiment(), vary="both")))
     (arguments,) = given
     assert signature(Trainer).bind(*arguments).arguments["vary"] == "both"
@@ -374,7 +377,7 @@ def test_what_is_verified_is_the_trainers_own_losses_to_the_bit(tmp_path, privat
     settings = dict(track="tests.support.brief_track:brief", checkpoints="every:1", val_tokens=0)
     whole = prepared(**settings, data=str(write_shards(tmp_path)))
     brief_experiment = replace(whole, documents=tuple(documents.built_in()[:3]))
-    evaluator = Evaluator(brief_experiment, "cpu")
+    evaluator = Evaluator(SpeedrunPair(brief_experiment), "cpu")
     different, verified, clock = [], [], Clock()
 
     class Verifying(Dispatcher):
@@ -502,6 +505,7 @@ def two_ranks(process_group):
         "a seed fails": {"fails": True},
         "rank 1 breaks": {"broken": 1},
         "rank 1 has a bad shard": {"broken": 1, "error": ShardError("9.bin is short")},
+        "rank 1 breaks the contract": {"broken": 1, "error": ContractBroken("step 120 twice")},
         "the machine goes": {"notice": 3},
         "not let in": {"lets_in": False},
     }
@@ -621,8 +625,15 @@ def test_an_error_is_told_by_the_rank_that_has_it(both):
 def test_a_rank_of_several_that_would_meet_its_error_again_says_so_and_fails(both):
     """In order it must not end: the other ranks would wait for it."""
     _, second = both["rank 1 has a bad shard"]
-    assert second["error"] == "ShardError: 9.bin is short"
+    assert second["error"] == "MachineUnfit: ShardError: 9.bin is short"
     assert told(second, "trouble") == [("trouble", "trainer-0", 1, "rank 1: ShardError: 9.bin is short", True)]
+
+
+def test_a_rank_of_several_that_finds_the_contract_broken_ends_the_seed_and_fails(both):
+    """Its others may have found nothing, and would wait for it."""
+    _, second = both["rank 1 breaks the contract"]
+    assert second["error"] == "ContractBroken: step 120 twice"
+    assert told(second, "fail", "trouble") == [("fail", lease(5).attempt, "step 120 twice", "seed")]
 
 
 def test_both_ranks_of_a_preempted_trainer_leave_after_their_seed_and_rank_0_says_so(both):

@@ -10,10 +10,12 @@ POISON = 666
 
 
 class Flaky:
-    """Its losses are the step and its process id. `experiment`: "broken" for one that cannot start."""
+    """Its losses are the step and its process id. `pair`: "broken" for one that cannot start."""
 
-    def __init__(self, experiment, device):
-        if experiment == "broken":
+    library = None
+
+    def __init__(self, pair, device):
+        if pair == "broken":
             raise RuntimeError("no device")
 
     def ready(self):
@@ -31,11 +33,12 @@ class Flaky:
 
 
 class WithLibrary(Flaky):
-    """Has loaded FlashAttention-3, from the folder `experiment`, which stands for the hub's repository."""
+    """Has loaded FlashAttention-3, from the folder `pair`, which stands for the hub's repository."""
 
-    def __init__(self, experiment, device):
+    def __init__(self, pair, device):
         from speedrun.kernels import flash_attention
 
-        os.environ["LOCAL_KERNELS"] = f"{flash_attention.HUB_REPOSITORY}={experiment}"
+        os.environ["LOCAL_KERNELS"] = f"{flash_attention.HUB_REPOSITORY}={pair}"
         os.environ[flash_attention.REVISION_VARIABLE] = "0" * 40
         flash_attention.flash3()
+        self.library = flash_attention.loaded_library()

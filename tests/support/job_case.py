@@ -6,6 +6,7 @@ from discreteness.cluster.topology import Topology
 from discreteness.experiment.config import ExperimentConfig, JobConfig, RunConfig
 from discreteness.experiment.prepare import Experiment, prepare
 from discreteness.service.job import Job
+from discreteness.service.speedrun_pair import SpeedrunPair
 
 ONE_TRAINER = Topology(
     trainers=1,
@@ -36,8 +37,13 @@ def prepared(**settings) -> Experiment:
     return prepare(config.experiment, config.run, config.experiment.track)
 
 
-def a_job(experiment, seeds, topology=ONE_TRAINER, dataset_uri="", **run) -> Job:
+def a_job(experiment, seeds, topology=ONE_TRAINER, dataset_uri="", pair=None, **run) -> Job:
     """`run`: settings of how it is run."""
     return Job(
-        experiment=experiment, run=RunConfig(**run), topology=topology, seeds=tuple(seeds), dataset_uri=dataset_uri
+        experiment=experiment,
+        pair=pair or SpeedrunPair(experiment),
+        run=RunConfig(**run),
+        topology=topology,
+        seeds=tuple(seeds),
+        dataset_uri=dataset_uri,
     )

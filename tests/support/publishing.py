@@ -16,6 +16,7 @@ from speedrun.training import Checkpoint
 from discreteness.checkpoint.layout import CheckpointLayout
 from discreteness.checkpoint.staging import Staging
 from discreteness.service.publisher import Publisher
+from discreteness.service.speedrun_source import Staged
 from tests.conftest import start_ray
 from tests.support.golden_case import init_weights
 from tests.support.quick_track import quick
@@ -82,7 +83,7 @@ class Deaf:
 
 
 class Rank:
-    """Weights in training on one rank, and what is to arrive of them."""
+    """Weights in training on one rank, as a source has them, and what is to arrive of them."""
 
     def __init__(self, rank, world_size):
         self.rank, self.world_size = rank, world_size
@@ -95,14 +96,12 @@ class Rank:
     def publisher(self, dispatcher, attempt):
         return Publisher(
             dispatcher,
-            self.staging,
             rank=self.rank,
             world_size=self.world_size,
             seed=3,
             attempt=attempt,
             published_steps=PUBLISHED,
             max_in_flight=3 * self.world_size,
-            verifier=None,
             verify_every=0,
         )
 
@@ -111,7 +110,7 @@ class Rank:
         """Offers the weights of a step, each step's different, and trains on at once."""
         state = forward_state(quick, step)
         self.expected[step] = digest(self.layout.pack(self.model, state.tied))
-        publisher.offer(Checkpoint(step, state, [{"step": step}]))
+        publisher.offer(Staged.of(Checkpoint(step, state, [{"step": step}]), self))
         for parameter in self.model.parameters():
             parameter.add_(0.5)
 

@@ -43,11 +43,12 @@ function drawState() {
   notice("fits", page.state.fit_error ? `No fits of ${page.state.fit_error}` : "");
   const seeds = [...committed, ...running.map(({ seed }) => seed)];
   const choice = byId("seed");
-  if (choice.dataset.seeds !== seeds.join()) {
-    choice.dataset.seeds = seeds.join();
+  const labels = seeds.map((seed) => (seed in page.state.names ? `${seed} · ${page.state.names[seed]}` : `${seed}`));
+  if (choice.dataset.seeds !== labels.join()) {
+    choice.dataset.seeds = labels.join();
     choice.replaceChildren(
       element("option", { value: "" }, "all"),
-      ...seeds.map((seed) => element("option", { value: seed }, seed)),
+      ...seeds.map((seed, place) => element("option", { value: seed }, labels[place])),
     );
   }
   choice.value = shown.seed ?? "";
@@ -414,7 +415,7 @@ async function start() {
   if (!page.dataset) return;
   byId("dataset").textContent = page.dataset.name;
   byId("dataset").title =
-    `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
+    `${page.dataset.uri} ${page.dataset.track && ` · track ${page.dataset.track}`} · identity ${page.dataset.identity_hash}`;
   byId("step").max = page.dataset.steps.length - 1;
   byId("documents").replaceChildren(
     ...page.dataset.documents.map((one) =>

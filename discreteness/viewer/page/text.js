@@ -55,8 +55,10 @@ export class TextView {
         ...tokenContent(token, !breaksAtEnd(token)),
       ),
     );
+    // The first token has no loss. It is a beginning-of-text token, or with some tokenizers the first word.
+    const first = /^<[^\s<>]+>$/.test(tokens[0].text) ? ["⟨bos⟩"] : tokenContent(tokens[0], true);
     this.root.replaceChildren(
-      element("span", { class: "bos", title: "beginning of the document: no loss" }, "⟨bos⟩"),
+      element("span", { class: "bos", title: "beginning of the document: no loss" }, ...first),
       ...this.boxes.flatMap((box, index) => {
         const token = tokens[index + 1];
         return [...(/^\s/.test(token.text) ? [element("wbr")] : []), box, breaksAtEnd(token)];

@@ -1,0 +1,1 @@
+"""Losses from a training loop that is not ours."""
