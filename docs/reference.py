@@ -27,6 +27,7 @@ from discreteness.dataset.runs_file import OF_A_SERIES, RUNS  # noqa: E402
 from discreteness.dataset.seed_file import LOSSES  # noqa: E402
 from discreteness.experiment.config import JobConfig  # noqa: E402
 from discreteness.series.config import SeriesConfig  # noqa: E402
+from discreteness.recording.recorder import Recorder  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -54,6 +55,8 @@ def page() -> str:
     for name in SUBCOMMANDS:
         parts += [f"### discreteness {name}\n", help_of(*name.split())]
     parts += ["## Python\n", "What `discreteness.open(path)` returns:\n", *attributes(Dataset), *methods(Dataset)]
+    parts += ["### Recorder\n", "For a training loop of your own: [any model](any_model.md).\n", made(Recorder)]
+    parts += methods(Recorder)
     parts += ["## Files\n", "What each is for: [the dataset](dataset.md).\n", *map(columns, SCHEMAS.items())]
     parts += ["## Metrics\n", "How to read them: [metrics](metrics.md).\n"]
     parts += ["\n".join(f"- `{metric.exported}` ({metric.kind}): {metric.help}" for metric in METRICS) + "\n"]
@@ -105,6 +108,12 @@ def methods(of: type) -> Iterator[str]:
                 else f"({', '.join(list(map(bare, signature.parameters.values()))[1:])})"
             )
             yield f"- **{name}{takes}** {' '.join(inspect.getdoc(function).split())}\n"
+
+
+def made(of: type) -> str:
+    """How one is made."""
+    takes = ", ".join(map(bare, inspect.signature(of).parameters.values()))
+    return f"- **{of.__name__}({takes})** {' '.join((inspect.getdoc(of.__init__) or '').split())}\n"
 
 
 def bare(parameter: inspect.Parameter) -> str:

@@ -111,6 +111,7 @@ class Recorder:
 
     @property
     def seed(self) -> int:
+        """Which seed of the dataset it records."""
         return self._experiment.seed
 
     @property
