@@ -161,9 +161,7 @@ def test_killed_at_any_moment_it_goes_on_and_is_no_dataset_until_it_is_whole(hal
         if "experiment.json" in content(folder):
             assert content(folder) == whole
         else:
-            with pytest.raises(
-                FileNotFoundError, match=r"is not a dataset|unfinished merge; give its command"
-            ):
+            with pytest.raises(FileNotFoundError, match=r"is not a dataset|unfinished merge; give its command"):
                 discreteness.open(folder)
             if content(folder):
                 with pytest.raises(FileExistsError):

@@ -180,12 +180,14 @@ def _begin(target: Storage, sources: Sequence[Storage], manifest: Manifest, allo
         return merged
     begun = {"inputs": [source.uri for source in sources], "experiment": json.loads(manifest.to_json())}
     if target.exists(MERGE_FILE):
-        return _resume(target, begun["inputs"], manifest, allow_code_change)
-    if foreign := [info.base_name for info in target.list() if not info.base_name.startswith((".", "_"))]:
+        manifest = _resume(target, begun["inputs"], manifest, allow_code_change)
+    elif foreign := [info.base_name for info in target.list() if not info.base_name.startswith((".", "_"))]:
         raise FileExistsError(f"{target.uri} holds {listed(foreign, 5)} and is not a dataset; give another --output")
-    read_documents(sources[0], manifest)
-    target.write(MERGE_FILE, json.dumps(begun, indent=1).encode())
-    target.write(DOCUMENTS_FILE, sources[0].read(DOCUMENTS_FILE))
+    else:
+        target.write(MERGE_FILE, json.dumps(begun, indent=1).encode())
+    if not target.exists(DOCUMENTS_FILE):
+        read_documents(sources[0], manifest)
+        target.write(DOCUMENTS_FILE, sources[0].read(DOCUMENTS_FILE))
     target.make_folders(LOSSES_FOLDER, RUNS_FOLDER, LOG_FOLDER)
     target.sweep_staging()
     return manifest
