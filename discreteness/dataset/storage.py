@@ -235,6 +235,10 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
         raise ValueError("the dataset's name is empty; give a directory or a URI such as s3://bucket/folder")
     if "://" in text:
         refuse_credentials(text)
+        if text.startswith("hf://datasets/"):
+            from discreteness.dataset.hub_storage import HubStorage  # which imports this module
+
+            return HubStorage(text)
         try:
             filesystem, root = FileSystem.from_uri(text)
         except (pa.ArrowException, NotImplementedError) as error:
