@@ -16,7 +16,7 @@ from discreteness.cli.command_names import check_name
 from discreteness.cli.data_commands import DATA_COMMANDS, Data
 from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
-from discreteness.cli.sharing_commands import Merge
+from discreteness.cli.sharing_commands import Merge, Publish
 from discreteness.experiment.config import JobConfig
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ COMMANDS: dict[str, Callable] = {
     "documents": Documents,
     "export": Export,
     "merge": Merge,
+    "publish": Publish,
     "rescore": Rescore,
     "analyze": Analyze,
     "view": View,

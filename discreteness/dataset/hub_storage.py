@@ -184,7 +184,7 @@ def reach(call: Callable[[], Any], uri: str) -> Any:
     )
 
     try:
-        return call()
+        return _without_wrapping(call)
     except RevisionNotFoundError:
         raise FileNotFoundError(f"{uri}: the hub has no such revision; give the name of a branch or a commit") from None
     except RepositoryNotFoundError:
@@ -200,3 +200,15 @@ def reach(call: Callable[[], Any], uri: str) -> Any:
             f"the hub cannot be reached ({reason or type(reason).__name__}): this machine needs the network, or "
             "HF_ENDPOINT the address of a mirror; a folder of this machine needs neither"
         ) from error
+
+
+def _without_wrapping(call: Callable[[], Any]) -> Any:
+    """The client's uploads say which file failed and hide why in the cause."""
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return call()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, HTTPError):
+            raise error.__cause__ from error
+        raise

@@ -66,7 +66,8 @@ class DatasetHub:
             elif line["key"] == "deletedFile":
                 del tree[value["path"]]
         self.commits.append(tree)
-        return {"commitUrl": f"{self.endpoint}/commit", "commitOid": self.sha(len(self.commits) - 1)}
+        sha = self.sha(len(self.commits) - 1)
+        return {"commitUrl": f"{self.endpoint}/datasets/me/name/commit/{sha}", "commitOid": sha}
 
     def batch(self, asked):
         def action(one):
