@@ -77,8 +77,6 @@ class Publish:
                 print(f"{size:>14,}  {name}")
             print(f"{len(published.files)} files, {num_bytes / 1e6:.1f} MB would be published at {self.repo}")
             return 0
-        print(
-            f"published: {len(published.files)} files, {num_bytes / 1e6:.1f} MB, {len(published.sent)} of them sent now"
-        )
+        print(f"published: {len(published.files)} files, {num_bytes / 1e6:.1f} MB; sent now: {len(published.sent)}")
         print(f'all hashes agree; discreteness.open("hf://datasets/{self.repo}@{published.commit}")')
         return 0

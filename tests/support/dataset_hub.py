@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import huggingface_hub
@@ -43,17 +44,33 @@ class DatasetHub:
     def sha(self, number):
         return f"{number:040x}"
 
+    def known(self, revision):
+        """The commit of a revision."""
+        return self.sha(len(self.commits) - 1) if revision == "main" else revision
+
     def tree(self, revision):
         return self.commits[-1 if revision == "main" else int(revision, 16)]
 
-    def entries(self, revision):
+    def entries(self, revision, inside, recursive):
+        """What a folder of the repository holds, folders too; with `recursive`, also what these hold."""
+        inside, folders = f"{inside}/" if inside else "", set()
         for path, content in self.tree(revision).items():
+            if not path.startswith(inside):
+                continue
+            first, deeper, _ = path.removeprefix(inside).partition("/")
+            if deeper:
+                parents = [str(parent) for parent in Path(path).parents]
+                folders |= {parent for parent in parents if parent.startswith(inside + first)}
+                if not recursive:
+                    folders = {folder for folder in folders if "/" not in folder.removeprefix(inside)}
+                    continue
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             entry = {"type": "file", "path": path, "size": len(content), "oid": blob}
             if path.endswith(LARGE):
                 sha256 = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
             yield entry
+        yield from ({"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(folders))
 
     def commit(self, lines):
         tree = dict(self.commits[-1])
@@ -77,7 +94,7 @@ class DatasetHub:
 
         return {"transfer": "basic", "objects": [action(one) for one in asked["objects"]]}
 
-    def answer(self, method, path, body):
+    def answer(self, path, recursive, body):
         """(status, JSON) of everything but files."""
         if path == "/api/repos/create":
             self.commits, existed, self.created = self.commits or [{".gitattributes": b""}], self.created, True
@@ -90,12 +107,20 @@ class DatasetHub:
             return 200, {}
         if path.endswith("/info/lfs/objects/batch"):
             return 200, self.batch(json.loads(body))
-        kind, revision, inside = re.fullmatch(r"/api/datasets/me/name/(\w+)/(\w+)(?:/(.+))?", path).groups()
+        if not (asked := re.fullmatch(r"/api/datasets/me/name/(revision|tree|preupload|commit)/(\w+)(?:/(.+))?", path)):
+            return 404, {"error": "this hub does not have it"}
+        kind, revision, inside = asked.groups()
         if kind == "revision":
-            sha = self.sha(len(self.commits) - 1) if revision == "main" else revision
-            return 200, {"id": "me/name", "sha": sha, "private": self.private, "tags": [], "downloads": 0, "likes": 0}
+            return 200, {
+                "id": "me/name",
+                "sha": self.known(revision),
+                "private": self.private,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
         if kind == "tree":
-            return 200, [entry for entry in self.entries(revision) if entry["path"].startswith(inside or "")]
+            return 200, list(self.entries(revision, inside, recursive))
         if kind == "preupload":
             modes = (
                 {"path": one["path"], "uploadMode": "lfs" if one["path"].endswith(LARGE) else "regular"}
@@ -118,7 +143,7 @@ class DatasetHub:
                     super().handle_one_request()
 
             def do_GET(self):
-                path = unquote(urlparse(self.path).path)
+                path, query = unquote(urlparse(self.path).path), urlparse(self.path).query
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 asked = self.headers.get("Range")
                 request = f"{self.command} {path}" + (f" {asked}" if asked else "")
@@ -135,7 +160,7 @@ class DatasetHub:
                 elif found := re.fullmatch(r"/datasets/me/name/resolve/(\w+)/(.+)", path):
                     self.send_file(hub.tree(found[1]).get(found[2]), found[1], asked, how == "half")
                 else:
-                    status, value = hub.answer(self.command, path, body)
+                    status, value = hub.answer(path, "recursive=true" in query.lower(), body)
                     self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
             do_HEAD = do_POST = do_PUT = do_GET
@@ -146,7 +171,7 @@ class DatasetHub:
                     return
                 begin, end = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "bytes=0-").groups()
                 part = content[int(begin) : int(end) + 1 if end else None]
-                about = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+                about = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": hub.known(revision)}
                 if asked:
                     about["Content-Range"] = f"bytes {begin}-{int(begin) + len(part) - 1}/{len(content)}"
                 self.send(206 if asked else 200, part, about, len(part) // 2 if half else None)

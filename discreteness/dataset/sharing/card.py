@@ -20,12 +20,12 @@ QUESTION = (
 )
 FIGURE = "analysis/overview.png"
 TABLES = {
-    "losses": ("tokens/*/???????.parquet", TOKENS, "one row per loss, in nats; `token_index` 1 is the first token"),
+    "losses": ("tokens/*/*[0-9].parquet", TOKENS, "one row per loss, in nats; `token_index` 1 is the first token"),
     "seeds": ("losses/*.parquet", LOSSES, "one row per document and step, with the losses of all its tokens"),
     "documents": ("documents.parquet", DOCUMENTS, "one row per token of the documents; token 0 is BOS"),
     "training": ("runs/*.parquet", RUNS, "one row per step of training: objective, rate, validation loss"),
 }
-"""Name of a table -> its files, columns, and what a row is. Files of means, `???????.means.parquet`, are in none."""
+"""Name of a table -> its files, columns, and what a row is. Files of means, `*.means.parquet`, are in none."""
 
 
 @dataclass(frozen=True, kw_only=True)
