@@ -40,6 +40,8 @@ ELSEWHERE = {
     "doctor": "test_doctor.py, test_jobs.py",
     "view": "test_viewer.py",
     "rescore": "test_rescore.py",
+    "merge": "test_merge.py",
+    "publish": "test_publish.py",
     "score": "test_model_pages.py",
     "generate": "test_model_pages.py",
     "validate": "test_model_pages.py",
