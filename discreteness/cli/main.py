@@ -17,6 +17,7 @@ from discreteness.cli.data_commands import DATA_COMMANDS, Data
 from discreteness.cli.dataset_commands import Analyze, Annotate, Compact, Export, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
 from discreteness.cli.series_commands import CheckSeries, score_series
+from discreteness.cli.sharing_commands import Merge, Publish
 from discreteness.experiment.config import JobConfig
 from discreteness.series.config import SeriesConfig
 
@@ -146,6 +147,8 @@ COMMANDS: dict[str, Callable] = {
     "compact": Compact,
     "documents": Documents,
     "export": Export,
+    "merge": Merge,
+    "publish": Publish,
     "rescore": Rescore,
     "annotate": Annotate,
     "analyze": Analyze,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discreteness.dataset.identity import as_plain, identity_hash
-from discreteness.dataset.paths import DOCUMENTS_FILE, EXPERIMENT_FILE
+from discreteness.dataset.paths import DOCUMENTS_FILE, EXPERIMENT_FILE, MERGE_FILE
 from discreteness.dataset.storage import Storage
 
 SCHEMA_VERSION = 1
@@ -210,6 +210,8 @@ def read_manifest(storage: Storage) -> Manifest:
     """Content of experiment.json. Raises FileNotFoundError if there is no dataset."""
     where = storage.path(EXPERIMENT_FILE)
     if not storage.exists(EXPERIMENT_FILE):
+        if storage.exists(MERGE_FILE):
+            raise FileNotFoundError(f"{storage.uri} holds an unfinished merge; give its command again to finish it")
         raise FileNotFoundError(f"{storage.uri} is not a dataset: it has no {EXPERIMENT_FILE}; check the path")
     return Manifest.from_json(storage.read(EXPERIMENT_FILE), where)
 

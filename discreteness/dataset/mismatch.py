@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
-from discreteness.dataset.identity import only_sources
+from discreteness.dataset.identity import as_plain, only_sources
 from discreteness.dataset.manifest import Manifest, listed
 
 LONGEST_VALUE = 100
@@ -25,12 +26,10 @@ class IdentityMismatch(ValueError):
         self.directory = directory
         self.differing = tuple(differing)
         self.sources_alone = sources_alone
-        more = [f"and {len(differing) - MOST_FIELDS} more fields"] if len(differing) > MOST_FIELDS else []
-        fields = "; ".join([*differing[:MOST_FIELDS], *more])
         ways = "give another --output, or that experiment's settings"
         if sources_alone:
             ways = "give another --output, or --allow-code-change if the change cannot change losses"
-        super().__init__(f"{directory} holds another experiment ({fields}); {ways}")
+        super().__init__(f"{directory} holds another experiment ({joined(differing)}); {ways}")
 
     def __reduce__(self):  # made from its parts again when it comes from another process
         return IdentityMismatch, (self.directory, self.differing, self.sources_alone)
@@ -56,6 +55,18 @@ def mismatch(
     others = [field for field in fields if not phrases.get(field[0].split(".")[0])]
     told += [f"{name}: {_short(old)} there, {_short(new)} here" for name, old, new in others]
     return IdentityMismatch(directory, told, only_sources(fields) and len(told) == len(others))
+
+
+def joined(differing: Sequence[str]) -> str:
+    """The first MOST_FIELDS differences, and how many more there are."""
+    more = [f"and {len(differing) - MOST_FIELDS} more fields"] if len(differing) > MOST_FIELDS else []
+    return "; ".join([*differing[:MOST_FIELDS], *more])
+
+
+def content_of(manifest: Manifest) -> dict[str, Any]:
+    """What of an experiment is not in its identity and has to be the same in one dataset: steps and documents."""
+    documents = {document.name: asdict(document) for document in manifest.documents}
+    return as_plain({"steps": manifest.steps, "documents_table": manifest.documents_hash, "document": documents})
 
 
 def describe_steps(manifest: Manifest) -> str:

@@ -5,6 +5,8 @@ import re
 EXPERIMENT_FILE = "experiment.json"
 DOCUMENTS_FILE = "documents.parquet"
 LOCK_FILE = "_lock.json"
+MERGE_FILE = "_merge.json"
+"""What an unfinished merge is of; it is there while experiment.json is not."""
 PARTS_FILE = "tokens/parts.json"
 
 LOSSES_FOLDER, RUNS_FOLDER, LOG_FOLDER = "losses", "runs", "log"

@@ -9,6 +9,7 @@
 
 import ctypes
 import os
+import pkgutil
 import re
 import stat
 import time
@@ -34,6 +35,8 @@ PIECES_AHEAD = 64
 """Pieces that an object store is asked for before the first of them is used; they are in memory together."""
 ABANDONED_S = 3600
 """Age at which a file in `_staging` belongs to a process that died: no write takes that long."""
+OTHER_STORAGES = {"hf://datasets/": "discreteness.dataset.hub_storage:HubStorage"}
+"""Beginning of a URI -> the class that opens it, by name, as in fsspec's registry: it builds on this module."""
 STAGED = re.compile(r"[0-9a-f]{32}-.*", re.DOTALL)
 
 
@@ -235,6 +238,9 @@ def open_storage(uri: "str | os.PathLike[str] | Storage") -> Storage:
         raise ValueError("the dataset's name is empty; give a directory or a URI such as s3://bucket/folder")
     if "://" in text:
         refuse_credentials(text)
+        for beginning, name in OTHER_STORAGES.items():
+            if text.startswith(beginning):
+                return pkgutil.resolve_name(name)(text)
         try:
             filesystem, root = FileSystem.from_uri(text)
         except (pa.ArrowException, NotImplementedError) as error:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from discreteness.dataset.event_log import JOB_BEGAN, write_event
-from discreteness.dataset.identity import as_plain, differing_fields, only_sources
+from discreteness.dataset.identity import differing_fields, only_sources
 from discreteness.dataset.manifest import (
     DocumentLike,
     Manifest,
@@ -36,6 +36,7 @@ from discreteness.dataset.manifest import (
 )
 from discreteness.dataset.mismatch import mismatch
 from discreteness.dataset.names import refuse_other_names
+from discreteness.dataset.mismatch import content_of, mismatch
 from discreteness.dataset.paths import (
     ATTEMPT,
     DOCUMENTS_FILE,
@@ -232,18 +233,13 @@ def _reconcile(storage: Storage, there: Manifest, here: Manifest, table: pa.Tabl
     sources = here.identity.get("sources")
     if only_sources(differing) and (allow_code_change or sources in there.accepted_sources):
         differing = []
-    if differing or differing_fields(_content(there), _content(here)):
+    if differing or differing_fields(content_of(there), content_of(here)):
         words_there = None
         with suppress(ValueError, OSError):  # damaged or gone: the error says less of the documents
             words_there = read_documents(storage, there)
         raise mismatch(storage.uri, differing, there, here, words_there, table)
     accepted = (*(s for s in there.accepted_sources if s != sources), sources)
     return dataclasses.replace(there, accepted_sources=accepted)
-
-
-def _content(manifest: Manifest) -> dict[str, Any]:
-    documents = {document.name: dataclasses.asdict(document) for document in manifest.documents}
-    return as_plain({"steps": manifest.steps, "documents_table": manifest.documents_hash, "document": documents})
 
 
 def _keep_aside(storage: Storage, path: str, why: Exception) -> None:

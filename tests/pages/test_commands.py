@@ -41,6 +41,8 @@ ELSEWHERE = {
     "doctor": "test_doctor.py, test_jobs.py",
     "view": "test_viewer.py",
     "rescore": "test_rescore.py",
+    "merge": "test_merge.py",
+    "publish": "test_publish.py",
     "score": "test_model_pages.py",
     "generate": "test_model_pages.py",
     "validate": "test_model_pages.py",
@@ -57,6 +59,7 @@ OTHERS = {
     "pip",
     "curl",
     "docker",
+    "hf",
     "kubectl",
     "prometheus",
     "tensorboard",
@@ -159,7 +162,7 @@ def test_commands_on_a_dataset_run_as_they_are_printed(folder, capsys):
     done = set()
     for page in DOCUMENTED:
         for _, words in [(p, w) for p, w in given_to("discreteness") if p == page and w[1] in RUN]:
-            if not any(word.startswith("s3://") for word in words):
+            if not any(word.startswith(("s3://", "hf://")) for word in words):
                 if (output := getattr(command := ours(words), "output", None)) and Path(output).is_file():
                     Path(output).unlink()  # of the page before
                 assert command() == 0, (page.name, words)

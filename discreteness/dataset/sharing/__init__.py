@@ -1,0 +1,1 @@
+"""Datasets between people: several made one, and one made public."""
