@@ -3,6 +3,7 @@
 // two points (minimum and maximum) for each column of pixels.
 
 import { cssColor } from "./dom.js";
+import { drawMarks } from "./schedule.js";
 
 const HEIGHT = 340;
 const NEAR_PX = 24;
@@ -81,7 +82,12 @@ export class CurvesChart {
       series,
       bands,
       hooks: {
-        drawAxes: [(plot) => this.drawLines(plot)],
+        drawAxes: [
+          (plot) => {
+            this.root.dataset.marks = drawMarks(plot, (step) => (this.log ? step + 1 : step));
+            this.drawLines(plot);
+          },
+        ],
         setCursor: [(plot) => this.hover(plot)],
         setScale: [
           (_, key) => {
