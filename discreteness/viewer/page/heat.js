@@ -62,7 +62,8 @@ export class HeatMap {
       : "No seeds yet.";
     let most = -Infinity;
     for (const value of heat) if (value > most) most = value;
-    this.scale = scaleOf("loss", 0, most > -Infinity ? most : 1);
+    this.measured = most > -Infinity;
+    this.scale = scaleOf("loss", 0, this.measured ? most : 1);
     const context = canvas.getContext("2d");
     const image = context.createImageData(HEAT_PX, documents.length);
     documents.forEach((_, row) =>
@@ -109,7 +110,7 @@ export class HeatMap {
     bar.style.background = `linear-gradient(to right, ${this.scale.shades.map(({ css }) => css).join()})`;
     this.pointer = element("span", { class: "pointer", hidden: true });
     bar.append(this.pointer);
-    this.scaleKey.replaceChildren("0", bar, `${number(this.scale.high)} nats`);
+    this.scaleKey.replaceChildren(...(this.measured ? ["0", bar, `${number(this.scale.high)} nats`] : []));
     if (this.heat.some(Number.isNaN))
       this.scaleKey.append(element("span", { class: "swatch" }), "not measured");
   }
@@ -123,7 +124,8 @@ export class HeatMap {
     this.at = at;
     cursor.hidden = this.pointer.hidden = !at;
     if (!at) {
-      this.readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic; color: 0 to ${number(this.scale.high)} nats`;
+      const color = this.measured ? `; color: 0 to ${number(this.scale.high)} nats` : "";
+      this.readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic${color}`;
       return;
     }
     const { row, index } = at;

@@ -6,7 +6,6 @@ import { ask } from "./notices.js";
 import { page } from "./shown.js";
 
 const NEAR_OCTAVES = 0.12;
-const LETTER_PX = 6.6;
 const NAME_ROWS = 3;
 
 export async function loadSchedule() {
@@ -36,35 +35,43 @@ export function scheduleInWords() {
   ).join(", ");
 }
 
-// Dashed lines on a chart of uPlot, with names at the top where there is room.
+// Dashed lines on a chart of uPlot, with names at the top where there is room. Returns how many are in view.
 export function drawMarks(plot, placeOf) {
-  const context = plot.ctx;
   const { left, top, width, height } = plot.bbox;
-  const pixel = devicePixelRatio;
+  const seen = marks()
+    .map(({ step, label }) => ({ x: plot.valToPos(placeOf(step), "x", true), label }))
+    .filter(({ x }) => x >= left && x <= left + width);
+  const context = plot.ctx;
   context.save();
-  context.strokeStyle = context.fillStyle = cssColor("--muted");
-  context.lineWidth = pixel;
-  context.textAlign = "left";
-  context.textBaseline = "alphabetic";
-  context.font = `${11 * pixel}px system-ui`;
-  const free = new Array(NAME_ROWS).fill(left);
-  let drawn = 0;
-  for (const { step, label } of marks()) {
-    const x = plot.valToPos(placeOf(step), "x", true);
-    if (x < left || x > left + width) continue;
-    context.setLineDash([2 * pixel, 3 * pixel]);
+  context.strokeStyle = cssColor("--muted");
+  context.lineWidth = devicePixelRatio;
+  context.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+  for (const { x } of seen) {
     context.beginPath();
     context.moveTo(x, top);
     context.lineTo(x, top + height);
     context.stroke();
-    drawn++;
-    const long = LETTER_PX * label.length * pixel;
-    const start = Math.min(x + 3 * pixel, left + width - long);
+  }
+  drawNames(context, seen, plot.bbox);
+  context.restore();
+  return seen.length;
+}
+
+// Each in the first row where it does not run into another, on a ground that hides what it would be written over.
+function drawNames(context, seen, { left, top, width }) {
+  const pixel = devicePixelRatio;
+  const free = new Array(NAME_ROWS).fill(left);
+  Object.assign(context, { textAlign: "left", textBaseline: "alphabetic", font: `${11 * pixel}px system-ui` });
+  Object.assign(context, { fillStyle: cssColor("--muted"), strokeStyle: cssColor("--paper"), lineWidth: 4 * pixel });
+  context.setLineDash([]);
+  for (const { x, label } of seen) {
+    const long = context.measureText(label).width;
+    const start = Math.min(x + 4 * pixel, left + width - long - 2 * pixel);
     const row = free.findIndex((end) => end <= start);
     if (row < 0) continue;
-    context.fillText(label, start, top + (11 + 13 * row) * pixel);
+    const base = top + (11 + 13 * row) * pixel;
+    context.strokeText(label, start, base);
+    context.fillText(label, start, base);
     free[row] = start + long + 4 * pixel;
   }
-  context.restore();
-  return drawn;
 }
