@@ -3,7 +3,7 @@
 from typing import Any
 
 from discreteness.analysis.words import sections
-from discreteness.viewer.drop_finder import UNREADABLE, DropFinder
+from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.growing import Growing
 
 
@@ -13,11 +13,7 @@ def findings(growing: Growing, finder: DropFinder) -> dict[str, Any]:
       --json; `seeds`: how many were analysed. All None without an analysis.
     """
     dataset = growing.snapshot.dataset
-    problem = None
-    try:
-        analysis = finder.analysis()
-    except UNREADABLE as error:
-        analysis, problem = None, " ".join(str(error).split())
+    analysis, problem = finder.analysis()
     return {
         "command": f"discreteness analyze {dataset.storage.uri}",
         "problem": problem,

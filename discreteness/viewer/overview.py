@@ -30,7 +30,7 @@ def overview_frame(growing: Growing, finder: DropFinder) -> bytes:
         for name in ("measured", "by_drops"):
             of_documents = [getattr(one, name) for one in found.values()]
             arrays[name] = np.average(of_documents, axis=0, weights=weights).astype(np.float32)
-        if all(one.analyzed for one in found.values()) and (analysis := finder.analysis()) is not None:
+        if all(one.analyzed for one in found.values()) and (analysis := finder.analysis()[0]) is not None:
             arrays |= _by_chance(analysis)
     return frame({"num_mean_seeds": len(finder.mean_seeds()), **_source(found)}, **arrays)
 

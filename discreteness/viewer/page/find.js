@@ -145,8 +145,8 @@ function more(document, words) {
 
 function go(document, token) {
   close();
-  byId("text").focus({ preventScroll: true });
   onOpen(document, token);
+  byId("text").focus({ preventScroll: true });
 }
 
 // ---- keys

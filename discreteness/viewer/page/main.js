@@ -242,6 +242,7 @@ function play(on) {
   clearInterval(playing);
   playing = null;
   byId("play").textContent = on ? "❚❚" : "▶";
+  byId("reading").ariaLive = on ? "off" : "polite";
   if (!on) return;
   if (shown.index >= page.dataset.steps.length - 1) setStep(0);
   const last = Math.log1p(page.dataset.steps.at(-1));
@@ -332,7 +333,7 @@ function nextDocument(by) {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   if (event.target.closest("select, input, textarea")) return;
-  const pressing = event.target.closest("button, tr") && [" ", "Enter"].includes(event.key);
+  const pressing = event.target.closest("button, summary, tr") && [" ", "Enter"].includes(event.key);
   if (pressing) return;
   const inDocument = shown.view === "document" && shown.document;
   const nextToken = (by) => {
