@@ -277,11 +277,12 @@ export class TokenTable {
       element(
         "td",
         { class: "context" },
-        ...context
-          .slice(0, -1)
-          .flatMap((one) => tokenContent(one, false))
-          .slice(-40),
-        element("b", {}, ...tokenContent(context.at(-1), false)),
+        element(
+          "bdi",
+          {},
+          ...context.slice(0, -1).flatMap((one) => tokenContent(one, false)),
+          element("b", {}, ...tokenContent(context.at(-1), false)),
+        ),
       ),
       element("td", {}, `${document.name}:${token}`),
       ...numbers,
