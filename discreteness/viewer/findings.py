@@ -8,14 +8,13 @@ from discreteness.viewer.growing import Growing
 
 
 def findings(growing: Growing, finder: DropFinder) -> dict[str, Any]:
-    """- `command`: what makes the analysis; `problem`: why one that is there cannot be read, None if it can.
+    """- `problem`: why an analysis that is there cannot be read, None if it can.
     - `paragraphs`: the words that `discreteness analyze` prints, each paragraph in its parts; `numbers`: those of its
       --json; `seeds`: how many were analysed. All None without an analysis.
     """
     dataset = growing.snapshot.dataset
     analysis, problem = finder.analysis()
     return {
-        "command": f"discreteness analyze {dataset.storage.uri}",
         "problem": problem,
         "paragraphs": analysis and sections(analysis.numbers, dataset.vary),
         "numbers": analysis and analysis.numbers.as_json(),

@@ -67,7 +67,12 @@ export function drawBars(root, given) {
   parts.push(...drawMarks(marks, x, base, width));
   const svg = element(
     "svg",
-    { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": `${unit}, by ${axis}; arrow keys read out the bars` },
+    {
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      tabindex: 0,
+      "aria-label": `${unit}, by ${axis}; arrow keys read out the bars`,
+    },
     ...grid,
     ...bars,
     ...parts,

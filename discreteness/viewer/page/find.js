@@ -85,15 +85,25 @@ function draw(words) {
   const needle = find.query.toLowerCase();
   const named = page.dataset.documents.filter(({ name }) => name.toLowerCase().includes(needle)).slice(0, NAMES);
   const groups = [];
-  if (named.length) groups.push(group("documents by name", named.map((one) => option([one.name], () => go(one, null)))));
+  if (named.length)
+    groups.push(
+      group(
+        "documents by name",
+        named.map((one) => option([one.name], () => go(one, null))),
+      ),
+    );
   let left = MOST;
   for (const { document, places } of results) {
     if (left <= 0) break;
     const some = places.slice(0, all.has(document.doc_id) ? left : Math.min(left, PER_DOCUMENT));
     left -= some.length;
-    const options = some.map((place) => option(line(words.get(document.doc_id), place), () => go(document, place.token)));
+    const options = some.map((place) =>
+      option(line(words.get(document.doc_id), place), () => go(document, place.token)),
+    );
     if (some.length < places.length && left > 0)
-      options.push(option([`${count(places.length - some.length)} more in ${document.name}`], () => more(document, words)));
+      options.push(
+        option([`${count(places.length - some.length)} more in ${document.name}`], () => more(document, words)),
+      );
     groups.push(group(document.name, options, places.length));
   }
   byId("found-list").replaceChildren(...groups);

@@ -8,7 +8,12 @@ const HEIGHT = 20;
 
 // name: of the number; chance: of the one that it must be compared with.
 const SHARES = [
-  { name: "drop_share", means: "curves with a drop", chance: "expected_false_share", of: "smooth curves with this noise" },
+  {
+    name: "drop_share",
+    means: "curves with a drop",
+    chance: "expected_false_share",
+    of: "smooth curves with this noise",
+  },
   { name: "grand_mean_drop_share", means: "seeds in which the mean of all tokens has a drop" },
   { name: "stable_share", means: "drops that half of the checkpoints show too" },
   { name: "common_share", means: "drops that all tokens share" },
@@ -37,7 +42,7 @@ function inWords(value, [low, high]) {
 
 let drawn = null;
 export function drawFindings(found) {
-  const { command, problem, paragraphs, numbers, seeds } = found;
+  const { problem, paragraphs, numbers, seeds } = found;
   const root = byId("findings");
   // What is there stays, as the reader has unfolded it.
   const all = JSON.stringify([found, page.state.committed.length]);
@@ -48,7 +53,9 @@ export function drawFindings(found) {
     const need = page.state.committed.length
       ? `${why}Which tokens are learned in a drop, and what chance alone would give, says: `
       : "No seeds yet. When some are committed, this says which tokens are learned in a drop: ";
-    return root.replaceChildren(element("p", { class: "need" }, need, element("code", {}, command)));
+    return root.replaceChildren(
+      element("p", { class: "need" }, need, element("code", {}, `discreteness analyze ${page.dataset.uri}`)),
+    );
   }
   const [[lead, ...first], ...others] = paragraphs;
   const later = page.state.committed.length - seeds;
@@ -93,7 +100,12 @@ function shares(numbers) {
     element(
       "thead",
       {},
-      element("tr", {}, ...["", "found", "by chance"].map((head) => element("th", { scope: "col" }, head)), scaleHead()),
+      element(
+        "tr",
+        {},
+        ...["", "found", "by chance"].map((head) => element("th", { scope: "col" }, head)),
+        scaleHead(),
+      ),
     ),
     element("tbody", {}, ...rows),
   );

@@ -100,9 +100,7 @@ export class HeatMap {
       parts.push(element("path", { d: `M${x} 0l-4 7h8z`, class: "schedule-mark" }));
     }
     parts.push(element("text", { x: start + width / 2, y: 30, class: "tick" }, "step (logarithmic)"));
-    this.axis.replaceChildren(
-      element("svg", { viewBox: `0 0 ${whole} ${AXIS_PX}`, "aria-hidden": "true" }, ...parts),
-    );
+    this.axis.replaceChildren(element("svg", { viewBox: `0 0 ${whole} ${AXIS_PX}`, "aria-hidden": "true" }, ...parts));
   }
 
   drawScale() {
@@ -111,8 +109,7 @@ export class HeatMap {
     this.pointer = element("span", { class: "pointer", hidden: true });
     bar.append(this.pointer);
     this.scaleKey.replaceChildren(...(this.measured ? ["0", bar, `${number(this.scale.high)} nats`] : []));
-    if (this.heat.some(Number.isNaN))
-      this.scaleKey.append(element("span", { class: "swatch" }), "not measured");
+    if (this.heat.some(Number.isNaN)) this.scaleKey.append(element("span", { class: "swatch" }), "not measured");
   }
 
   // ---- reading off

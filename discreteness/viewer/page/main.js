@@ -12,6 +12,7 @@ import { drawLegend, noLegend, readChosen, readToken } from "./reading.js";
 import { loadSchedule } from "./schedule.js";
 import { MAX_COMPARED, nearestStep, page, readAddress, remember, shown } from "./shown.js";
 import { TextView } from "./text.js";
+import { COMMON } from "./token_rows.js";
 
 const POLL_MS = 1500;
 const POLL_BUSY_MS = 400;
@@ -226,7 +227,7 @@ function sayLegend() {
   const source = seed !== null ? `seed ${seed}` : `${some}${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}`;
   const moves = colorMoves();
   const valueOf = (token) => numbers[moves ? (token - 1) * page.dataset.steps.length + shown.index : token - 1];
-  const common = new Set(Array.from(common_share ?? [], (share, at) => (share >= 0.5 ? at + 1 : 0)).filter(Boolean));
+  const common = new Set(Array.from(common_share ?? [], (share, at) => (share >= COMMON ? at + 1 : 0)).filter(Boolean));
   text.markCommon(common);
   drawLegend({ scale, kind: shown.color, valueOf, tokens: page.tokens, common: common.size > 0 }, source);
 }

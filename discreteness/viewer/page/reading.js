@@ -52,7 +52,8 @@ function keys(common) {
   if (values.some((value) => !Number.isFinite(value))) key(element("span", { class: "swatch" }), WORDS[kind].none);
   if (common) key(element("span", { class: "sample-common" }, "a"), "a drop that all tokens share");
   if (tokens.some(({ answer }) => answer)) key(element("span", { class: "sample-answer" }, "a"), "answer");
-  if (tokens.some(({ known }, at) => at && !known)) key(element("span", { class: "sample-unknown" }, "a"), "no row of its own");
+  if (tokens.some(({ known }, at) => at && !known))
+    key(element("span", { class: "sample-unknown" }, "a"), "no row of its own");
   return parts;
 }
 

@@ -11,7 +11,12 @@ function textOf(tokens) {
   let cut = decoder();
   tokens.forEach(({ text, bytes }, at) => {
     if (at > 0) {
-      const part = bytes ? cut.decode(Uint8Array.from(bytes.match(/../g), (hex) => parseInt(hex, 16)), { stream: true }) : text;
+      const part = bytes
+        ? cut.decode(
+            Uint8Array.from(bytes.match(/../g), (hex) => parseInt(hex, 16)),
+            { stream: true },
+          )
+        : text;
       if (!bytes) cut = decoder();
       parts.push(part);
       length += part.length;

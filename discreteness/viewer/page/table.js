@@ -1,70 +1,13 @@
 // The table of tokens: every token's drop, sorted by a column, filtered, a page of rows at a time.
 
 import { byCategory } from "./documents.js";
-import { byId, count, downloadCsv, element, number } from "./dom.js";
+import { byId, count, downloadCsv, element } from "./dom.js";
 import { keepInAddress, page, remember } from "./shown.js";
 import { tokenContent } from "./text.js";
+import { COLUMNS, DROPS, fresh, rowsThatPass, SAVED } from "./token_rows.js";
 import { contextOf } from "./words.js";
 
 const ROWS = 60;
-const COMMON = 0.5; // share of a token's drops from which on it counts as common
-
-const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)} %` : "–");
-
-// name: of the array that the server gives, or how rows are compared. down: the order that is wanted first.
-const COLUMNS = [
-  { name: "word", label: "token", means: "the token after those before it", down: false },
-  { name: "document", label: "document", means: "document and place of the token", down: false },
-  { name: "time", label: "step", means: "median over seeds of the update at which it drops", down: false, show: number },
-  { name: "width", label: "octaves wide", means: "from 10 % to 90 % of the drop", down: false, show: (v) => number(v, 2) },
-  { name: "fall", label: "nats", means: "height of the drop", down: true, show: (v) => number(v, 2) },
-  { name: "drop_share", label: "seeds", means: "share of the seeds with a drop", down: true, show: percent },
-  {
-    name: "time_spread",
-    label: "octaves between seeds",
-    means: "standard deviation over seeds of the time of the drop",
-    down: true,
-    show: (v) => number(v, 2),
-  },
-  {
-    name: "common_share",
-    label: "common",
-    means: "share of its drops that are gone when what all tokens share is taken out",
-    down: true,
-    show: percent,
-  },
-  { name: "evidence", label: "evidence", means: "median ΔBIC of its drops", down: true, show: (v) => number(v, 2) },
-  { name: "final_loss", label: "final loss", means: "mean over seeds, nats", down: true, show: number },
-  {
-    name: "steepness",
-    label: "nats per octave",
-    means: "of the drop, times the share of seeds with one",
-    down: true,
-    show: (v) => number(v, 2),
-  },
-];
-const SAVED = ["drop_share", "time", "width", "fall", "time_spread", "steepness", "common_share", "evidence", "final_loss"];
-
-const has = ({ drop_share }, row) => drop_share[row] > 0;
-// Which tokens: by their drops.
-const DROPS = {
-  some: { label: "with a drop", words: "tokens with a drop", passes: has },
-  own: { label: "with a drop of their own", words: "tokens with a drop of their own", passes: (found, row) => has(found, row) && found.common_share[row] < COMMON },
-  common: { label: "with a common drop", words: "tokens with a drop that all share", passes: (found, row) => found.common_share[row] >= COMMON },
-  none: { label: "without a drop", words: "tokens without a drop", passes: (found, row) => !has(found, row) },
-  all: { label: "all", words: "tokens", passes: () => true },
-};
-
-const fresh = () => ({
-  sort: "steepness",
-  down: true,
-  documents: "",
-  category: "",
-  drops: "some",
-  answers: false,
-  evidence: null,
-});
-
 export class TokenTable {
   // onOpen(document, token)
   constructor(onOpen) {
@@ -165,42 +108,7 @@ export class TokenTable {
   }
 
   rows() {
-    const { found, words, wanted } = this;
-    const documents = wanted.documents.toLowerCase();
-    const pass = new Map(
-      Array.from(this.documents.values(), ({ doc_id, name, category }) => [
-        doc_id,
-        (!wanted.category || category === wanted.category) && name.toLowerCase().includes(documents),
-      ]),
-    );
-    const rows = [];
-    for (let row = 0; row < found.doc_id.length; row++) {
-      if (!pass.get(found.doc_id[row]) || !DROPS[wanted.drops].passes(found, row)) continue;
-      if (wanted.evidence !== null && !(found.evidence[row] >= wanted.evidence)) continue;
-      if (wanted.answers && !words.get(found.doc_id[row])[found.token[row]].answer) continue;
-      rows.push(row);
-    }
-    return rows.sort(this.order());
-  }
-
-  // What is not measured comes last in both orders; what is alike stays in the order of the documents.
-  order() {
-    const { found, words } = this;
-    const { sort, down } = this.wanted;
-    const sign = down ? -1 : 1;
-    if (sort === "word" || sort === "document") {
-      const text =
-        sort === "word"
-          ? (row) => words.get(found.doc_id[row])[found.token[row]].text
-          : (row) => this.documents.get(found.doc_id[row]).name;
-      const texts = new Map();
-      const kept = (row) => texts.get(row) ?? texts.set(row, text(row)).get(row);
-      const { compare } = new Intl.Collator("en");
-      return (a, b) => sign * compare(kept(a), kept(b)) || a - b;
-    }
-    const values = found[sort];
-    return (a, b) =>
-      Number.isNaN(values[a]) - Number.isNaN(values[b]) || sign * (values[a] - values[b]) || a - b;
+    return rowsThatPass(this.found, this.words, this.documents, this.wanted);
   }
 
   // ---- drawing
@@ -296,8 +204,18 @@ export class TokenTable {
     const rows = this.rows().map((row) => {
       const document = this.documents.get(found.doc_id[row]);
       const token = words.get(document.doc_id)[found.token[row]];
-      const values = SAVED.map((name) => (Number.isNaN(found[name][row]) ? "" : Number(found[name][row].toPrecision(9))));
-      return [document.doc_id, document.name, document.category, found.token[row], token.text, Number(token.answer), ...values];
+      const values = SAVED.map((name) =>
+        Number.isNaN(found[name][row]) ? "" : Number(found[name][row].toPrecision(9)),
+      );
+      return [
+        document.doc_id,
+        document.name,
+        document.category,
+        found.token[row],
+        token.text,
+        Number(token.answer),
+        ...values,
+      ];
     });
     const head = ["doc_id", "document", "category", "token_index", "token", "answer", ...SAVED];
     downloadCsv("tokens.csv", [head, ...rows]);
