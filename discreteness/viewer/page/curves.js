@@ -3,7 +3,7 @@
 // two points (minimum and maximum) for each column of pixels.
 
 import { cssColor } from "./dom.js";
-import { drawMarks } from "./schedule.js";
+import { drawMarks, drawNames, marksOn } from "./schedule.js";
 
 const HEIGHT = 340;
 const NEAR_PX = 24;
@@ -84,7 +84,9 @@ export class CurvesChart {
       hooks: {
         drawAxes: [
           (plot) => {
-            this.root.dataset.marks = drawMarks(plot, (step) => (this.log ? step + 1 : step));
+            this.marks = marksOn(plot, (step) => (this.log ? step + 1 : step));
+            this.root.dataset.marks = this.marks.length;
+            drawMarks(plot, this.marks);
             this.drawLines(plot);
           },
         ],
@@ -99,7 +101,7 @@ export class CurvesChart {
             this.dragged = true;
           },
         ],
-        draw: [() => this.drawFront()],
+        draw: [(plot) => drawNames(plot, this.marks), () => this.drawFront()],
       },
     };
     this.plot = new uPlot(options, data, this.root);

@@ -35,12 +35,17 @@ export function scheduleInWords() {
   ).join(", ");
 }
 
-// Dashed lines on a chart of uPlot, with names at the top where there is room. Returns how many are in view.
-export function drawMarks(plot, placeOf) {
-  const { left, top, width, height } = plot.bbox;
-  const seen = marks()
+// The marks in view of a chart of uPlot: [{x, label}], x in pixels of its canvas. placeOf(step): on the chart's own axis.
+export function marksOn(plot, placeOf) {
+  const { left, width } = plot.bbox;
+  return marks()
     .map(({ step, label }) => ({ x: plot.valToPos(placeOf(step), "x", true), label }))
     .filter(({ x }) => x >= left && x <= left + width);
+}
+
+// Dashed lines, below the curves.
+export function drawMarks(plot, seen) {
+  const { top, height } = plot.bbox;
   const context = plot.ctx;
   context.save();
   context.strokeStyle = cssColor("--muted");
@@ -52,14 +57,15 @@ export function drawMarks(plot, placeOf) {
     context.lineTo(x, top + height);
     context.stroke();
   }
-  drawNames(context, seen, plot.bbox);
   context.restore();
-  return seen.length;
 }
 
-// Each in the first row where it does not run into another, on a ground that hides what it would be written over.
-function drawNames(context, seen, { left, top, width }) {
+// Their names, above the curves: each in the first row where it does not run into another, on a ground of its own.
+export function drawNames(plot, seen) {
+  const { left, top, width } = plot.bbox;
+  const context = plot.ctx;
   const pixel = devicePixelRatio;
+  context.save();
   const free = new Array(NAME_ROWS).fill(left);
   Object.assign(context, { textAlign: "left", textBaseline: "alphabetic", font: `${11 * pixel}px system-ui` });
   Object.assign(context, { fillStyle: cssColor("--muted"), strokeStyle: cssColor("--paper"), lineWidth: 4 * pixel });
@@ -74,4 +80,5 @@ function drawNames(context, seen, { left, top, width }) {
     context.fillText(label, start, base);
     free[row] = start + long + 4 * pixel;
   }
+  context.restore();
 }
