@@ -26,8 +26,8 @@ from discreteness.dataset.reader import Dataset  # noqa: E402
 from discreteness.dataset.runs_file import OF_A_SERIES, RUNS  # noqa: E402
 from discreteness.dataset.seed_file import LOSSES  # noqa: E402
 from discreteness.experiment.config import JobConfig  # noqa: E402
-from discreteness.series.config import SeriesConfig  # noqa: E402
 from discreteness.recording.recorder import Recorder  # noqa: E402
+from discreteness.series.config import SeriesConfig  # noqa: E402
 from discreteness.service.metrics import METRICS  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"

@@ -98,8 +98,6 @@ def upload(tmp_path_factory):
     return folder
 
 
-
-
 def with_ray(arguments, log, **environment):
     """A program that starts a Ray of its own, once that runs, or has ended without it."""
     job = Program(list(map(str, arguments)), log, **environment)

@@ -18,16 +18,16 @@ _SHOWN_NUMBERS = (2, 8, 32, 128)
 
 
 def paragraphs(found: Numbers, vary: str | None) -> str:
-    """Wrapped for a terminal. vary: what a seed of the dataset changes; None: it is not recorded."""
-    found_there = (
-        *_drops_and_chance(found),
-        *_averages(found),
-        *_how_they_hold(found),
-        *_one_sigmoid(found),
-        *_onset(found),
-    )
-    parts = " ".join(found_there), *_across_seeds(found, vary), " ".join(_limits(found, vary))
-    return "\n\n".join(textwrap.fill(part, WIDTH) for part in parts)
+    """Wrapped for a terminal; `sections` says of what."""
+    return "\n\n".join(textwrap.fill(" ".join(parts), WIDTH) for parts in sections(found, vary))
+
+
+def sections(found: Numbers, vary: str | None) -> list[list[str]]:
+    """The paragraphs, each in its parts. vary: what a seed of the dataset changes; None: it is not recorded."""
+    subjects = _drops_and_chance, _averages, _how_they_hold, _one_sigmoid, _onset
+    found_there = [" ".join(sentences) for subject in subjects if (sentences := list(subject(found)))]
+    across = [[sentence] for sentence in _across_seeds(found, vary)]
+    return [found_there, *across, [" ".join(_limits(found, vary))]]
 
 
 def _across_seeds(found: Numbers, vary: str | None) -> Iterator[str]:

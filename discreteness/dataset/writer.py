@@ -34,9 +34,8 @@ from discreteness.dataset.manifest import (
     read_documents,
     read_manifest,
 )
-from discreteness.dataset.mismatch import mismatch
-from discreteness.dataset.names import refuse_other_names
 from discreteness.dataset.mismatch import content_of, mismatch
+from discreteness.dataset.names import refuse_other_names
 from discreteness.dataset.paths import (
     ATTEMPT,
     DOCUMENTS_FILE,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from discreteness.analysis.fits import Fits, fit
-from discreteness.analysis.tables import FOLDER, Analysis, load
+from discreteness.analysis.tables import Analysis, load
 from discreteness.analysis.verdicts import judged
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.viewer.drops import Drops
@@ -38,6 +38,7 @@ class DropFinder:
         self._asked = threading.Condition()
         self._worker: threading.Thread | None = None
         self._analysis: tuple[Any, Analysis | None] = (None, None)
+        self._loading = threading.Lock()
 
     def drops(self, document: DocumentInfo, now: bool = False) -> Drops | None:
         """None as long as they are being found (or cannot be: `error`); older ones as long as seeds come. `now`: before
@@ -53,13 +54,19 @@ class DropFinder:
         By themselves where there is none that can be read (`drops` says why).
         """
         snapshot = self.growing.snapshot
-        try:
-            analysis = self._analysis_of(snapshot)
-        except UNREADABLE:
-            analysis = None
+        analysis, _ = self.analysis()
         if analysis is None:
             return fit(losses, snapshot.dataset.steps)
         return judged(fit(losses, snapshot.dataset.steps, analysis.noise), analysis.numbers.evidence)
+
+    def analysis(self) -> tuple[Analysis | None, str | None]:
+        """The tables of `discreteness analyze`, None where there are none of this dataset's seeds, or none that can be
+        read; and why not.
+        """
+        try:
+            return self._analysis_of(self.growing.snapshot), None
+        except UNREADABLE as error:
+            return None, " ".join(str(error).split())
 
     def mean_loss(self, document: DocumentInfo) -> np.ndarray | None:
         """float32 [steps] over all tokens and the first SAMPLE seeds, nan at steps not reached; None as above."""
@@ -117,7 +124,7 @@ class DropFinder:
 
     def _sample(self, snapshot: Snapshot) -> Any:
         """What results depend on: the analysis' table, or the stamps of the first seeds."""
-        return tuple(snapshot.stamps[seed] for seed in _sample_seeds(snapshot)), self._analysis_stamp()
+        return tuple(snapshot.stamps[seed] for seed in _sample_seeds(snapshot)), snapshot.analysis
 
     def _mean(self, snapshot: Snapshot, document: DocumentInfo) -> np.ndarray:
         total = np.zeros(len(snapshot.dataset.steps))
@@ -141,17 +148,14 @@ class DropFinder:
 
     def _analysis_of(self, snapshot: Snapshot) -> Analysis | None:
         """The tables, if there are any and of seeds that the dataset has."""
-        stamp = self._analysis_stamp()
-        if stamp != self._analysis[0]:
-            try:
-                self._analysis = (stamp, load(snapshot.dataset.storage.uri))
-            except FileNotFoundError:
-                self._analysis = (stamp, None)
-        analysis = self._analysis[1]
+        with self._loading:  # once, however many ask
+            if snapshot.analysis != self._analysis[0]:
+                try:
+                    self._analysis = (snapshot.analysis, load(snapshot.dataset.storage.uri))
+                except FileNotFoundError:
+                    self._analysis = (snapshot.analysis, None)
+            analysis = self._analysis[1]
         return analysis if analysis is not None and set(analysis.seeds) <= set(snapshot.dataset.seeds) else None
-
-    def _analysis_stamp(self) -> tuple:
-        return tuple((info.path, info.size, info.mtime_ns) for info in self.growing.storage.list(FOLDER))
 
 
 def _sample_seeds(snapshot: Snapshot) -> list[int]:

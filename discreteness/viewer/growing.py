@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from discreteness.analysis.tables import FOLDER as ANALYSIS
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.dataset.paths import LOSSES_FOLDER, RUNNING, SEED_FILE
 from discreteness.dataset.reader import Dataset
@@ -34,12 +35,14 @@ Stamp = tuple[str, int | None, int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The dataset at one look. `stamps`: seed -> stamp of its file; `running`: those of them in training."""
+    """The dataset at one look. `stamps`: seed -> stamp of its file; `running`: those of them in training; `analysis`:
+    stamps of the files of its analysis."""
 
     version: int
     dataset: Dataset
     running: Mapping[int, RunningSeed]
     stamps: Mapping[int, Stamp]
+    analysis: tuple[Stamp, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Growing:
     def refresh(self) -> Snapshot:
         """Looks for files that came, went or changed. Raises what discreteness.open raises."""
         with self._look_lock:
-            if self._listing() != self._listed:
+            if self._listing() != self._listed or self._analysis_stamps() != self.snapshot.analysis:
                 self.snapshot = self._look(self.snapshot.version + 1)
             return self.snapshot
 
@@ -147,7 +150,7 @@ class Growing:
         raise KeyError(f"there is no document with id {doc_id}")
 
     def _look(self, version: int) -> Snapshot:
-        listed = self._listing()
+        listed, analysis = self._listing(), self._analysis_stamps()
         dataset = Dataset(self.storage)
         running = {one.seed: one for one in running_seeds(self.storage, set(dataset.seeds))}
         stamps = {}
@@ -160,7 +163,10 @@ class Growing:
         if missing := set(dataset.seeds) - set(stamps):
             raise OSError(f"{self.storage.uri} changes while it is read (seed {min(missing)}); try again")
         self._listed = listed
-        return Snapshot(version=version, dataset=dataset, running=running, stamps=stamps)
+        return Snapshot(version=version, dataset=dataset, running=running, stamps=stamps, analysis=analysis)
+
+    def _analysis_stamps(self) -> tuple[Stamp, ...]:
+        return tuple((info.path, info.size, info.mtime_ns) for info in self.storage.list(ANALYSIS))
 
     def _listing(self) -> dict[Stamp, None]:
         return {

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -20,11 +21,14 @@ import numpy as np
 import pyarrow as pa
 from aiohttp import web
 
+from discreteness.analysis.schedule_changes import schedule_of
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.viewer.drop_finder import DropFinder
-from discreteness.viewer.drops import Drops
+from discreteness.viewer.findings import findings
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
+from discreteness.viewer.overview import drop_table_frame, overview_frame
+from discreteness.viewer.words import words
 
 HOST = "127.0.0.1"
 OUR_NAMES = {"127.0.0.1", "localhost"}
@@ -41,10 +45,6 @@ HEADERS = {
 
 GROWING = web.AppKey("growing", Growing)
 DROP_FINDER = web.AppKey("drop_finder", DropFinder)
-SHARPEST = 60
-"""Drops in the list of the sharpest ones."""
-CONTEXT = 8
-"""Tokens shown before one in a list."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -77,6 +77,10 @@ def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}/fits", _fits)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/drops", _drops)
     app.router.add_get("/api/overview", _overview)
+    app.router.add_get("/api/drops", _drop_table)
+    app.router.add_get("/api/findings", _findings)
+    app.router.add_get("/api/schedule", _schedule)
+    app.router.add_get("/api/words", _words)
     app.router.add_static("/page", str(PAGE))
     return app
 
@@ -213,54 +217,30 @@ async def _drops(request: web.Request) -> web.Response:
 
 
 async def _overview(request: web.Request) -> web.Response:
-    return web.Response(
-        body=await asyncio.to_thread(_overview_frame, request.app[GROWING], request.app[DROP_FINDER]),
-        content_type="application/octet-stream",
-    )
+    return await _in_thread(overview_frame, request)
 
 
-def _overview_frame(growing: Growing, finder: DropFinder) -> bytes:
-    """Of the documents done so far: mean losses, spectrum, the sharpest drops."""
-    dataset = growing.snapshot.dataset
-    heat = np.full((len(dataset.documents), len(dataset.steps)), np.nan, np.float32)
-    for row, document in enumerate(dataset.documents):
-        if (mean := finder.mean_loss(document)) is not None:
-            heat[row] = mean
-    found = {d.doc_id: drops for d in dataset.documents if (drops := finder.drops(d)) is not None}
-    meta = {
-        "num_fitted": len(found),
-        "num_mean_seeds": len(finder.mean_seeds()),
-        "num_seeds": max((one.num_seeds for one in found.values()), default=0),
-        "analyzed": any(one.analyzed for one in found.values()),
-        "tokens": _sharpest(growing, found),
-    }
-    arrays = {"heat": heat}
-    if found:
-        weights = [growing.document(doc_id).num_losses for doc_id in found]
-        arrays["edges"] = next(iter(found.values())).edges.astype(np.float32)
-        for name in ("measured", "by_drops"):
-            of_documents = [getattr(one, name) for one in found.values()]
-            arrays[name] = np.average(of_documents, axis=0, weights=weights).astype(np.float32)
-    return frame(meta, **arrays)
+async def _drop_table(request: web.Request) -> web.Response:
+    return await _in_thread(drop_table_frame, request)
 
 
-def _sharpest(growing: Growing, found: dict[int, Drops]) -> list[dict[str, Any]]:
-    entries = []
-    for doc_id, one in found.items():
-        for index, steepness in enumerate(one.steepness().tolist()):
-            if np.isfinite(steepness):
-                values = {name: _plain(values[index]) for name, values in one.per_token.items()}
-                entries.append({"doc_id": doc_id, "token": index + 1, "steepness": steepness, **values})
-    entries = sorted(entries, key=lambda entry: -entry["steepness"])[:SHARPEST]
-    texts = {doc_id: _texts(growing, doc_id) for doc_id in {entry["doc_id"] for entry in entries}}
-    for entry in entries:
-        start = max(1, entry["token"] - CONTEXT)
-        entry["context"] = texts[entry["doc_id"]][start : entry["token"] + 1]
-    return entries
+async def _findings(request: web.Request) -> web.Response:
+    return _json(await asyncio.to_thread(findings, request.app[GROWING], request.app[DROP_FINDER]))
 
 
-def _plain(value: np.floating) -> float | None:
-    return float(value) if np.isfinite(value) else None
+async def _schedule(request: web.Request) -> web.Response:
+    """Where the schedule changes, as the records of training say it."""
+    schedule = await asyncio.to_thread(schedule_of, request.app[GROWING].snapshot.dataset)
+    return _json({"changes": [asdict(change) for change in schedule.changes]})
+
+
+async def _words(request: web.Request) -> web.Response:
+    return _json(await asyncio.to_thread(words, request.app[GROWING].snapshot.dataset))
+
+
+async def _in_thread(made: Callable[[Growing, DropFinder], bytes], request: web.Request) -> web.Response:
+    body = await asyncio.to_thread(made, request.app[GROWING], request.app[DROP_FINDER])
+    return web.Response(body=body, content_type="application/octet-stream")
 
 
 def _texts(growing: Growing, doc_id: int) -> list[dict[str, Any]]:

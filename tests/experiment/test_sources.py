@@ -236,6 +236,5 @@ def test_every_module_between_files_of_weights_and_a_stored_loss_is_in_the_ident
     trainer, *_ = identity_sources()
     scored_by = "discreteness.series.ahead", "discreteness.series.loading", "discreteness.series.download"
     reached = reached_from(series_sources(), *scored_by, "discreteness.dataset.attempt_rows")  # of dispatcher or run
-    reached = reached_from(series_sources(), *scored_by, "discreteness.dataset.attempt_rows")
     assert {path.name for path in reached} >= {"loading.py", "weights_files.py", "logits.py", "seam.py"}
     check_that_all_count({path for path in reached if not path.is_relative_to(trainer)}, series_sources())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -310,14 +311,34 @@ def test_a_chosen_newline_is_one_box_and_leaves_the_title_one_line(new_page, add
     assert "\n" not in page.inner_text("#token-title") and "↵" in page.inner_text("#token-title")
 
 
-def test_five_hundred_documents_leave_the_table_in_reach(new_page, serve_here, tmp_path):
-    create_planted(tmp_path / "d", *text_documents({f"{n:03}": "a bee sees" for n in range(500)}), PLAN, range(1))
+def test_five_hundred_documents_stay_usable(new_page, serve_here, tmp_path):
+    """The table in reach and short, the list folded and filtered, a text found in all of them."""
+    documents, token_bytes = text_documents({f"{n:03}": f"a bee sees {n:03}" for n in range(500)})
+    documents = [replace(document, category=f"c{document.doc_id // 20:02}") for document in documents]
+    create_planted(tmp_path / "d", documents, token_bytes, PLAN, range(1))
     page = new_page(serve_here(tmp_path / "d"))
     until(page, "document.querySelectorAll('#heatmap .names button').length === 500")
     assert page.evaluate("document.querySelector('#table').getBoundingClientRect().top + scrollY") < 2500
+    until(page, "document.querySelectorAll('#table tbody tr').length === 60")
+    page.click("#table-more")
+    until(page, "document.querySelectorAll('#table tbody tr').length > 60")
     page.click("#heatmap .names button:nth-child(450)")  # scrolled to
     until(page, "document.querySelector('#text').textContent.includes('bee')")
     assert "document=449" in page.evaluate("location.search")
+    unfolded = page.locator("#documents details[open] summary span:first-child").all_inner_texts()
+    assert unfolded == ["c22"] and page.is_visible("#documents [data-document='449']")
+    page.fill("#list-filter", "31")
+    shown = page.locator("#documents [data-document]:visible").evaluate_all("(all) => all.map((one) => one.title)")
+    assert shown == [f"{n:03}" for n in range(500) if "31" in f"{n:03}"]
+    page.fill("#find", "bee")
+    until(page, "document.querySelector('#found-count').textContent.startsWith('500 in 500 documents')")
+    assert page.locator("#found-list .option").count() == 120 and "the first 120 shown" in page.inner_text(
+        "#found-count"
+    )
+    page.fill("#find", "s 317")
+    until(page, "document.querySelector('#found-count').textContent === '1 in 1 document'")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelector('.chosen') && location.search.includes('document=317')")
 
 
 def test_keys_play_training_and_walk_through_tokens_and_documents(new_page, address):

@@ -62,7 +62,9 @@ class Truth:
     path: object
     committed: list
     running: dict
-    noise: object = None  # of the analysis, where there is one
+    noise: object = None  # of the analysis, where there is one; and its shares of common drops, by doc_id and token
+    common: dict = field(default_factory=dict)
+    chance: list = field(default_factory=list)  # and by bin of the spectrum: by chance, and from where to where
     names: dict = field(default_factory=dict)
     losses: dict = field(default_factory=dict)
 
@@ -111,6 +113,9 @@ class Truth:
                     "width": np.median(width) if len(time) else np.nan,
                     "fall": np.median(fall) if len(time) else np.nan,
                     "time_spread": np.sqrt(np.maximum(variance, 0)),
+                    "evidence": np.median(fits.delta_bic[fits.is_drop]) if len(time) else np.nan,
+                    "final_loss": curves[:, -1, len(found)].mean(),
+                    "common_share": self.common.get((doc_id, len(found) + 1), np.nan),
                 }
             )
         return {name: np.array([token[name] for token in found]) for name in found[0]}
@@ -355,20 +360,24 @@ def check_overview(page, truth, most):
     titles = page.locator("#spectrum title").all_text_contents()
     assert len(titles) == len(measured)
     for at, title in enumerate(titles):
-        first, last, by_drops, all_of_it = numbers(title)
+        first, last, by_drops, all_of_it, *by_chance = numbers(title)
         assert [first, last] == [round(2 ** edges[at] - 1), round(2 ** edges[at + 1] - 1)]
         assert [by_drops, all_of_it] == pytest.approx([in_drops[at], measured[at]], rel=5.1e-3, abs=2e-6)
+        assert by_chance == pytest.approx(truth.chance[at] if truth.chance else [], rel=5.1e-3, abs=2e-6)
     expected = truth.sharpest(most)
     rows = page.locator("#table tbody tr").all()
     assert len(rows) == len(expected)
     for row, (doc_id, token, values) in zip(rows, expected, strict=True):
         _, place, *cells = row.locator("td").all_inner_texts()
         assert place == f"{truth.names[doc_id]}:{token}"
-        time, width, fall, share, spread = (numbers(cell)[0] for cell in cells)
+        time, width, fall, share, spread, common, evidence, final, steep = (numbers(cell)[0] for cell in cells)
         assert time == rounded(values["time"])
         assert [width, fall] == [rounded(values["width"], 2), rounded(values["fall"], 2)]
         assert share == math.floor(100 * values["drop_share"] + 0.5)
         assert np.isnan(spread) if np.isnan(values["time_spread"]) else spread == rounded(values["time_spread"], 2)
+        assert np.isnan(common) if np.isnan(values["common_share"]) else common == round(100 * values["common_share"])
+        assert [evidence, steep] == [rounded(values["evidence"], 2), rounded(values["steepness"], 2)]
+        assert final == rounded(values["final_loss"])
     with page.expect_download() as saved:
         page.click("#table-csv")
     with saved.value.path().open(newline="") as file:
@@ -377,15 +386,30 @@ def check_overview(page, truth, most):
     for row, (doc_id, token, values) in zip(table, expected, strict=True):
         assert [int(row["doc_id"]), int(row["token_index"])] == [doc_id, token]
         assert [row["document"], row["token"]] == [truth.names[doc_id], *dataset.texts(doc_id, [token])]
+        assert [row["category"], row["answer"]] == ["c", str(int(token in (2, 5)))]
         found = [float(row[name] or "nan") for name in values]
         np.testing.assert_allclose(found, list(values.values()), rtol=1e-4)
+
+
+def shares_of_common(fits):
+    """(doc_id, token) -> of the seeds with a drop for which it is known, the share in which it is common."""
+    known = {}
+    for row in fits:
+        if row["common"] is not None:
+            known.setdefault((row["doc_id"], row["token_index"]), []).append(row["common"])
+    return {place: np.mean(values) for place, values in known.items()}
 
 
 def test_numbers_of_an_analysis_are_of_all_its_seeds(new_page, serve_here, tmp_path):
     committed, _ = SEEDS["even"]
     assert len(committed) > FIRST_SEEDS
     create_planted(tmp_path / "d", *text_documents(TEXTS), PLAN, committed)
-    truth = Truth(tmp_path / "d", committed, {}, noise=analyze(tmp_path / "d").noise)
+    noise = analyze(tmp_path / "d").noise
+    fits = pq.ParquetFile(tmp_path / "d/analysis/fits.parquet").read().to_pylist()
+    bins = pq.ParquetFile(tmp_path / "d/analysis/spectrum.parquet").read().to_pylist()
+    names = ("by_false_drops", "by_false_drops_low", "by_false_drops_high")
+    chance = [[row[name] for name in names] for row in bins if row["document"] == ""]
+    truth = Truth(tmp_path / "d", committed, {}, noise=noise, common=shares_of_common(fits), chance=chance)
     page = new_page(f"{serve_here(truth.path)}?document=one.txt&color=time")
     check_drops(page, truth.drops(0, None), seeds(len(committed)))
     page.click("#view-overview")

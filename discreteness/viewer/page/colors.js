@@ -40,19 +40,18 @@ export const isDark = () =>
   document.documentElement.dataset.theme === "dark" ||
   (document.documentElement.dataset.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
 
-// low, high: the values at the ends. `shade(value)`: {rgb, css, ink}, or null where there is no value.
+// low, high: the values at the ends. `shade(value)`: {rgb, css, ink}, or null where there is no value; `place(value)`:
+// how far along the scale it is, from 0 to 1.
 export function scaleOf(kind, low, high) {
   const { ramp, steps, label } = KINDS[kind];
   const shades = palette((isDark() ? DARK_RAMPS : RAMPS)[ramp]);
   if (kind === "sharpness") shades.reverse();
-  const place = steps ? (value) => Math.log1p(value) : (value) => value;
-  const from = place(low);
-  const span = place(high) - from || 1;
-  const shade = (value) =>
-    Number.isFinite(value)
-      ? shades[Math.max(0, Math.min(SHADES - 1, Math.round(((place(value) - from) / span) * (SHADES - 1))))]
-      : null;
-  return { low, high, label, shades, shade };
+  const along = steps ? (value) => Math.log1p(value) : (value) => value;
+  const from = along(low);
+  const span = along(high) - from || 1;
+  const place = (value) => Math.max(0, Math.min(1, (along(value) - from) / span));
+  const shade = (value) => (Number.isFinite(value) ? shades[Math.round(place(value) * (SHADES - 1))] : null);
+  return { low, high, label, shades, shade, place };
 }
 
 export const CURVE_COLORS = ["--curve-1", "--curve-2", "--curve-3", "--curve-4", "--curve-5", "--curve-6"];

@@ -3,6 +3,7 @@
 // two points (minimum and maximum) for each column of pixels.
 
 import { cssColor } from "./dom.js";
+import { drawMarks, drawNames, marksOn } from "./schedule.js";
 
 const HEIGHT = 340;
 const NEAR_PX = 24;
@@ -81,7 +82,14 @@ export class CurvesChart {
       series,
       bands,
       hooks: {
-        drawAxes: [(plot) => this.drawLines(plot)],
+        drawAxes: [
+          (plot) => {
+            this.marks = marksOn(plot, (step) => (this.log ? step + 1 : step));
+            this.root.dataset.marks = this.marks.length;
+            drawMarks(plot, this.marks);
+            this.drawLines(plot);
+          },
+        ],
         setCursor: [(plot) => this.hover(plot)],
         setScale: [
           (_, key) => {
@@ -93,7 +101,7 @@ export class CurvesChart {
             this.dragged = true;
           },
         ],
-        draw: [() => this.drawFront()],
+        draw: [(plot) => drawNames(plot, this.marks), () => this.drawFront()],
       },
     };
     this.plot = new uPlot(options, data, this.root);

@@ -2,12 +2,17 @@
 
 import { getFrame, getJson, ServerError } from "./api.js";
 import { scaleOf } from "./colors.js";
-import { byId, count, element, number } from "./dom.js";
+import { markDocument, startDocuments } from "./documents.js";
+import { byId, count, element } from "./dom.js";
+import { placesHere, startFind } from "./find.js";
 import { ask, notice } from "./notices.js";
-import { Overview } from "./overview.js";
+import { askOverview, Overview } from "./overview.js";
 import { bringForward, drawPanel, loadPanel, startPanel } from "./panel.js";
+import { drawLegend, noLegend, readChosen, readToken } from "./reading.js";
+import { loadSchedule } from "./schedule.js";
 import { MAX_COMPARED, nearestStep, page, readAddress, remember, shown } from "./shown.js";
 import { TextView } from "./text.js";
+import { COMMON } from "./token_rows.js";
 
 const POLL_MS = 1500;
 const POLL_BUSY_MS = 400;
@@ -53,9 +58,12 @@ function drawState() {
   }
   choice.value = shown.seed ?? "";
   const progress = shown.document && page.state.reading[shown.document.doc_id];
-  byId("progress").textContent = progress ? `reading seed ${progress[0]} of ${progress[1]}` : "";
-  byId("overview-progress").textContent = page.state.to_fit ? `${page.state.to_fit} parts to go` : "";
+  const none = noSeeds() ? "No seeds yet: the page follows by itself when the first one trains." : "";
+  byId("progress").textContent = progress ? `reading seed ${progress[0]} of ${progress[1]}` : none;
+  byId("overview-progress").textContent = page.state.to_fit ? `${page.state.to_fit} parts to go` : none;
 }
+
+const noSeeds = () => !page.state.committed.length && !page.state.running.length;
 
 // ---- following
 
@@ -75,6 +83,7 @@ async function poll() {
   await look();
   const grown = page.state.version !== before.version;
   const fitted = page.state.fitted !== before.fitted;
+  if (grown) await loadSchedule();
   if (shown.view === "overview" && (grown || fitted)) await drawOverview();
   if (shown.view === "document") {
     if (grown) await Promise.all([loadValues(), loadPanel(true)]);
@@ -112,7 +121,7 @@ function showView(view) {
 }
 
 async function drawOverview() {
-  const found = await ask("overview", () => getFrame("/api/overview"));
+  const found = await ask("overview", askOverview);
   if (found && shown.view === "overview") overview.draw(found);
 }
 
@@ -122,13 +131,11 @@ async function openDocument(chosen, { token = null, index = null, link = true } 
   shown.token = token;
   shown.index = index ?? (other || shown.index === null ? page.dataset.steps.length - 1 : shown.index);
   showView("document");
-  byId("document-choice").value = chosen.doc_id;
-  for (const button of byId("documents").children) {
-    button.setAttribute("aria-current", Number(button.dataset.document) === chosen.doc_id);
-  }
+  markDocument();
   byId("step").value = shown.index;
   byId("color").value = shown.color;
   byId("token-panel").hidden = token === null;
+  byId("token-hint").hidden = token !== null;
   if (link) remember(true);
   if (other) {
     values = null;
@@ -136,6 +143,7 @@ async function openDocument(chosen, { token = null, index = null, link = true } 
     if (!found || shown.document !== chosen) return;
     page.tokens = found.tokens;
     text.setTokens(page.tokens);
+    markFound();
   }
   mark();
   const work = [loadValues()];
@@ -153,8 +161,9 @@ async function fetchValues() {
   const seed = color === "loss" ? shown.seed : null;
   const path = `/api/documents/${document.doc_id}`;
   if (!colorMoves()) {
-    const { time, width, time_spread, num_seeds } = await getFrame(`${path}/drops`);
-    return { color, seed, numbers: { time, sharpness: width, "time-spread": time_spread }[color], num_seeds };
+    const { time, width, time_spread, common_share, num_seeds } = await getFrame(`${path}/drops`);
+    const numbers = { time, sharpness: width, "time-spread": time_spread }[color];
+    return { color, seed, numbers, common_share, num_seeds };
   }
   if (seed !== null) return { color, seed, numbers: (await getFrame(`${path}/seeds/${seed}`)).losses, num_seeds: 1 };
   const { mean, deviation, num_seeds } = await getFrame(`${path}/summary`);
@@ -166,7 +175,7 @@ async function loadValues() {
   const { document } = shown;
   const mine = ++asked;
   drawPlayer();
-  if (!page.state.committed.length && !page.state.running.length) {
+  if (noSeeds()) {
     paint();
     return;
   }
@@ -192,15 +201,16 @@ function paint(rescale = false) {
   if (!numbers) {
     text.paint(null);
     const fitting = !colorMoves() && page.state.committed.length && !page.state.fit_error;
-    byId("legend").replaceChildren(fitting ? "fitting…" : "");
+    noLegend(fitting ? "fitting…" : page.state.committed.length || (colorMoves() && !noSeeds()) ? "" : "no seeds yet");
     return;
   }
   if (rescale) {
     scale = scaleTo(numbers);
-    drawLegend();
+    sayLegend();
   }
   if (colorMoves()) text.paint(scale, numbers, shown.index, page.dataset.steps.length);
   else text.paint(scale, numbers);
+  readToken(null);
 }
 
 // From 0 to the last step, or to the largest number; null where there is none.
@@ -212,18 +222,15 @@ function scaleTo(numbers) {
   return scaleOf(shown.color, 0, high > 0 ? high : 1);
 }
 
-function drawLegend() {
-  const { seed, num_seeds } = values;
+function sayLegend() {
+  const { seed, num_seeds, numbers, common_share } = values;
   const some = !colorMoves() && num_seeds < page.state.committed.length ? "first " : "";
   const source = seed !== null ? `seed ${seed}` : `${some}${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}`;
-  if (!scale) return byId("legend").replaceChildren(`nothing measured · ${source}`);
-  const canvas = element("canvas", { width: scale.shades.length, height: 1 });
-  const context = canvas.getContext("2d");
-  scale.shades.forEach((shade, x) => {
-    context.fillStyle = shade.css;
-    context.fillRect(x, 0, 1, 1);
-  });
-  byId("legend").replaceChildren(number(scale.low), canvas, `${number(scale.high)} ${scale.label} · ${source}`);
+  const moves = colorMoves();
+  const valueOf = (token) => numbers[moves ? (token - 1) * page.dataset.steps.length + shown.index : token - 1];
+  const common = new Set(Array.from(common_share ?? [], (share, at) => (share >= COMMON ? at + 1 : 0)).filter(Boolean));
+  text.markCommon(common);
+  drawLegend({ scale, kind: shown.color, valueOf, tokens: page.tokens, common: common.size > 0 }, source);
 }
 
 function setStep(index) {
@@ -237,6 +244,7 @@ function play(on) {
   clearInterval(playing);
   playing = null;
   byId("play").textContent = on ? "❚❚" : "▶";
+  byId("reading").ariaLive = on ? "off" : "polite";
   if (!on) return;
   if (shown.index >= page.dataset.steps.length - 1) setStep(0);
   const last = Math.log1p(page.dataset.steps.at(-1));
@@ -260,16 +268,21 @@ function choose(token) {
   performance.mark("choose", { startTime: window.event?.timeStamp ?? performance.now() });
   shown.token = token;
   byId("token-panel").hidden = false;
+  byId("token-hint").hidden = true;
   mark();
   remember(true);
   return loadPanel();
 }
+
+const markFound = () => text.markFound(new Set(placesHere().flatMap(({ token, last }) => range(token, last))));
+const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 
 function mark() {
   text.choose(
     shown.token,
     shown.compared.filter(({ doc_id }) => doc_id === shown.document.doc_id).map(({ token }) => token),
   );
+  readChosen(shown.token);
 }
 
 function keepSeed(seed) {
@@ -307,6 +320,7 @@ const KEYS = {
   f: ["fits", () => byId("fits").click()],
   c: ["keep the token for comparison", () => byId("compare").click()],
   "+ - 0": ["zoom in, out, all", null],
+  "/": ["find in all documents", () => byId("find").focus()],
   o: ["overview", () => byId("view-overview").click()],
   d: ["document", () => byId("view-document").click()],
   "?": ["these keys", () => byId("help").showModal()],
@@ -321,7 +335,7 @@ function nextDocument(by) {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   if (event.target.closest("select, input, textarea")) return;
-  const pressing = event.target.closest("button, tr") && [" ", "Enter"].includes(event.key);
+  const pressing = event.target.closest("button, summary, tr") && [" ", "Enter"].includes(event.key);
   if (pressing) return;
   const inDocument = shown.view === "document" && shown.document;
   const nextToken = (by) => {
@@ -378,6 +392,8 @@ function control() {
     setStep(Number(event.target.value));
   });
   on("play", "click", () => play(playing === null));
+  on("text", "pointerover", ({ target }) => readToken(Number(target.closest("[data-token]")?.dataset.token) || null));
+  on("text", "pointerleave", () => readToken(null));
   on("compare", "click", () => {
     if (shown.token) pin(shown.document.doc_id, shown.token);
   });
@@ -403,7 +419,7 @@ function setTheme(theme) {
 
 function repaint() {
   if (!page.dataset) return;
-  if (shown.view === "overview" && overview.found) overview.draw(overview.found);
+  if (shown.view === "overview") overview.redraw();
   if (shown.document) paint(true);
   drawPanel();
 }
@@ -417,30 +433,17 @@ async function start() {
   byId("dataset").title =
     `${page.dataset.uri} ${page.dataset.track && ` · track ${page.dataset.track}`} · identity ${page.dataset.identity_hash}`;
   byId("step").max = page.dataset.steps.length - 1;
-  byId("documents").replaceChildren(
-    ...page.dataset.documents.map((one) =>
-      element(
-        "button",
-        {
-          type: "button",
-          "data-document": one.doc_id,
-          title: one.name,
-          onclick: () => openDocument(one),
-        },
-        element("span", {}, one.name.replace(/\.txt$/, "")),
-        element("span", {}, one.num_losses),
-      ),
-    ),
-  );
-  byId("document-choice").replaceChildren(
-    ...page.dataset.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
-  );
-  overview = new Overview(page.dataset, (opened, token, step) =>
+  startDocuments(openDocument);
+  startFind({
+    onOpen: (opened, token) => openDocument(opened, { token }),
+    onFound: markFound,
+  });
+  overview = new Overview((opened, token, step) =>
     openDocument(opened, { token, index: step === null ? null : nearestStep(step) }),
   );
   startPanel({ keepSeed, unpin });
   control();
-  await look();
+  await Promise.all([look(), loadSchedule()]);
   document.documentElement.dataset.ready = "yes";
   await followAddress();
   follow();

@@ -1,160 +1,103 @@
-// The overview of all documents: heat map of losses over training, spectrum of learning times, the sharpest drops.
+// The overview of all documents: what the analysis says, losses over training, the spectrum of learning times, tokens.
 
+import { getFrame, getJson } from "./api.js";
+import { stepTicks } from "./axis.js";
 import { drawBars } from "./bars.js";
-import { scaleOf } from "./colors.js";
-import { byId, count, downloadCsv, element, number } from "./dom.js";
+import { byId, count, number } from "./dom.js";
+import { drawFindings } from "./findings.js";
+import { HeatMap } from "./heat.js";
 import { page } from "./shown.js";
-import { tokenContent } from "./text.js";
+import { marks, scheduleInWords } from "./schedule.js";
+import { TokenTable } from "./table.js";
+import { allWords } from "./words.js";
 
-const ROW_PX = 18;
-const HEAT_PX = 900;
+// What the overview shows, asked for at once.
+export const askOverview = () =>
+  Promise.all([getFrame("/api/overview"), getFrame("/api/drops"), getJson("/api/findings"), allWords()]);
 
 export class Overview {
   // onOpen(document, token or null, step or null)
-  constructor(dataset, onOpen) {
-    Object.assign(this, { dataset, onOpen });
-    byId("seeds-differ").textContent = `Seeds: ${dataset.seeds_differ}.`;
-    byId("table-csv").addEventListener("click", () => this.saveTable());
+  constructor(onOpen) {
+    byId("seeds-differ").textContent = `Seeds: ${page.dataset.seeds_differ}.`;
+    this.heat = new HeatMap((document, step) => onOpen(document, null, step));
+    this.table = new TokenTable((document, token) => onOpen(document, token, null));
+    this.width = 0;
+    new ResizeObserver(() => {
+      const width = byId("overview").clientWidth;
+      if (width && this.width && width !== this.width) this.redraw();
+      this.width = width;
+    }).observe(byId("overview"));
   }
 
-  draw(found) {
-    this.found = found;
-    this.drawHeat(found);
-    this.drawSpectrum(found);
-    this.drawTable(found);
+  // given: what askOverview gave
+  draw(given) {
+    this.given = given;
+    const [, drops, findings, words] = given;
+    drawFindings(findings);
+    this.drawTable(drops, words, findings);
+    this.redraw();
   }
 
-  // Columns are equal parts of log(step + 1), each shows the last checkpoint before it.
-  drawHeat({ heat, num_mean_seeds }) {
-    const { documents, steps } = this.dataset;
-    const first = num_mean_seeds < page.state.committed.length ? "the first " : "";
-    byId("heat-hint").textContent =
-      `Mean loss of ${first}${count(num_mean_seeds)} seed${num_mean_seeds === 1 ? "" : "s"}; a click opens the document at that step.`;
-    const finite = heat.filter(Number.isFinite);
-    const scale = scaleOf("loss", 0, finite.length ? finite.reduce((a, b) => Math.max(a, b)) : 1);
-    const canvas = element("canvas", {
-      width: HEAT_PX,
-      height: documents.length,
-      "aria-label": "mean loss of each document at each step",
-      role: "img",
-    });
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(HEAT_PX, documents.length);
-    const last = Math.log1p(steps.at(-1)) || 1;
-    const stepAt = (share) => {
-      const wanted = Math.expm1(share * last) + 1e-9;
-      let index = 0;
-      while (index + 1 < steps.length && steps[index + 1] <= wanted) index++;
-      return index;
-    };
-    const columns = Array.from({ length: HEAT_PX }, (_, x) => stepAt(x / (HEAT_PX - 1)));
-    documents.forEach((_, row) =>
-      columns.forEach((index, x) => {
-        const shade = scale.shade(heat[row * steps.length + index]);
-        image.data.set(shade ? [...shade.rgb, 255] : [0, 0, 0, 0], (row * HEAT_PX + x) * 4);
-      }),
-    );
-    context.putImageData(image, 0, 0);
-    canvas.style.height = `${documents.length * ROW_PX}px`;
-    const readout = element("p", { class: "readout", role: "status" });
-    const place = (event) => {
-      const row = Math.min(documents.length - 1, Math.floor(event.offsetY / ROW_PX));
-      return { row, index: stepAt(Math.max(0, Math.min(1, event.offsetX / canvas.clientWidth))) };
-    };
-    canvas.addEventListener("mousemove", (event) => {
-      const { row, index } = place(event);
-      readout.textContent = `${documents[row].name} · step ${count(steps[index])} · ${number(heat[row * steps.length + index])} nats`;
-    });
-    canvas.addEventListener("click", (event) => {
-      const { row, index } = place(event);
-      this.onOpen(documents[row], null, steps[index]);
-    });
-    const names = documents.map((document) =>
-      element(
-        "button",
-        { type: "button", title: document.name, onclick: () => this.onOpen(document, null, null) },
-        document.name,
-      ),
-    );
-    const rows = element("div", { class: "rows" }, element("div", { class: "names" }, ...names), canvas);
-    byId("heatmap").replaceChildren(rows, readout);
-    readout.textContent = `step 0 to ${count(steps.at(-1))}, logarithmic; color: 0 to ${number(scale.high)} nats`;
+  // What depends on the theme and on the width.
+  redraw() {
+    if (!this.given) return;
+    this.heat.draw(this.given[0]);
+    this.drawSpectrum(this.given[0]);
   }
 
-  drawSpectrum({ edges, by_drops, measured, num_fitted, num_seeds, analyzed }) {
-    const all = num_seeds >= page.state.committed.length;
-    const sample = `the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
-    const source = analyzed || all ? `${count(num_seeds)} seeds` : sample;
-    byId("spectrum-hint").textContent = num_fitted
-      ? `Bars: nats per octave that the mean loss loses in drops. Line: all that it loses. ${num_fitted} of ${this.dataset.documents.length} documents, ${source}.`
-      : "";
+  drawSpectrum({ edges, by_drops, measured, by_chance, chance_low, chance_high, num_fitted, num_seeds, analyzed }) {
+    byId("spectrum-hint").textContent = num_fitted ? this.spectrumWords(num_fitted, num_seeds, analyzed) : "";
     if (!num_fitted) return byId("spectrum").replaceChildren();
     const middle = (bin) => (edges[bin] + edges[bin + 1]) / 2;
     const step = (octave) => count(Math.round(2 ** octave - 1));
-    const most = Math.max(...by_drops, ...measured);
+    const near = (bin) =>
+      marks()
+        .filter(({ step: at }) => Math.log2(at + 1) >= edges[bin] && Math.log2(at + 1) < edges[bin + 1])
+        .map(({ label }) => ` · ${label}`)
+        .join("");
     drawBars(byId("spectrum"), {
       edges: Array.from(edges),
       counts: Array.from(by_drops),
-      most,
-      ticks: Array.from(edges)
-        .filter((edge) => Number.isInteger(edge))
-        .map((at) => ({ at, label: step(at) })),
+      most: Math.max(...by_drops, ...measured, ...(chance_high ?? []), 1e-12),
+      ticks: stepTicks(page.dataset.steps.at(-1), byId("spectrum").clientWidth - 60).map(({ step: at, label }) => ({
+        at: Math.log2(at + 1),
+        label,
+      })),
       title: (bin) =>
-        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(by_drops[bin])} of ${number(measured[bin])} nats per octave`,
+        `steps ${step(edges[bin])} to ${step(edges[bin + 1])}: ${number(by_drops[bin])} of ${number(measured[bin])} nats per octave` +
+        (by_chance
+          ? `; by chance ${number(by_chance[bin])} (${number(chance_low[bin])} to ${number(chance_high[bin])})`
+          : "") +
+        near(bin),
       axis: "step (logarithmic)",
+      unit: "nats per octave",
       line: Array.from(measured, (value, bin) => ({ at: middle(bin), value })),
+      chance: by_chance && { low: chance_low, high: chance_high },
+      marks: marks().map(({ step: at, label }) => ({ at: Math.log2(at + 1), label })),
     });
   }
 
-  drawTable({ tokens, num_fitted }) {
-    byId("table-hint").textContent = num_fitted
-      ? "By nats per octave of the drop, times the share of seeds with a drop."
+  spectrumWords(num_fitted, num_seeds, analyzed) {
+    const all = num_seeds >= page.state.committed.length;
+    const sample = `the first ${count(num_seeds)} seeds (discreteness analyze fits all)`;
+    const source = analyzed || all ? `${count(num_seeds)} seed${num_seeds === 1 ? "" : "s"}` : sample;
+    const chance = analyzed ? " Brackets: what drops of smooth curves with this noise would hold." : "";
+    const schedule = page.changes.length ? " Dashed: changes of the schedule." : "";
+    return `Bars: nats per octave that the mean loss loses in drops. Line: all that it loses.${chance}${schedule} ${num_fitted} of ${page.dataset.documents.length} documents, ${source}.`;
+  }
+
+  drawTable(drops, words, { numbers }) {
+    const { num_fitted } = drops;
+    const percent = (share) => `${number(100 * share, 2)} %`;
+    const chance = numbers
+      ? ` Of all curves ${percent(numbers.drop_share)} have a drop; by chance ${percent(numbers.expected_false_share)} would.`
       : "";
-    const heads = ["token", "document", "step", "octaves wide", "nats", "seeds", "octaves between seeds"];
-    const names = new Map(this.dataset.documents.map((document) => [document.doc_id, document]));
-    const rows = tokens.map((entry) => {
-      const document = names.get(entry.doc_id);
-      const open = () => this.onOpen(document, entry.token, null);
-      const before = entry.context.slice(0, -1).flatMap((token) => tokenContent(token, false));
-      return element(
-        "tr",
-        {
-          tabindex: 0,
-          onclick: open,
-          onkeydown: (event) => {
-            if (event.key === "Enter") open();
-          },
-        },
-        element(
-          "td",
-          { class: "context" },
-          ...before.slice(-40),
-          element("b", {}, ...tokenContent(entry.context.at(-1), false)),
-        ),
-        element("td", {}, `${document.name}:${entry.token}`),
-        element("td", {}, number(entry.time)),
-        element("td", {}, number(entry.width, 2)),
-        element("td", {}, number(entry.fall, 2)),
-        element("td", {}, `${Math.round(100 * entry.drop_share)} %`),
-        element("td", {}, number(entry.time_spread ?? NaN, 2)),
-      );
-    });
-    byId("table").replaceChildren(
-      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", {}, head)))),
-      element("tbody", {}, ...rows),
-    );
-  }
-
-  saveTable() {
-    const values = ["drop_share", "time", "width", "fall", "time_spread", "steepness"];
-    const names = new Map(this.dataset.documents.map((document) => [document.doc_id, document.name]));
-    const rows = (this.found?.tokens ?? []).map((entry) => [
-      entry.doc_id,
-      names.get(entry.doc_id),
-      entry.token,
-      entry.context.at(-1).text,
-      ...values.map((name) => entry[name] ?? ""),
-    ]);
-    downloadCsv("sharpest_drops.csv", [["doc_id", "document", "token_index", "token", ...values], ...rows]);
+    byId("table-hint").textContent = num_fitted
+      ? `Numbers are of the drop that most seeds share. A click on a heading sorts, a click on a row opens its curves.${chance}`
+      : page.state.committed.length
+        ? ""
+        : "No seed is committed yet.";
+    byId("schedule").textContent = page.changes.length ? `Schedule: ${scheduleInWords()}.` : "";
+    this.table.show(drops, words);
   }
 }

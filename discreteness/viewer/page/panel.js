@@ -6,6 +6,7 @@ import { CURVE_COLORS } from "./colors.js";
 import { CurvesChart } from "./curves.js";
 import { byId, count, download, downloadCsv, element, number } from "./dom.js";
 import { ask } from "./notices.js";
+import { scheduleInWords } from "./schedule.js";
 import { page, remember, shown } from "./shown.js";
 import { histogram, median } from "./statistics.js";
 import { tokenContent, visibleText } from "./text.js";
@@ -121,6 +122,7 @@ export function drawPanel() {
     panel.map((entry) => ({ ...entry, fits: shown.fits ? entry.fits : null })),
     { log: shown.log, range: shown.range, seed: shown.seed },
   );
+  byId("schedule-here").textContent = page.changes.length ? `Dashed: the schedule changes (${scheduleInWords()}).` : "";
   drawHistogram(first);
   drawNumbers(first);
   readOut(null);
@@ -164,7 +166,9 @@ function drawHistogram(entry) {
     edges,
     counts,
     axis: "loss after the last step (nats)",
+    unit: "seeds",
     ticks: roundTicks(top).map((at) => ({ at, label: number(at, 2) })),
+    least: 1,
     title: (bin) => `${number(edges[bin])} to ${number(edges[bin + 1])} nats: ${counts[bin]} seeds`,
   });
 }

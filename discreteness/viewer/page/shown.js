@@ -4,11 +4,13 @@ import { CURVE_COLORS, KINDS } from "./colors.js";
 
 export const MAX_COMPARED = CURVE_COLORS.length - 1;
 
-// What the server said: the dataset, its seeds (`state`), the tokens of the document that is shown, BOS first.
+// What the server said: the dataset, its seeds (`state`), the tokens of the document that is shown, BOS first, and where
+// the schedule changes, [{step, what}].
 export const page = {
   dataset: null,
   state: { version: 0, committed: [], running: [], invalid: [], reading: {}, to_fit: 0, fitted: 0, fit_error: null },
   tokens: [],
+  changes: [],
 };
 
 // What the reader chose. index: of the step among all; range: [from, to] in steps, or null for all of them.
@@ -25,6 +27,10 @@ export const shown = {
   range: null,
 };
 
+// Parts of the page that have more to keep in the address: {write(query), read(query, unknown)}.
+const kept = [];
+export const keepInAddress = (part) => kept.push(part);
+
 function addressOf() {
   const query = new URLSearchParams();
   if (shown.view === "document" && shown.document) {
@@ -40,6 +46,7 @@ function addressOf() {
       query.set("compare", shown.compared.map(({ doc_id, token }) => `${doc_id}.${token}`).join("_"));
     if (shown.range) query.set("zoom", shown.range.join("-"));
   }
+  for (const part of kept) part.write(query);
   return query.size ? `?${query}` : "/";
 }
 
@@ -92,6 +99,7 @@ export function readAddress() {
       unknown.push(`compare ${entry}`);
       return [];
     });
+  for (const part of kept) part.read(query, unknown);
   return { document, token, index, unknown };
 }
 

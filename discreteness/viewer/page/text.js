@@ -77,6 +77,15 @@ export class TextView {
     }
   }
 
+  // Tokens that the search found, and those whose drops all tokens share.
+  markFound(tokens) {
+    this.boxes.forEach((box, at) => box.classList.toggle("found", tokens.has(at + 1)));
+  }
+
+  markCommon(tokens) {
+    this.boxes.forEach((box, at) => box.classList.toggle("common", tokens.has(at + 1)));
+  }
+
   choose(chosen, compared) {
     for (const box of this.root.querySelectorAll(".chosen, .compared")) box.classList.remove("chosen", "compared");
     for (const token of compared) this.boxes[token - 1]?.classList.add("compared");
