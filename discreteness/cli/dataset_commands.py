@@ -182,11 +182,15 @@ class View:
     path: Annotated[str, tyro.conf.Positional]
     port: int = 8321
     """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
+    open: bool = True
+    """Open the page in the browser, where there is a display and a terminal."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A host under whose name a proxy shows the page, as JupyterHub's or Colab's does; may be given several times."""
 
     def __call__(self) -> int:
         from discreteness.viewer.server import serve
 
-        serve(self.path, self.port)
+        serve(self.path, self.port, self.allow_host, self.open)
         return 0
 
 

@@ -2,15 +2,16 @@
 
 - It only reads, only answers GET, and only listens on 127.0.0.1.
 - A page of another site cannot use it: the Host header must name this machine (a foreign name that resolves to
-  127.0.0.1 does not), and no answer may be embedded or read elsewhere.
+  127.0.0.1 does not) or a host that the user named, and no answer may be embedded or read elsewhere.
 - Whatever takes time is done in a thread, so that one slow answer does not hold up the others.
 """
 
 import asyncio
 import json
 import os
+import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -21,13 +22,15 @@ import pyarrow as pa
 from aiohttp import web
 
 from discreteness.dataset.storage import Storage, open_storage
+from discreteness.viewer.desktop import show_in_browser
 from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.drops import Drops
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
 
 HOST = "127.0.0.1"
-OUR_NAMES = {"127.0.0.1", "localhost"}
+OUR_NAMES = frozenset({"127.0.0.1", "localhost"})
+HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 PAGE = files("discreteness.viewer") / "page"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -39,6 +42,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+HOSTS = web.AppKey("hosts", frozenset)
 GROWING = web.AppKey("growing", Growing)
 DROP_FINDER = web.AppKey("drop_finder", DropFinder)
 SHARPEST = 60
@@ -48,23 +52,31 @@ CONTEXT = 8
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
-    """Answers until interrupted. `port` 0: a free one. Raises what discreteness.open raises, and OSError if the port is
-    taken.
+def serve(
+    uri: str | os.PathLike[str] | Storage, port: int, allowed_hosts: Sequence[str] = (), open_browser: bool = False
+) -> None:
+    """Answers until interrupted. `port` 0: a free one. `open_browser`: where there is a desktop. Raises what
+    `application` raises, and OSError if the port is taken.
     """
-    app = application(uri)
+    app = application(uri, allowed_hosts)
     listening = _listen(port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/"
     storage = app[GROWING].storage
     print(f"{storage.uri} is shown at {address} on this machine only; Ctrl-C ends it", flush=True)
+    if open_browser:
+        show_in_browser(address)
     web.run_app(app, sock=listening, print=None, handle_signals=True, shutdown_timeout=1)
 
 
-def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
-    """The viewer of one dataset. Raises what discreteness.open raises."""
+def application(uri: str | os.PathLike[str] | Storage, allowed_hosts: Sequence[str] = ()) -> web.Application:
+    """The viewer of one dataset. `allowed_hosts`: names under which a proxy shows this server, besides OUR_NAMES.
+    Raises what discreteness.open raises, and ValueError if one of them is not the bare name of a host.
+    """
+    hosts = OUR_NAMES.union(map(_host_name, allowed_hosts))
     growing = Growing(open_storage(uri))
     _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
+    app[HOSTS] = hosts
     app[GROWING] = growing
     app[DROP_FINDER] = DropFinder(app[GROWING])
     app.router.add_get("/", _index)
@@ -89,18 +101,31 @@ def _listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         raise OSError(f"port {port} of {HOST} cannot be used ({error}); --port 0 takes a free one") from None
+    listening.listen()  # from here on a browser that comes early waits, and is not refused
     return listening
+
+
+def _host_name(given: str) -> str:
+    """In lower case. Raises ValueError unless it is a name alone: no scheme, port, path or pattern."""
+    name = given.lower()
+    if not HOST_NAME.fullmatch(name):
+        raise ValueError(
+            f"--allow-host {given!r} is not the name of a host; give the name alone that stands in the browser's "
+            "address, such as hub.example.org"
+        )
+    return name
 
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Foreign hosts are refused, errors become one line of JSON, every answer carries HEADERS."""
     try:
-        if urlsplit(f"//{request.host}").hostname not in OUR_NAMES:
-            raise web.HTTPForbidden(text=f"this page is only for {' and '.join(sorted(OUR_NAMES))}")
+        hosts = request.app[HOSTS]
+        if urlsplit(f"//{request.host}").hostname not in hosts:
+            raise web.HTTPForbidden(text=f"this page is only for {', '.join(sorted(hosts))}; see --allow-host")
         response = await handler(request)
     except web.HTTPException as error:
-        response = error
+        response = web.Response(status=error.status, text=error.text, headers=error.headers)
     except KeyError as error:
         response = _json({"error": str(error.args[0])}, status=404)
     except (ValueError, OSError, pa.ArrowException) as error:

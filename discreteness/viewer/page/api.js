@@ -8,7 +8,7 @@ const AGAIN_MS = 300;
 
 // Browsers end requests, to this machine too, when a network comes or goes: so a second try.
 async function get(path) {
-  const answer = () => fetch(path);
+  const answer = () => fetch(`.${path}`); // from this page on: a proxy may show it below a path of its own
   const again = () => new Promise((resolve) => setTimeout(resolve, AGAIN_MS)).then(answer);
   let response;
   try {

@@ -40,7 +40,7 @@ function addressOf() {
       query.set("compare", shown.compared.map(({ doc_id, token }) => `${doc_id}.${token}`).join("_"));
     if (shown.range) query.set("zoom", shown.range.join("-"));
   }
-  return query.size ? `?${query}` : "/";
+  return query.size ? `?${query}` : location.pathname;
 }
 
 let remembering = 0;
