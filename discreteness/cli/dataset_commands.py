@@ -195,6 +195,26 @@ class View:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Write a dataset's page into one HTML file, to send on: it needs no server and no network."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    output: str
+    """The file, which must not exist yet."""
+    max_mb: float = 20.0
+    """Most megabytes (10^6 bytes) of the file. Where the dataset is larger, seeds and checkpoints are thinned alike,
+    then documents left out, and the page says so."""
+
+    def __call__(self) -> int:
+        from discreteness.viewer.static_page import write_page
+
+        kept = write_page(self.path, self.output, self.max_mb)
+        print(f"written: {self.output}, {Path(self.output).stat().st_size / 1e6:.1f} MB")
+        print(f"left out for its size: {', '.join(kept.left_out)}" if kept.left_out else "nothing is left out")
+        return 0
+
+
+@dataclass(frozen=True)
 class Rescore:
     """Score the kept weights of a dataset (--keep-weights) on other documents, into a dataset of their own."""
 

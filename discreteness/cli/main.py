@@ -14,7 +14,7 @@ import tyro
 import discreteness
 from discreteness.cli.command_names import check_name
 from discreteness.cli.data_commands import DATA_COMMANDS, Data
-from discreteness.cli.dataset_commands import Analyze, Compact, Export, Rescore, Status, Verify, View, Watch
+from discreteness.cli.dataset_commands import Analyze, Compact, Export, Page, Rescore, Status, Verify, View, Watch
 from discreteness.cli.model_commands import Generate, Score, Validate
 from discreteness.experiment.config import JobConfig
 
@@ -138,6 +138,7 @@ COMMANDS: dict[str, Callable] = {
     "rescore": Rescore,
     "analyze": Analyze,
     "view": View,
+    "page": Page,
     "data": Data,
     "score": Score,
     "generate": Generate,

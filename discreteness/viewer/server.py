@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from aiohttp import web
 
+from discreteness.dataset.reader import Dataset
 from discreteness.dataset.storage import Storage, open_storage
 from discreteness.viewer.desktop import show_in_browser
 from discreteness.viewer.drop_finder import DropFinder
@@ -49,6 +50,8 @@ SHARPEST = 60
 """Drops in the list of the sharpest ones."""
 CONTEXT = 8
 """Tokens shown before one in a list."""
+OF_FITS = ("time", "width", "delta_bic", "base", "origin", "times", "widths", "falls")
+"""Numbers of a fit that the page has: of its main fall, and what its curve is made of."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -68,12 +71,17 @@ def serve(
     web.run_app(app, sock=listening, print=None, handle_signals=True, shutdown_timeout=1)
 
 
-def application(uri: str | os.PathLike[str] | Storage, allowed_hosts: Sequence[str] = ()) -> web.Application:
-    """The viewer of one dataset. `allowed_hosts`: names under which a proxy shows this server, besides OUR_NAMES.
-    Raises what discreteness.open raises, and ValueError if one of them is not the bare name of a host.
+def application(
+    uri: str | os.PathLike[str] | Storage,
+    allowed_hosts: Sequence[str] = (),
+    opened: Callable[[Storage], Dataset] = Dataset,
+) -> web.Application:
+    """The viewer of one dataset, or of what `opened` makes of it. `allowed_hosts`: names under which a proxy shows this
+    server, besides OUR_NAMES. Raises what discreteness.open raises, and ValueError if one of them is not the bare name
+    of a host.
     """
     hosts = OUR_NAMES.union(map(_host_name, allowed_hosts))
-    growing = Growing(open_storage(uri))
+    growing = Growing(open_storage(uri), opened)
     _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
     app[HOSTS] = hosts
@@ -213,16 +221,15 @@ async def _curves(request: web.Request) -> web.Response:
 
 
 async def _fits(request: web.Request) -> web.Response:
-    """Fits of one token in every committed seed, as curves to lay over the losses."""
+    """Fits of one token in every committed seed: page/fits.js makes curves of them, to lay over the losses."""
     growing = request.app[GROWING]
     document, token = growing.document(int(request.match_info["doc_id"])), int(request.match_info["token"])
 
     def fitted() -> bytes:
         curves = growing.curves(document, token)
         fits = request.app[DROP_FINDER].fits(curves.losses[: curves.num_committed])
-        numbers = {name: getattr(fits, name).astype(np.float32) for name in ("time", "width", "delta_bic")}
-        fitted = fits.curve(growing.snapshot.dataset.steps).astype(np.float32)
-        return frame({}, fitted=fitted, **numbers, is_drop=fits.is_drop.astype(np.int32))
+        numbers = {name: getattr(fits, name).astype(np.float32) for name in OF_FITS}
+        return frame({}, **numbers, is_drop=fits.is_drop.astype(np.int32))
 
     return web.Response(body=await asyncio.to_thread(fitted), content_type="application/octet-stream")
 

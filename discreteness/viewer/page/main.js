@@ -2,7 +2,9 @@
 
 import { getFrame, getJson, ServerError } from "./api.js";
 import { scaleOf } from "./colors.js";
+import { sayCopy } from "./copy.js";
 import { byId, count, element, number } from "./dom.js";
+import { isEmbedded } from "./embedded.js";
 import { ask, notice } from "./notices.js";
 import { Overview } from "./overview.js";
 import { bringForward, drawPanel, loadPanel, startPanel } from "./panel.js";
@@ -415,6 +417,7 @@ async function start() {
   byId("dataset").textContent = page.dataset.name;
   byId("dataset").title =
     `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
+  sayCopy(page.dataset);
   byId("step").max = page.dataset.steps.length - 1;
   byId("documents").replaceChildren(
     ...page.dataset.documents.map((one) =>
@@ -442,7 +445,7 @@ async function start() {
   await look();
   document.documentElement.dataset.ready = "yes";
   await followAddress();
-  follow();
+  if (!isEmbedded) follow();
 }
 
 start();

@@ -5,6 +5,7 @@ import { drawBars, roundTicks } from "./bars.js";
 import { CURVE_COLORS } from "./colors.js";
 import { CurvesChart } from "./curves.js";
 import { byId, count, download, downloadCsv, element, number } from "./dom.js";
+import { fittedCurves } from "./fits.js";
 import { ask } from "./notices.js";
 import { page, remember, shown } from "./shown.js";
 import { histogram, median } from "./statistics.js";
@@ -91,7 +92,9 @@ async function loadFits() {
     Promise.all(
       entries.map(async (entry) => {
         if (!entry.curves.num_committed) return;
-        entry.fits ??= await getFrame(`/api/documents/${entry.doc_id}/tokens/${entry.token}/fits`);
+        if (entry.fits) return;
+        const fits = await getFrame(`/api/documents/${entry.doc_id}/tokens/${entry.token}/fits`);
+        entry.fits = { ...fits, fitted: fittedCurves(fits, page.dataset.steps) };
       }),
     ),
   );
