@@ -364,21 +364,4 @@ export class CurvesChart {
     context.stroke();
     context.globalAlpha = 1;
   }
-
-  // The chart with its title as a PNG blob.
-  async picture(title) {
-    const { canvas } = this.plot.ctx;
-    const head = 28 * devicePixelRatio;
-    const whole = document.createElement("canvas");
-    Object.assign(whole, { width: canvas.width, height: canvas.height + head });
-    const context = whole.getContext("2d");
-    context.fillStyle = cssColor("--paper");
-    context.fillRect(0, 0, whole.width, whole.height);
-    context.drawImage(canvas, 0, head);
-    context.drawImage(this.front, this.plot.bbox.left, head + this.plot.bbox.top);
-    context.fillStyle = cssColor("--ink");
-    context.font = `${13 * devicePixelRatio}px system-ui`;
-    context.fillText(title, 8 * devicePixelRatio, 19 * devicePixelRatio);
-    return new Promise((resolve) => whole.toBlob(resolve, "image/png"));
-  }
 }

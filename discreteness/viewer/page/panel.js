@@ -8,6 +8,7 @@ import { byId, count, download, downloadCsv, element, number } from "./dom.js";
 import { fittedCurves } from "./fits.js";
 import { ask } from "./notices.js";
 import { page, remember, shown } from "./shown.js";
+import { chartSvg, pngOf } from "./picture.js";
 import { histogram, median } from "./statistics.js";
 import { tokenContent, visibleText } from "./text.js";
 
@@ -41,7 +42,10 @@ export function startPanel(given) {
   byId("zoom-out").addEventListener("click", () => chart.move(1 / 0.6));
   byId("zoom-all").addEventListener("click", () => chart.zoomTo(null));
   byId("csv").addEventListener("click", saveCsv);
-  byId("png").addEventListener("click", savePng);
+  byId("png").addEventListener("click", async () => download(`${fileName()}.png`, await pngOf(picture())));
+  byId("svg").addEventListener("click", () =>
+    download(`${fileName()}.svg`, new Blob([picture().text], { type: "image/svg+xml" })),
+  );
 }
 
 export function bringForward() {
@@ -244,9 +248,10 @@ function saveCsv() {
   downloadCsv(`${fileName()}.csv`, table);
 }
 
-async function savePng() {
-  const title = panel
-    .map((entry) => `${visibleText(entry.words[entry.token])} (${nameOf(entry)}:${entry.token})`)
-    .join("   ");
-  download(`${fileName()}.png`, await chart.picture(`${title} · ${count(panel[0].curves.seeds.length)} seeds`));
+function picture() {
+  const entries = panel.map(({ words, token, curves, color, ...entry }) => ({
+    label: `${visibleText(words[token])}  ${nameOf(entry)}:${token}, ${count(curves.seeds.length)} seeds, their mean, and 80 % of them`,
+    color,
+  }));
+  return chartSvg(chart, { title: `${page.dataset.name}: loss of ${panel.length > 1 ? "tokens" : "one token"}`, entries });
 }
