@@ -19,8 +19,9 @@ SHARES = np.geomspace(1, 1e-4, 400)
 """Of the seeds and checkpoints: what is tried, one after the other."""
 NUMBERS_PER_STEP = 4
 """Of a token at a checkpoint, besides the losses: mean, spread, and two borders of the band."""
-NUMBERS_PER_FIT = 15
-"""Of a token's fit in a seed: time, width, evidence, verdict, base, origin, and three of each of three terms."""
+NUMBERS_PER_FIT = 19
+"""Of a token's fit in a seed: time, width, evidence, verdict, base, origin, and three of each of three terms; and of
+its drop: document, token, time and error."""
 BYTES_PER_TOKEN = 200
 """Its text and numbers, once."""
 

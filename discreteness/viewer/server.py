@@ -28,6 +28,7 @@ from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.drops import Drops
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
+from discreteness.viewer.seed_times import seed_times
 
 HOST = "127.0.0.1"
 OUR_NAMES = frozenset({"127.0.0.1", "localhost"})
@@ -97,6 +98,7 @@ def application(
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}/fits", _fits)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/drops", _drops)
     app.router.add_get("/api/overview", _overview)
+    app.router.add_get(r"/api/seeds/{seed:\d{1,10}}/drops", _seed_times)
     app.router.add_static("/page", str(PAGE))
     return app
 
@@ -241,6 +243,11 @@ async def _drops(request: web.Request) -> web.Response:
     if drops is None:
         return await _framed({"num_seeds": 0})
     return await _framed({"num_seeds": drops.num_seeds}, **drops.per_token)
+
+
+async def _seed_times(request: web.Request) -> web.Response:
+    body = await asyncio.to_thread(seed_times, request.app[DROP_FINDER], int(request.match_info["seed"]))
+    return web.Response(body=body, content_type="application/octet-stream")
 
 
 async def _overview(request: web.Request) -> web.Response:

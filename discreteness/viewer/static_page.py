@@ -106,7 +106,7 @@ async def _answers(kept: Excerpt, analysis: Analysis | None) -> dict[str, Any]:
     async with _asked(app) as ask:
         # The first question begins what is made in the background, and the last one finds it made.
         for _ in range(2):
-            answers = {path: await ask(path) for path in _paths(app, kept.documents)}
+            answers = {path: await ask(path) for path in _paths(app, kept)}
             while (await ask("/api/state"))["to_fit"]:
                 await asyncio.sleep(LOOK_S)
     growing = app[GROWING]
@@ -120,11 +120,12 @@ async def _answers(kept: Excerpt, analysis: Analysis | None) -> dict[str, Any]:
     return answers
 
 
-def _paths(app: web.Application, documents: list[DocumentInfo]) -> list[str]:
-    """Every path of the server that asks for no token or seed."""
+def _paths(app: web.Application, kept: Excerpt) -> list[str]:
+    """Every path of the server but those of which a document's frames are the sum."""
     plain = [one.canonical for one in app.router.resources() if isinstance(one, web.PlainResource)]
-    of_documents = [f"/api/documents/{one.doc_id}/{what}" for one in documents for what in OF_DOCUMENT]
-    return [path for path in plain if path.startswith("/api/")] + of_documents
+    of_documents = [f"/api/documents/{one.doc_id}/{what}" for one in kept.documents for what in OF_DOCUMENT]
+    of_seeds = [f"/api/seeds/{seed}/drops" for seed in kept.seeds]
+    return [path for path in plain if path.startswith("/api/")] + of_documents + of_seeds
 
 
 @asynccontextmanager

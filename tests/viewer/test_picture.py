@@ -30,8 +30,8 @@ def points(path):
     return np.array([[float(n) for n in point.split()] for point in re.split("[ML]", path.get("d").strip("Z"))[1:]])
 
 
-def by_class(root, name):
-    return [one for one in root.iter() if one.get("class") == name]
+def parts(root, name):
+    return [one for one in root.iter() if one.get("data-part") == name]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -45,30 +45,30 @@ def test_pictures_of_the_chart_show_its_numbers(new_page, serve_here, tmp_path, 
     curves = np.concatenate([dataset.losses(0, 2), dataset.losses(1, 3)])
 
     # Ticks say where a loss is, and powers of ten where a step is.
-    ticks = by_class(root, "loss")
+    ticks = parts(root, "loss")
     heights = np.polyfit([float(t.text) for t in ticks], [float(t.get("y")) - 4 for t in ticks], 1)
     steps = [t for t in root.iter(f"{SVG}text") if (t.text or "").replace(",", "") in ("1", "10", "100", "1000")]
     places = np.polyfit(
         [np.log10(float(t.text.replace(",", ""))) for t in steps], [float(t.get("x")) for t in steps], 1
     )
     x = np.polyval(places, np.log10(np.array(PLAN) + 1))
-    lines = by_class(root, "seed")
+    lines = parts(root, "seed")
     assert [line.get("data-seed") for line in lines] == ["0", "1", "2", "3"] * 2
     means = [curves[:4].mean(axis=0), curves[4:].mean(axis=0)]
     for drawn, losses in zip(
-        lines + by_class(root, "mean") + by_class(root, "forward"), [*curves, *means, curves[1], curves[5]], strict=True
+        lines + parts(root, "mean") + parts(root, "forward"), [*curves, *means, curves[1], curves[5]], strict=True
     ):
         np.testing.assert_allclose(points(drawn), np.stack([x, np.polyval(heights, losses)], axis=1), atol=0.1)
-    for band, losses in zip(by_class(root, "band"), (curves[:4], curves[4:]), strict=True):
+    for band, losses in zip(parts(root, "band"), (curves[:4], curves[4:]), strict=True):
         low, high = np.quantile(losses, [0.1, 0.9], axis=0)
         border = np.polyval(heights, np.concatenate([high, low[::-1]]))
         np.testing.assert_allclose(points(band)[:, 1], border, atol=0.1)
     fits = [fit(curves[:4], PLAN), fit(curves[4:], PLAN)]
     marks = [np.polyval(places, np.log10(one.time[one.is_drop] + 1)) for one in fits]
-    found = [float(mark.get("x1")) for mark in by_class(root, "drop")]
+    found = [float(mark.get("x1")) for mark in parts(root, "drop")]
     np.testing.assert_allclose(found, np.concatenate(marks), atol=0.1)
     fitted = [one.curve(PLAN)[1] for one in fits]
-    for drawn, losses in zip(by_class(root, "fit"), fitted, strict=True):
+    for drawn, losses in zip(parts(root, "fit"), fitted, strict=True):
         np.testing.assert_allclose(points(drawn)[:, 1], np.polyval(heights, losses), atol=0.1)
 
     # Words.
@@ -84,6 +84,6 @@ def test_pictures_of_the_chart_show_its_numbers(new_page, serve_here, tmp_path, 
     assert size == (2 * float(root.get("width")), 2 * float(root.get("height")))
     pixels = matplotlib.image.imread(file, format="png")[:, :, :3]
     assert (pixels[0, 0].mean() > 0.5) == (scheme == "light")
-    mean = by_class(root, "mean")[1].get("stroke").lstrip("#")
+    mean = parts(root, "mean")[1].get("stroke").lstrip("#")
     color = np.array([int(mean[at : at + 2], 16) for at in (0, 2, 4)]) / 255
     assert (np.abs(pixels - color).max(axis=2) < 0.02).sum() > 500

@@ -5,6 +5,7 @@ import re
 import sys
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 import discreteness
@@ -140,7 +141,7 @@ def test_documents_go_last_and_what_does_not_fit_at_all_is_refused(planted):
     dataset = discreteness.open(planted[0])
     everything = excerpt(dataset, dataset.seeds, 1e9)
     assert (everything.seeds, everything.steps, everything.left_out) == (dataset.seeds, list(PLAN), [])
-    kept = excerpt(dataset, dataset.seeds, 44_000)
+    kept = excerpt(dataset, dataset.seeds, 46_000)
     assert (len(kept.seeds), len(kept.steps), [one.name for one in kept.documents]) == (8, 48, ["one.txt", "three.txt"])
     assert kept.left_out == ["3 of 11 seeds", "8 of 56 checkpoints", "1 of 3 documents"]
     assert kept.seeds[0] == 0 and kept.seeds[-1] == 40
@@ -194,3 +195,32 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(planted, tmp_path
 def test_a_module_that_cannot_be_put_into_one_script_is_found(line):
     with pytest.raises(AssertionError, match=re.escape(f"new.js: {line.strip()!r}")):
         one_file._module("new", f'import {{ byId as id, count }} from "./dom.js";\n{line}')
+
+
+def test_the_times_of_two_seeds_lie_against_each_other(new_page, planted, whole):
+    _, found = planted
+    page = opened(new_page, whole)
+    page.select_option("#first-seed", "2")
+    page.select_option("#second-seed", "7")
+    fits = {seed: found.fits.filter(pc.field("seed") == seed).to_pylist() for seed in (2, 7)}
+    pairs = [(a, b) for a, b in zip(fits[2], fits[7], strict=True) if a["is_drop"] and b["is_drop"]]
+    until(page, f"document.querySelectorAll('#two-seeds .point').length === {len(pairs)}")
+    until(page, "document.querySelector('#two-seeds-hint').textContent.includes('in seed 7')")
+    points = page.evaluate(
+        "[...document.querySelectorAll('.point')].map((p) => [p.cx.baseVal.value, p.cy.baseVal.value])"
+    )
+    times = np.array([[a["time"], b["time"]] for a, b in pairs])
+    places = np.log1p(times) / np.log1p(PLAN[-1])
+    np.testing.assert_allclose(points, np.stack([54 + 354 * places[:, 0], 364 - 354 * places[:, 1]], 1), atol=0.01)
+    bars = page.get_attribute("#two-seeds .errors", "d")
+    ends = np.array([[float(n) for n in bar] for bar in re.findall(r"M([\d.]+) [\d.]+H([\d.]+)", bars)])
+    errors = np.array([[a["time_error"], b["time_error"]] for a, b in pairs])
+    sides = (times[:, :1] + 1) * 2.0 ** np.stack([-errors[:, 0], errors[:, 0]], 1)
+    np.testing.assert_allclose(ends, 54 + 354 * np.clip(np.log(sides) / np.log1p(PLAN[-1]), 0, 1), atol=0.01)
+    apart = np.abs(np.diff(np.log2(times + 1), axis=1))[:, 0]
+    share = 100 * (apart <= 2 * np.hypot(*errors.T)).mean()
+    said = [float(n) for n in re.findall(r"[\d.]+(?= tokens| octaves| %| in seed)", page.inner_text("#two-seeds-hint"))]
+    drops = [sum(row["is_drop"] for row in fits[seed]) for seed in (2, 7)]
+    assert len(pairs) > 5 and said == [len(pairs), *drops, pytest.approx(np.median(apart), rel=6e-3), np.round(share)]
+    page.locator("#two-seeds .point").first.dispatch_event("click")
+    until(page, f"document.querySelector('.chosen')?.dataset.token === '{pairs[0][0]['token_index']}'")

@@ -7,9 +7,11 @@ import { byId, count, element, number } from "./dom.js";
 import { isEmbedded } from "./embedded.js";
 import { ask, notice } from "./notices.js";
 import { Overview } from "./overview.js";
-import { bringForward, drawPanel, loadPanel, startPanel } from "./panel.js";
+import { bringForward, chart, drawPanel, loadPanel, startPanel } from "./panel.js";
+import { Raster } from "./raster.js";
 import { MAX_COMPARED, nearestStep, page, readAddress, remember, shown } from "./shown.js";
 import { TextView } from "./text.js";
+import { TwoSeeds } from "./two_seeds.js";
 
 const POLL_MS = 1500;
 const POLL_BUSY_MS = 400;
@@ -20,6 +22,9 @@ let values = null; // {color, seed, numbers, num_seeds}: what colors the text; n
 let scale = null;
 let playing = null;
 let overview;
+let raster;
+let twoSeeds;
+let textOf = null; // doc_id of the text that is on the page
 const text = new TextView(byId("text"), (token, also) => (also ? pin(shown.document.doc_id, token) : choose(token)));
 
 // ---- seeds
@@ -77,6 +82,7 @@ async function poll() {
   const grown = page.state.version !== before.version;
   const fitted = page.state.fitted !== before.fitted;
   if (shown.view === "overview" && (grown || fitted)) await drawOverview();
+  if (shown.view === "raster" && (grown || fitted)) await raster.load();
   if (shown.view === "document") {
     if (grown) await Promise.all([loadValues(), loadPanel(true)]);
     else if (fitted && !colorMoves()) await loadValues();
@@ -91,10 +97,11 @@ async function follow() {
 // ---- views
 
 async function followAddress() {
-  const { document, token, index, unknown } = readAddress();
+  const { document, token, index, unknown, asRaster } = readAddress();
   const news = `The address asks for what is not here: ${unknown.join(", ").slice(0, 300)}`;
   notice("address", unknown.length ? news : "");
-  if (document) await openDocument(document, { token, index, link: false });
+  if (document && asRaster) await openRaster(document, { token, index, link: false });
+  else if (document) await openDocument(document, { token, index, link: false });
   else showView("overview");
 }
 
@@ -102,23 +109,33 @@ function showView(view) {
   shown.view = view;
   byId("overview").hidden = view !== "overview";
   byId("document").hidden = view !== "document";
+  byId("raster").hidden = view !== "raster";
   byId("view-overview").setAttribute("aria-current", view === "overview");
   byId("view-document").setAttribute("aria-current", view === "document");
+  byId("view-raster").setAttribute("aria-current", view === "raster");
   document.title =
-    view === "document" && shown.document ? `${shown.document.name} · ${page.dataset.name}` : page.dataset.name;
-  if (view === "overview") {
-    play(false);
-    drawOverview();
-  }
+    view !== "overview" && shown.document ? `${shown.document.name} · ${page.dataset.name}` : page.dataset.name;
+  if (view !== "document") play(false);
+  if (view === "overview") drawOverview();
+}
+
+async function openRaster(chosen, { token = shown.token, index = null, link = true } = {}) {
+  if (shown.document !== chosen) Object.assign(shown, { token, index: index ?? page.dataset.steps.length - 1 });
+  shown.document = chosen;
+  showView("raster");
+  byId("raster-document").value = chosen.doc_id;
+  if (link) remember(true);
+  await raster.load();
 }
 
 async function drawOverview() {
   const found = await ask("overview", () => getFrame("/api/overview"));
   if (found && shown.view === "overview") overview.draw(found);
+  await twoSeeds.load();
 }
 
 async function openDocument(chosen, { token = null, index = null, link = true } = {}) {
-  const other = shown.document?.doc_id !== chosen.doc_id;
+  const other = textOf !== chosen.doc_id;
   shown.document = chosen;
   shown.token = token;
   shown.index = index ?? (other || shown.index === null ? page.dataset.steps.length - 1 : shown.index);
@@ -136,6 +153,7 @@ async function openDocument(chosen, { token = null, index = null, link = true } 
     const found = await ask("document", () => getJson(`/api/documents/${chosen.doc_id}/tokens`));
     if (!found || shown.document !== chosen) return;
     page.tokens = found.tokens;
+    textOf = chosen.doc_id;
     text.setTokens(page.tokens);
   }
   mark();
@@ -231,6 +249,7 @@ function setStep(index) {
   shown.index = Math.max(0, Math.min(page.dataset.steps.length - 1, index));
   byId("step").value = shown.index;
   paint();
+  chart.markStep(shown.index);
   remember();
 }
 
@@ -273,6 +292,13 @@ function mark() {
   );
 }
 
+// A click in the chart: the text goes to that step, and the seed of a line that was meant stays in front.
+function chooseInChart(seed, index) {
+  play(false);
+  if (colorMoves()) setStep(index);
+  keepSeed(seed);
+}
+
 function keepSeed(seed) {
   shown.seed = seed === shown.seed ? null : seed;
   byId("seed").value = shown.seed ?? "";
@@ -306,10 +332,12 @@ const KEYS = {
   "[ ]": ["checkpoint before, after", null],
   l: ["logarithmic or linear steps", () => byId("log").click()],
   f: ["fits", () => byId("fits").click()],
+  s: ["a color per seed", () => byId("by-seed").click()],
   c: ["keep the token for comparison", () => byId("compare").click()],
   "+ - 0": ["zoom in, out, all", null],
   o: ["overview", () => byId("view-overview").click()],
   d: ["document", () => byId("view-document").click()],
+  r: ["raster of all its tokens", () => byId("view-raster").click()],
   "?": ["these keys", () => byId("help").showModal()],
 };
 
@@ -360,6 +388,10 @@ function control() {
   on("view-document", "click", () =>
     openDocument(shown.document ?? page.dataset.documents[0], { token: shown.token }),
   );
+  on("view-raster", "click", () => openRaster(shown.document ?? page.dataset.documents[0]));
+  on("raster-document", "change", (event) =>
+    openRaster(page.dataset.documents.find((one) => one.doc_id === Number(event.target.value)), { token: null }),
+  );
   on("document-choice", "change", (event) =>
     openDocument(page.dataset.documents.find((one) => one.doc_id === Number(event.target.value))),
   );
@@ -405,6 +437,7 @@ function setTheme(theme) {
 function repaint() {
   if (!page.dataset) return;
   if (shown.view === "overview" && overview.found) overview.draw(overview.found);
+  if (shown.view === "raster") raster.draw();
   if (shown.document) paint(true);
   drawPanel();
 }
@@ -434,13 +467,17 @@ async function start() {
       ),
     ),
   );
-  byId("document-choice").replaceChildren(
-    ...page.dataset.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
-  );
+  for (const id of ["document-choice", "raster-document"]) {
+    byId(id).replaceChildren(
+      ...page.dataset.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
+    );
+  }
+  twoSeeds = new TwoSeeds((opened, token) => openDocument(opened, { token }));
+  raster = new Raster((token, index) => openDocument(shown.document, { token, index }));
   overview = new Overview(page.dataset, (opened, token, step) =>
     openDocument(opened, { token, index: step === null ? null : nearestStep(step) }),
   );
-  startPanel({ keepSeed, unpin });
+  startPanel({ chooseInChart, unpin });
   control();
   await look();
   document.documentElement.dataset.ready = "yes";

@@ -15,9 +15,9 @@ import { tokenContent, visibleText } from "./text.js";
 const HISTOGRAM_BINS = 30;
 
 let panel = []; // chart entries: the chosen token, then the compared ones
-let actions; // {keepSeed(seed or null), unpin(entry)}
+let actions; // {chooseInChart(seed or null, index), unpin(entry)}
 export const chart = new CurvesChart(byId("chart"), {
-  onSeed: (seed) => actions.keepSeed(seed),
+  onClick: (seed, index) => actions.chooseInChart(seed, index),
   onHover: readOut,
   onZoom: (range) => {
     shown.range = range;
@@ -37,6 +37,11 @@ export function startPanel(given) {
     drawPanel();
     remember();
     loadFits();
+  });
+  byId("by-seed").addEventListener("click", () => {
+    shown.bySeed = !shown.bySeed;
+    drawPanel();
+    remember();
   });
   byId("zoom-in").addEventListener("click", () => chart.move(0.6));
   byId("zoom-out").addEventListener("click", () => chart.move(1 / 0.6));
@@ -120,13 +125,14 @@ export function drawPanel() {
   for (const [name, pressed] of [
     ["log", shown.log],
     ["fits", shown.fits],
+    ["by-seed", shown.bySeed],
   ])
     byId(name).setAttribute("aria-pressed", pressed);
   drawChips();
   chart.show(
     page.dataset.steps,
     panel.map((entry) => ({ ...entry, fits: shown.fits ? entry.fits : null })),
-    { log: shown.log, range: shown.range, seed: shown.seed },
+    { log: shown.log, range: shown.range, seed: shown.seed, index: shown.index, bySeed: shown.bySeed },
   );
   drawHistogram(first);
   drawNumbers(first);

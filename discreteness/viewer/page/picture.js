@@ -1,12 +1,14 @@
 // the chart of curves as it stands -> an SVG with title, axes and legend, and a PNG of it at twice the size.
 
-import { cssColor, element, number } from "./dom.js";
 import { roundTicks } from "./bars.js";
+import { seedColor } from "./colors.js";
+import { cssColor, element, number } from "./dom.js";
 
 const MARGIN = { left: 52, right: 16, bottom: 44 };
 const TITLE_PX = 30;
 const ROW_PX = 18;
 const PNG_SCALE = 2;
+const MOST_SEEDS = 8; // that have a row of their own in the legend
 const FONT = { "font-family": "system-ui, sans-serif", "font-size": 12 };
 
 // entries: [{label, color (a CSS variable)}], one per token of the chart. Returns {text, width, height}.
@@ -58,7 +60,11 @@ function legendOf(chart, entries) {
   if (chart.tokens.some(({ fits }) => fits)) {
     rows.push({ label: "fits; marks at the bottom: times of drops", stroke: cssColor("--fit") });
   }
-  if (chart.seed !== null) rows.push({ label: `seed ${chart.seed}`, stroke: cssColor("--ink") });
+  const seeds = chart.tokens[0].curves.seeds;
+  if (chart.bySeed && seeds.length <= MOST_SEEDS) {
+    rows.push(...Array.from(seeds, (seed) => ({ label: `seed ${seed}`, stroke: seedColor(seed) })));
+  } else if (chart.bySeed) rows.push({ label: "a color per seed", stroke: seedColor(seeds[0]) });
+  else if (chart.seed !== null) rows.push({ label: `seed ${chart.seed}`, stroke: cssColor("--ink") });
   return rows;
 }
 
@@ -87,7 +93,7 @@ function axes(chart, { width, height, x, y }) {
   }
   for (const tick of roundTicks(scales.y.max).filter((tick) => tick >= scales.y.min)) {
     parts.push(element("line", { x1: 0, x2: width, y1: y(tick), y2: y(tick), stroke: grid }));
-    parts.push(words(number(tick), { x: -7, y: y(tick) + 4, fill: muted, "text-anchor": "end", class: "loss" }));
+    parts.push(words(number(tick), { x: -7, y: y(tick) + 4, fill: muted, "text-anchor": "end", "data-part": "loss" }));
   }
   const middle = { fill: muted, "text-anchor": "middle" };
   parts.push(words(chart.log ? "updates + 1" : "updates", { x: width / 2, y: height + 36, ...middle }));
@@ -126,18 +132,18 @@ function drawing(chart, frame) {
   const parts = [];
   for (const { curves, color } of tokens) {
     parts.push(bandOf(chart, frame, curves, cssColor(color)));
-    const opacity = Math.max(0.1, Math.min(0.7, 14 / curves.seeds.length));
+    const opacity = chart.opacityOf(curves);
     curves.seeds.forEach((seed, row) => {
       const dashes = row >= curves.num_committed ? { "stroke-dasharray": "5 3", opacity: 0.9 } : { opacity };
-      parts.push(path(curves.losses, row, { class: "seed", "data-seed": seed, stroke: cssColor(color), "stroke-width": 0.75, ...dashes }));
+      parts.push(path(curves.losses, row, { "data-part": "seed", "data-seed": seed, stroke: chart.strokeOf(seed, color), "stroke-width": chart.bySeed ? 1.5 : 0.75, ...dashes }));
     });
   }
   for (const { curves, color } of tokens) {
-    parts.push(path(curves.mean, 0, { class: "mean", stroke: cssColor(color), "stroke-width": 2.5 }));
+    parts.push(path(curves.mean, 0, { "data-part": "mean", stroke: cssColor(color), "stroke-width": 2.5 }));
   }
   for (const { curves, fits } of tokens) {
     const forward = chart.seed === null ? -1 : curves.seeds.indexOf(chart.seed);
-    if (forward >= 0) parts.push(path(curves.losses, forward, { class: "forward", stroke: cssColor("--ink"), "stroke-width": 2.2 }));
+    if (forward >= 0) parts.push(path(curves.losses, forward, { "data-part": "forward", stroke: chart.bySeed ? seedColor(chart.seed) : cssColor("--ink"), "stroke-width": 2.2 }));
     if (fits) parts.push(...fitParts(chart, frame, fits, forward, path));
   }
   const clip = element("clipPath", { id: "frame" }, element("rect", { width: frame.width, height: frame.height }));
@@ -148,7 +154,7 @@ function bandOf(chart, { x, y }, { low, high }, fill) {
   const there = chart.steps.map((_, at) => at).filter((at) => Number.isFinite(low[at]) && Number.isFinite(high[at]));
   const point = (values) => (at) => `${x(chart.xs[at]).toFixed(2)} ${y(values[at]).toFixed(2)}`;
   const border = [...there.map(point(high)), ...there.reverse().map(point(low))];
-  return element("path", { class: "band", d: border.length ? `M${border.join("L")}Z` : "", fill, opacity: 0.17 });
+  return element("path", { "data-part": "band", d: border.length ? `M${border.join("L")}Z` : "", fill, opacity: 0.17 });
 }
 
 function fitParts(chart, { height, x }, fits, forward, path) {
@@ -158,7 +164,7 @@ function fitParts(chart, { height, x }, fits, forward, path) {
   const marks = Array.from(fits.time).flatMap((time, row) => {
     if (!fits.is_drop[row]) return [];
     const place = x(chart.log ? time + 1 : time);
-    return [element("line", { class: "drop", x1: place, x2: place, y1: height - 12, y2: height, stroke })];
+    return [element("line", { "data-part": "drop", x1: place, x2: place, y1: height - 12, y2: height, stroke })];
   });
-  return [...marks, ...shown.map((row) => path(fits.fitted, row, { class: "fit", stroke, opacity }))];
+  return [...marks, ...shown.map((row) => path(fits.fitted, row, { "data-part": "fit", stroke, opacity }))];
 }
