@@ -64,7 +64,7 @@ def write_page(uri: str | os.PathLike[str] | Storage, output: str | os.PathLike[
     while True:
         kept = excerpt(dataset, _with_fits(dataset, analysis), room)
         with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop already, as in a notebook
-            answers = thread.submit(lambda kept=kept: asyncio.run(_answers(kept, analysis))).result()
+            answers = thread.submit(asyncio.run, _answers(kept, analysis)).result()
         content = one_file(answers).encode()
         if len(content) <= max_bytes:
             break

@@ -39,6 +39,7 @@ RUN = {"status", "watch", "verify", "compact", "analyze", "export", "documents"}
 ELSEWHERE = {
     "doctor": "test_doctor.py, test_jobs.py",
     "view": "test_viewer.py",
+    "page": "test_static_page.py",
     "rescore": "test_rescore.py",
     "score": "test_model_pages.py",
     "generate": "test_model_pages.py",
