@@ -61,10 +61,14 @@ class DropFinder:
             return fit(losses, snapshot.dataset.steps)
         return judged(fit(losses, snapshot.dataset.steps, analysis.noise), analysis.numbers.evidence)
 
-    def analysis(self) -> Analysis | None:
-        """The tables of `discreteness analyze`, None where there are none of this dataset's seeds. Raises one of
-        UNREADABLE if they are damaged or of another version."""
-        return self._analysis_of(self.growing.snapshot)
+    def analysis(self) -> tuple[Analysis | None, str | None]:
+        """The tables of `discreteness analyze`, None where there are none of this dataset's seeds, or none that can be
+        read; and why not.
+        """
+        try:
+            return self._analysis_of(self.growing.snapshot), None
+        except UNREADABLE as error:
+            return None, " ".join(str(error).split())
 
     def mean_loss(self, document: DocumentInfo) -> np.ndarray | None:
         """float32 [steps] over all tokens and the first SAMPLE seeds, nan at steps not reached; None as above."""

@@ -12,7 +12,7 @@ def seed_times(finder: DropFinder, seed: int) -> bytes:
     `error` float32, its standard error in octaves. `analyzed` says whether there is an analysis of the seed; without
     one there are no times.
     """
-    analysis = finder.analysis()
+    analysis, _ = finder.analysis()
     if analysis is None or seed not in analysis.seeds:
         return frame({"analyzed": False})
     drops = analysis.fits.filter((pc.field("seed") == seed) & pc.field("is_drop"))
