@@ -177,9 +177,11 @@ class Analyze:
 
 @dataclass(frozen=True)
 class View:
-    """Show a dataset in a browser on this machine, also while it grows."""
+    """Show a dataset in a browser on this machine, also while it grows; or two, laid over each other."""
 
     path: Annotated[str, tyro.conf.Positional]
+    beside: Annotated[str | None, tyro.conf.Positional] = None
+    """A second dataset: then documents of the same name and tokens are shown, at the checkpoints that both have."""
     port: int = 8321
     """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
     open: bool = True
@@ -190,7 +192,7 @@ class View:
     def __call__(self) -> int:
         from discreteness.viewer.server import serve
 
-        serve(self.path, self.port, self.allow_host, self.open)
+        serve(self.path, self.port, self.allow_host, self.open, self.beside)
         return 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.dataset.reader import Dataset
 from discreteness.dataset.storage import Storage
+from discreteness.viewer.part import Part
 
 MIN_SEEDS = 8
 MIN_STEPS = 48
@@ -48,11 +49,9 @@ class Excerpt:
                 entries.append(f"{missing:,} of {len(all_of_it):,} {what}")
         return entries
 
-    def open(self, storage: Storage) -> Dataset:
-        """The dataset as if it had these documents and checkpoints alone, with all of its seeds."""
-        dataset = Dataset(storage)
-        dataset.documents, dataset.steps = self.documents, self.steps
-        return dataset
+    def open(self, storage: Storage) -> Part:
+        """With all of its seeds, over which means are taken."""
+        return Part(storage, self.documents, self.steps)
 
 
 def excerpt(dataset: Dataset, seeds: Sequence[int], max_bytes: float) -> Excerpt:

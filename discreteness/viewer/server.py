@@ -28,6 +28,7 @@ from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.drops import Drops
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
+from discreteness.viewer.pair import Pair
 from discreteness.viewer.seed_times import seed_times
 
 HOST = "127.0.0.1"
@@ -45,6 +46,7 @@ HEADERS = {
 }
 
 HOSTS = web.AppKey("hosts", frozenset)
+BESIDE = web.AppKey("beside", dict)
 GROWING = web.AppKey("growing", Growing)
 DROP_FINDER = web.AppKey("drop_finder", DropFinder)
 SHARPEST = 60
@@ -57,12 +59,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(
-    uri: str | os.PathLike[str] | Storage, port: int, allowed_hosts: Sequence[str] = (), open_browser: bool = False
+    uri: str | os.PathLike[str] | Storage,
+    port: int,
+    allowed_hosts: Sequence[str] = (),
+    open_browser: bool = False,
+    beside: str | os.PathLike[str] | Storage | None = None,
 ) -> None:
     """Answers until interrupted. `port` 0: a free one. `open_browser`: where there is a desktop. Raises what
     `application` raises, and OSError if the port is taken.
     """
-    app = application(uri, allowed_hosts)
+    app = application(uri, allowed_hosts, beside=beside)
     listening = _listen(port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/"
     storage = app[GROWING].storage
@@ -76,16 +82,25 @@ def application(
     uri: str | os.PathLike[str] | Storage,
     allowed_hosts: Sequence[str] = (),
     opened: Callable[[Storage], Dataset] = Dataset,
+    beside: str | os.PathLike[str] | Storage | None = None,
 ) -> web.Application:
-    """The viewer of one dataset, or of what `opened` makes of it. `allowed_hosts`: names under which a proxy shows this
-    server, besides OUR_NAMES. Raises what discreteness.open raises, and ValueError if one of them is not the bare name
-    of a host.
+    """The viewer of one dataset, or of what `opened` makes of it; or of what it has in common with another, `beside`,
+    which answers below /beside. `allowed_hosts`: names under which a proxy shows this server, besides OUR_NAMES. Raises
+    what discreteness.open raises, and ValueError if a host is not a bare name, or the two have nothing in common.
     """
+    pair = None
+    if beside is not None:
+        pair = Pair.of(Dataset(open_storage(uri)), Dataset(open_storage(beside)))
+        opened = pair.opened(0)
     hosts = OUR_NAMES.union(map(_host_name, allowed_hosts))
     growing = Growing(open_storage(uri), opened)
     _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
     app[HOSTS] = hosts
+    if pair is not None and beside is not None:
+        second = application(beside, allowed_hosts, pair.opened(1))
+        app[BESIDE] = _of_second(pair, growing, second[GROWING])
+        app.add_subapp("/beside", second)
     app[GROWING] = growing
     app[DROP_FINDER] = DropFinder(app[GROWING])
     app.router.add_get("/", _index)
@@ -165,7 +180,17 @@ async def _dataset(request: web.Request) -> web.Response:
             for d in dataset.documents
         ],
     }
-    return _json(content)
+    return _json(content | ({"beside": request.app[BESIDE]} if BESIDE in request.app else {}))
+
+
+def _of_second(pair: Pair, first: Growing, second: Growing) -> dict[str, Any]:
+    """What the page is told of the second dataset. `documents`: its doc_id for each of the first."""
+    names = [growing.storage.root.rpartition("/")[2] for growing in (first, second)]
+    return {
+        "name": names[1] if names[0] != names[1] else second.storage.uri,
+        "documents": {here.doc_id: there.doc_id for here, there in pair.documents},
+        "left_out": pair.left_out,
+    }
 
 
 async def _state(request: web.Request) -> web.Response:

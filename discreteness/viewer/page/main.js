@@ -1,6 +1,7 @@
 // The page: views, the text and its colors, keys; it follows a dataset that grows.
 
 import { getFrame, getJson, ServerError } from "./api.js";
+import { startBeside } from "./beside.js";
 import { scaleOf } from "./colors.js";
 import { sayCopy } from "./copy.js";
 import { byId, count, element, number } from "./dom.js";
@@ -68,6 +69,8 @@ function drawState() {
 async function look() {
   try {
     page.state = await getJson("/api/state");
+    // Its files are looked for anew too; versions of both only grow.
+    if (page.dataset.beside) page.state.version += (await getJson("/beside/api/state")).version;
     notice("state", "");
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
@@ -451,6 +454,10 @@ async function start() {
   byId("dataset").title =
     `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
   sayCopy(page.dataset);
+  startBeside(() => {
+    remember();
+    loadPanel();
+  });
   byId("step").max = page.dataset.steps.length - 1;
   byId("documents").replaceChildren(
     ...page.dataset.documents.map((one) =>

@@ -2,6 +2,7 @@
 
 import { getFrame, getJson } from "./api.js";
 import { drawBars, roundTicks } from "./bars.js";
+import { datasetOf, documentOf, isSame, pathOf, withTwins } from "./beside.js";
 import { CURVE_COLORS } from "./colors.js";
 import { CurvesChart } from "./curves.js";
 import { byId, count, download, downloadCsv, element, number } from "./dom.js";
@@ -62,26 +63,26 @@ export function bringForward() {
 export async function loadPanel(again = false) {
   const { document, token } = shown;
   if (token === null) return;
-  const wanted = [
+  const wanted = withTwins([
     { doc_id: document.doc_id, token },
     ...shown.compared.filter((one) => one.doc_id !== document.doc_id || one.token !== token),
-  ];
+  ]);
   const entries = await ask("token", () =>
     Promise.all(
       wanted.map(async (one) => {
-        const path = `/api/documents/${one.doc_id}/tokens/${one.token}`;
-        const before = again ? null : panel.find((entry) => entry.doc_id === one.doc_id && entry.token === one.token);
-        const curves = before?.curves ?? (await getFrame(path));
+        const before = again ? null : panel.find((entry) => isSame(entry, one));
+        const curves = before?.curves ?? (await getFrame(pathOf(one)));
+        const { doc_id } = documentOf(one);
         const words =
-          one.doc_id === document.doc_id
+          doc_id === document.doc_id
             ? page.tokens
-            : (before?.words ?? (await getJson(`/api/documents/${one.doc_id}/tokens`)).tokens);
+            : (before?.words ?? (await getJson(`/api/documents/${doc_id}/tokens`)).tokens);
         return { ...one, curves, words, fits: before?.fits };
       }),
     ),
   );
   if (!entries || shown.document !== document || shown.token !== token) return;
-  panel = entries.map((entry, at) => ({ ...entry, color: CURVE_COLORS[at] }));
+  panel = entries.map((entry, at) => ({ ...entry, color: CURVE_COLORS[at % CURVE_COLORS.length] }));
   drawPanel();
   requestAnimationFrame(() =>
     setTimeout(() => {
@@ -102,7 +103,7 @@ async function loadFits() {
       entries.map(async (entry) => {
         if (!entry.curves.num_committed) return;
         if (entry.fits) return;
-        const fits = await getFrame(`/api/documents/${entry.doc_id}/tokens/${entry.token}/fits`);
+        const fits = await getFrame(`${pathOf(entry)}/fits`);
         entry.fits = { ...fits, fitted: fittedCurves(fits, page.dataset.steps) };
       }),
     ),
@@ -110,7 +111,10 @@ async function loadFits() {
   if (loaded && entries === panel) drawPanel();
 }
 
-const nameOf = ({ doc_id }) => page.dataset.documents.find((one) => one.doc_id === doc_id).name;
+const nameOf = (entry) => documentOf(entry).name;
+
+// With the dataset, where there are two.
+const fullName = (entry) => (page.dataset.beside ? `${datasetOf(entry)}: ${nameOf(entry)}` : nameOf(entry));
 
 export function drawPanel() {
   if (!panel.length) return;
@@ -126,6 +130,7 @@ export function drawPanel() {
     ["log", shown.log],
     ["fits", shown.fits],
     ["by-seed", shown.bySeed],
+    ["beside", shown.beside],
   ])
     byId(name).setAttribute("aria-pressed", pressed);
   drawChips();
@@ -144,11 +149,11 @@ function drawChips() {
   const chips = panel.length > 1 || shown.compared.length ? panel : [];
   byId("chips").replaceChildren(
     ...chips.map((entry) => {
-      const pinned = shown.compared.some((one) => one.doc_id === entry.doc_id && one.token === entry.token);
+      const pinned = shown.compared.some((one) => isSame(one, entry));
       const item = element(
         "li",
         {},
-        element("span", {}, `${visibleText(entry.words[entry.token])}  ${nameOf(entry)}:${entry.token}`),
+        element("span", {}, `${visibleText(entry.words[entry.token])}  ${fullName(entry)}:${entry.token}`),
       );
       item.style.setProperty("--chip", `var(${entry.color})`);
       if (pinned)
@@ -198,6 +203,14 @@ function drawNumbers(entry) {
     const percents = ends.map((loss) => 100 * Math.exp(-loss));
     rows.push(["final probability", `median ${number(median(percents))} %`]);
   }
+  for (const twin of panel.slice(1, 2).filter(({ beside }) => beside)) {
+    const others = finals(twin);
+    if (others.length)
+      rows.push([
+        `final loss in ${datasetOf(twin)}`,
+        `median ${number(median(others))}, ${number(Math.min(...others))} to ${number(Math.max(...others))} nats in ${count(others.length)} seed${others.length === 1 ? "" : "s"}`,
+      ]);
+  }
   if (shown.fits && entry.fits) {
     const { time, width, is_drop, delta_bic } = entry.fits;
     const ofDrops = (list) => list.filter((_, row) => is_drop[row]);
@@ -239,7 +252,8 @@ const exact = (value) => Number(value.toPrecision(9));
 
 function saveCsv() {
   const seeds = [...new Set(panel.flatMap(({ curves }) => [...curves.seeds]))].sort((a, b) => a - b);
-  const table = [["doc_id", "document", "token_index", "token", "step", ...seeds.map((seed) => `seed_${seed}`)]];
+  const two = Boolean(page.dataset.beside);
+  const table = [[...(two ? ["dataset"] : []), "doc_id", "document", "token_index", "token", "step", ...seeds.map((seed) => `seed_${seed}`)]];
   const steps = page.dataset.steps.length;
   for (const entry of panel) {
     const { doc_id, token, curves } = entry;
@@ -248,7 +262,7 @@ function saveCsv() {
       const losses = rows.map((row) =>
         row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : exact(curves.losses[row * steps + index]),
       );
-      table.push([doc_id, nameOf(entry), token, entry.words[token].text, step, ...losses]);
+      table.push([...(two ? [datasetOf(entry)] : []), doc_id, nameOf(entry), token, entry.words[token].text, step, ...losses]);
     });
   }
   downloadCsv(`${fileName()}.csv`, table);
@@ -256,7 +270,7 @@ function saveCsv() {
 
 function picture() {
   const entries = panel.map(({ words, token, curves, color, ...entry }) => ({
-    label: `${visibleText(words[token])}  ${nameOf(entry)}:${token}, ${count(curves.seeds.length)} seeds, their mean, and 80 % of them`,
+    label: `${visibleText(words[token])}  ${fullName(entry)}:${token}, ${count(curves.seeds.length)} seeds, their mean, and 80 % of them`,
     color,
   }));
   return chartSvg(chart, { title: `${page.dataset.name}: loss of ${panel.length > 1 ? "tokens" : "one token"}`, entries });

@@ -22,6 +22,7 @@ export const shown = {
   log: true,
   fits: false,
   bySeed: false,
+  beside: true,
   order: "text",
   compared: [],
   range: null,
@@ -41,6 +42,7 @@ function addressOf() {
     if (!shown.log) query.set("steps", "linear");
     if (shown.fits) query.set("fits", "1");
     if (shown.bySeed) query.set("lines", "seed");
+    if (!shown.beside) query.set("beside", "0");
     if (shown.compared.length)
       query.set("compare", shown.compared.map(({ doc_id, token }) => `${doc_id}.${token}`).join("_"));
     if (shown.range) query.set("zoom", shown.range.join("-"));
@@ -79,6 +81,7 @@ export function readAddress() {
     log: query.get("steps") !== "linear",
     fits: query.get("fits") === "1",
     bySeed: query.get("lines") === "seed",
+    beside: query.get("beside") !== "0",
     order: query.get("rows") === "time" ? "time" : "text",
   });
   const token =
