@@ -214,7 +214,7 @@ def test_the_times_of_two_seeds_lie_against_each_other(new_page, planted, whole)
     np.testing.assert_allclose(points, np.stack([54 + 354 * places[:, 0], 364 - 354 * places[:, 1]], 1), atol=0.01)
     bars = page.get_attribute("#two-seeds .errors", "d")
     ends = np.array([[float(n) for n in bar] for bar in re.findall(r"M([\d.]+) [\d.]+H([\d.]+)", bars)])
-    errors = np.array([[a["time_error"], b["time_error"]] for a, b in pairs])
+    errors = np.array([[min(one["time_error"], one["width"]) for one in pair] for pair in pairs])
     sides = (times[:, :1] + 1) * 2.0 ** np.stack([-errors[:, 0], errors[:, 0]], 1)
     np.testing.assert_allclose(ends, 54 + 354 * np.clip(np.log(sides) / np.log1p(PLAN[-1]), 0, 1), atol=0.01)
     apart = np.abs(np.diff(np.log2(times + 1), axis=1))[:, 0]

@@ -9,6 +9,7 @@ import { median } from "./statistics.js";
 const SIZE = 420;
 const MARGIN = { left: 54, right: 12, top: 10, bottom: 44 };
 const NEAR_ERRORS = 2;
+const MANY = 300; // points, which are drawn smaller
 
 // Tokens that have a drop in both: [{doc_id, token, times: [a, b], errors: [a, b]}].
 export function inBoth(first, second) {
@@ -66,7 +67,7 @@ export class TwoSeeds {
     const points = inBoth(first, second);
     const share = Math.round((100 * points.filter(agree).length) / points.length);
     byId("two-seeds-hint").textContent = points.length
-      ? `${count(points.length)} tokens have a drop in both (${count(first.token.length)} in seed ${seeds[0]}, ${count(second.token.length)} in seed ${seeds[1]}); its times are ${number(median(points.map(apart)))} octaves apart in the median, and in ${share} % of the tokens not further than two standard errors of their difference. Bars: one standard error. A click opens the token.`
+      ? `${count(points.length)} tokens have a drop in both (${count(first.token.length)} in seed ${seeds[0]}, ${count(second.token.length)} in seed ${seeds[1]}); its times are ${number(median(points.map(apart)))} octaves apart in the median, and in ${share} % of the tokens not further than two standard errors of their difference. Bars: one standard error. On the line, both learn it at the same step. A click opens the token.`
       : "No token has a drop in both.";
     byId("two-seeds-chart").replaceChildren(this.chart(seeds, points));
   }
@@ -90,7 +91,6 @@ export class TwoSeeds {
     return element(
       "svg",
       { viewBox: `0 0 ${SIZE} ${base + MARGIN.bottom}`, role: "img", "aria-label": `learning times of seeds ${seeds.join(" and ")}` },
-      element("path", { d: `M${x(0)} ${y(0)}L${MARGIN.left + inner} ${MARGIN.top}`, class: "diagonal" }),
       element("path", { d: `M${MARGIN.left} ${MARGIN.top}V${base}H${MARGIN.left + inner}`, class: "diagonal" }),
       ...ticks.flatMap((step) => [
         element("text", { x: x(step), y: base + 16, class: "tick" }, count(step)),
@@ -99,13 +99,14 @@ export class TwoSeeds {
       element("text", { x: MARGIN.left + inner / 2, y: base + 36, class: "tick" }, `step, seed ${seeds[0]}`),
       element("text", { transform: `translate(12 ${MARGIN.top + inner / 2}) rotate(-90)`, class: "tick" }, `step, seed ${seeds[1]}`),
       element("path", { d: bars.join(""), class: "errors" }),
-      ...points.map((one) => this.point(names.get(one.doc_id), one, seeds, { cx: x(one.times[0]), cy: y(one.times[1]) })),
+      ...points.map((one) => this.point(names.get(one.doc_id), one, seeds, { cx: x(one.times[0]), cy: y(one.times[1]), r: points.length > MANY ? 1.8 : 3 })),
+      element("path", { d: `M${x(0)} ${y(0)}L${MARGIN.left + inner} ${MARGIN.top}`, class: "equal" }),
     );
   }
 
   point(document, { token, times }, seeds, place) {
     const said = `${document.name}:${token}, at step ${number(times[0])} in seed ${seeds[0]}, ${number(times[1])} in seed ${seeds[1]}`;
     const open = () => this.onOpen(document, token);
-    return element("circle", { ...place, r: 3, class: "point", onclick: open }, element("title", {}, said));
+    return element("circle", { ...place, class: "point", onclick: open }, element("title", {}, said));
   }
 }
