@@ -54,10 +54,7 @@ class DropFinder:
         By themselves where there is none that can be read (`drops` says why).
         """
         snapshot = self.growing.snapshot
-        try:
-            analysis = self._analysis_of(snapshot)
-        except UNREADABLE:
-            analysis = None
+        analysis, _ = self.analysis()
         if analysis is None or (isinstance(snapshot.dataset, Part) and snapshot.dataset.lacks_steps):
             return fit(losses, snapshot.dataset.steps)
         return judged(fit(losses, snapshot.dataset.steps, analysis.noise), analysis.numbers.evidence)

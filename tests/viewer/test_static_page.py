@@ -15,6 +15,8 @@ from discreteness.analysis.verdicts import judged
 from discreteness.cli.main import main
 from discreteness.viewer import one_file
 from discreteness.viewer.excerpt import excerpt, thinned
+from discreteness.viewer.part import Part
+from discreteness.viewer.server import DROP_FINDER, GROWING, application
 from discreteness.viewer.static_page import write_page
 from tests.support.chromium import until
 from tests.support.planted_dataset import commit_planted, create_planted, log_plan, show_running, text_documents
@@ -147,6 +149,17 @@ def test_documents_go_last_and_what_does_not_fit_at_all_is_refused(planted):
     assert kept.seeds[0] == 0 and kept.seeds[-1] == 40
     with pytest.raises(ValueError, match=r"not one document fits.*give a --max-mb that is larger by 0.0"):
         excerpt(dataset, dataset.seeds, 100)
+
+
+def test_fits_at_fewer_checkpoints_do_without_the_noise_of_the_analysis(planted):
+    folder, found = planted
+    dataset = discreteness.open(folder)
+    for steps, noise in ((list(PLAN), found.noise), (list(PLAN[::2]), None)):
+        app = application(folder, opened=lambda storage, steps=steps: Part(storage, dataset.documents, steps))
+        curves = app[GROWING].curves(dataset.documents[0], 3).losses[: NUM_SEEDS + 1]
+        np.testing.assert_array_equal(curves, dataset.losses("one.txt", 3, steps=steps))
+        expected = fit(curves, steps, noise)
+        np.testing.assert_array_equal(app[DROP_FINDER].fits(curves).delta_bic, expected.delta_bic)
 
 
 def test_the_most_crowded_checkpoints_are_left_out():
