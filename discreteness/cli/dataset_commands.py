@@ -255,16 +255,42 @@ class Analyze:
 
 @dataclass(frozen=True)
 class View:
-    """Show a dataset in a browser on this machine, also while it grows."""
+    """Show a dataset in a browser on this machine, also while it grows; or two, laid over each other."""
 
     path: Annotated[str, tyro.conf.Positional]
+    beside: Annotated[str | None, tyro.conf.Positional] = None
+    """A second dataset: then documents of the same name and tokens are shown, at the checkpoints that both have."""
     port: int = 8321
     """Port of 127.0.0.1; 0 takes a free one. From another machine: ssh -L 8321:127.0.0.1:8321 HOST."""
+    open: bool = True
+    """Open the page in the browser, where there is a display and a terminal."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A host under whose name a proxy shows the page, as JupyterHub's or Colab's does; may be given several times."""
 
     def __call__(self) -> int:
         from discreteness.viewer.server import serve
 
-        serve(self.path, self.port)
+        serve(self.path, self.port, self.allow_host, self.open, self.beside)
+        return 0
+
+
+@dataclass(frozen=True)
+class Page:
+    """Write a dataset's page into one HTML file, to send on: it needs no server and no network."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    output: str
+    """The file, which must not exist yet."""
+    max_mb: float = 20.0
+    """Most megabytes (10^6 bytes) of the file. Where the dataset is larger, seeds and checkpoints are thinned alike,
+    then documents left out, and the page says so."""
+
+    def __call__(self) -> int:
+        from discreteness.viewer.static_page import write_page
+
+        kept = write_page(self.path, self.output, self.max_mb)
+        print(f"written: {self.output}, {Path(self.output).stat().st_size / 1e6:.1f} MB")
+        print(f"left out for its size: {', '.join(kept.left_out)}" if kept.left_out else "nothing is left out")
         return 0
 
 

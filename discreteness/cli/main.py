@@ -14,7 +14,18 @@ import tyro
 import discreteness
 from discreteness.cli.command_names import check_name
 from discreteness.cli.data_commands import DATA_COMMANDS, Data
-from discreteness.cli.dataset_commands import Analyze, Annotate, Compact, Export, Rescore, Status, Verify, View, Watch
+from discreteness.cli.dataset_commands import (
+    Analyze,
+    Annotate,
+    Compact,
+    Export,
+    Page,
+    Rescore,
+    Status,
+    Verify,
+    View,
+    Watch,
+)
 from discreteness.cli.model_commands import Generate, Score, Validate
 from discreteness.cli.series_commands import CheckSeries, score_series
 from discreteness.cli.sharing_commands import Merge, Publish
@@ -153,6 +164,7 @@ COMMANDS: dict[str, Callable] = {
     "annotate": Annotate,
     "analyze": Analyze,
     "view": View,
+    "page": Page,
     "check-series": CheckSeries,
     "data": Data,
     "score": Score,

@@ -313,7 +313,7 @@ class Dataset:
         return choose("step", steps, self.steps)
 
     def _places(self, steps: Chosen) -> np.ndarray:
-        return np.searchsorted(self.steps, np.array(steps.numbers, np.int64))
+        return np.searchsorted(self._manifest.steps, np.array(steps.numbers, np.int64))
 
     def _tokens(self, document: DocumentInfo, token: Choice | None, answers: bool) -> Chosen:
         """Token indices, 1 to N."""
@@ -329,7 +329,7 @@ class Dataset:
         losses = np.empty((len(tokens), len(places), len(seeds)), np.float32)  # as parts have it
         if not losses.size:
             return losses.transpose(2, 1, 0)
-        num_steps = len(self.steps)
+        num_steps = len(self._manifest.steps)
 
         def pays(part: PartReader, rows: list[int]) -> bool:
             """Whether the part decodes fewer losses than the seeds' files would."""

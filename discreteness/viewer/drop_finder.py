@@ -17,6 +17,7 @@ from discreteness.analysis.verdicts import judged
 from discreteness.dataset.manifest import DocumentInfo
 from discreteness.viewer.drops import Drops
 from discreteness.viewer.growing import Growing, Snapshot
+from discreteness.viewer.part import Part
 
 SAMPLE = 8
 UNREADABLE = KeyError, ValueError, OSError, pa.ArrowException
@@ -55,7 +56,7 @@ class DropFinder:
         """
         snapshot = self.growing.snapshot
         analysis, _ = self.analysis()
-        if analysis is None:
+        if analysis is None or (isinstance(snapshot.dataset, Part) and snapshot.dataset.lacks_steps):
             return fit(losses, snapshot.dataset.steps)
         return judged(fit(losses, snapshot.dataset.steps, analysis.noise), analysis.numbers.evidence)
 

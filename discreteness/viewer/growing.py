@@ -8,7 +8,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -66,8 +66,9 @@ class Growing:
     document is not there, and ValueError or OSError if files are damaged or have vanished.
     """
 
-    def __init__(self, storage: Storage):
+    def __init__(self, storage: Storage, opened: Callable[[Storage], Dataset] = Dataset):
         self.storage = storage
+        self._opened = opened
         self.reading: dict[int, tuple[int, int]] = {}
         self._kept: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._kept_bytes = 0
@@ -151,7 +152,7 @@ class Growing:
 
     def _look(self, version: int) -> Snapshot:
         listed, analysis = self._listing(), self._analysis_stamps()
-        dataset = Dataset(self.storage)
+        dataset = self._opened(self.storage)
         running = {one.seed: one for one in running_seeds(self.storage, set(dataset.seeds))}
         stamps = {}
         for stamp in listed:
@@ -203,8 +204,10 @@ class Growing:
             table = pq.read_table(file, columns=["step", "losses"], filters=[("doc_id", "=", document.doc_id)])
         steps = snapshot.dataset.steps
         losses = np.full((len(steps), document.num_losses), np.nan, np.float32)
-        rows = np.searchsorted(steps, table["step"].to_numpy())
-        losses[rows] = pc.list_flatten(table["losses"]).to_numpy().reshape(len(rows), document.num_losses)
+        there = table["step"].to_numpy()
+        asked = np.isin(there, steps)  # an excerpt has fewer
+        found = pc.list_flatten(table["losses"]).to_numpy().reshape(len(there), document.num_losses)
+        losses[np.searchsorted(steps, there[asked])] = found[asked]
         return losses
 
     def _fits(self, document: DocumentInfo, snapshot: Snapshot) -> bool:

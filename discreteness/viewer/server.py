@@ -2,15 +2,16 @@
 
 - It only reads, only answers GET, and only listens on 127.0.0.1.
 - A page of another site cannot use it: the Host header must name this machine (a foreign name that resolves to
-  127.0.0.1 does not), and no answer may be embedded or read elsewhere.
+  127.0.0.1 does not) or a host that the user named, and no answer may be embedded or read elsewhere.
 - Whatever takes time is done in a thread, so that one slow answer does not hold up the others.
 """
 
 import asyncio
 import json
 import os
+import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
@@ -22,16 +23,21 @@ import pyarrow as pa
 from aiohttp import web
 
 from discreteness.analysis.schedule_changes import schedule_of
+from discreteness.dataset.reader import Dataset
 from discreteness.dataset.storage import Storage, open_storage
+from discreteness.viewer.desktop import show_in_browser
 from discreteness.viewer.drop_finder import DropFinder
 from discreteness.viewer.findings import findings
 from discreteness.viewer.frames import frame
 from discreteness.viewer.growing import Growing
 from discreteness.viewer.overview import drop_table_frame, overview_frame
+from discreteness.viewer.pair import Pair
+from discreteness.viewer.seed_times import seed_times
 from discreteness.viewer.words import words
 
 HOST = "127.0.0.1"
-OUR_NAMES = {"127.0.0.1", "localhost"}
+OUR_NAMES = frozenset({"127.0.0.1", "localhost"})
+HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 PAGE = files("discreteness.viewer") / "page"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -43,28 +49,58 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+HOSTS = web.AppKey("hosts", frozenset)
+BESIDE = web.AppKey("beside", dict)
 GROWING = web.AppKey("growing", Growing)
 DROP_FINDER = web.AppKey("drop_finder", DropFinder)
+OF_FITS = ("time", "width", "delta_bic", "base", "origin", "times", "widths", "falls")
+"""Numbers of a fit that the page has: of its main fall, and what its curve is made of."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(uri: str | os.PathLike[str] | Storage, port: int) -> None:
-    """Answers until interrupted. `port` 0: a free one. Raises what discreteness.open raises, and OSError if the port is
-    taken.
+def serve(
+    uri: str | os.PathLike[str] | Storage,
+    port: int,
+    allowed_hosts: Sequence[str] = (),
+    open_browser: bool = False,
+    beside: str | os.PathLike[str] | Storage | None = None,
+) -> None:
+    """Answers until interrupted. `port` 0: a free one. `open_browser`: where there is a desktop. Raises what
+    `application` raises, and OSError if the port is taken.
     """
-    app = application(uri)
+    app = application(uri, allowed_hosts, beside=beside)
     listening = _listen(port)
     address = f"http://{HOST}:{listening.getsockname()[1]}/"
     storage = app[GROWING].storage
     print(f"{storage.uri} is shown at {address} on this machine only; Ctrl-C ends it", flush=True)
+    if open_browser:
+        show_in_browser(address)
     web.run_app(app, sock=listening, print=None, handle_signals=True, shutdown_timeout=1)
 
 
-def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
-    """The viewer of one dataset. Raises what discreteness.open raises."""
-    growing = Growing(open_storage(uri))
+def application(
+    uri: str | os.PathLike[str] | Storage,
+    allowed_hosts: Sequence[str] = (),
+    opened: Callable[[Storage], Dataset] = Dataset,
+    beside: str | os.PathLike[str] | Storage | None = None,
+) -> web.Application:
+    """The viewer of one dataset, or of what `opened` makes of it; or of what it has in common with another, `beside`,
+    which answers below /beside. `allowed_hosts`: names under which a proxy shows this server, besides OUR_NAMES. Raises
+    what discreteness.open raises, and ValueError if a host is not a bare name, or the two have nothing in common.
+    """
+    pair = None
+    if beside is not None:
+        pair = Pair.of(Dataset(open_storage(uri)), Dataset(open_storage(beside)))
+        opened = pair.opened(0)
+    hosts = OUR_NAMES.union(map(_host_name, allowed_hosts))
+    growing = Growing(open_storage(uri), opened)
     _texts(growing, growing.snapshot.dataset.documents[0].doc_id)  # damaged words are said before the address is
     app = web.Application(middlewares=[_guarded])
+    app[HOSTS] = hosts
+    if pair is not None and beside is not None:
+        second = application(beside, allowed_hosts, pair.opened(1))
+        app[BESIDE] = _of_second(pair, growing, second[GROWING])
+        app.add_subapp("/beside", second)
     app[GROWING] = growing
     app[DROP_FINDER] = DropFinder(app[GROWING])
     app.router.add_get("/", _index)
@@ -77,6 +113,7 @@ def application(uri: str | os.PathLike[str] | Storage) -> web.Application:
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/tokens/{token:\d{1,9}}/fits", _fits)
     app.router.add_get(r"/api/documents/{doc_id:\d{1,9}}/drops", _drops)
     app.router.add_get("/api/overview", _overview)
+    app.router.add_get(r"/api/seeds/{seed:\d{1,10}}/drops", _seed_times)
     app.router.add_get("/api/drops", _drop_table)
     app.router.add_get("/api/findings", _findings)
     app.router.add_get("/api/schedule", _schedule)
@@ -93,18 +130,31 @@ def _listen(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         raise OSError(f"port {port} of {HOST} cannot be used ({error}); --port 0 takes a free one") from None
+    listening.listen()  # from here on a browser that comes early waits, and is not refused
     return listening
+
+
+def _host_name(given: str) -> str:
+    """In lower case. Raises ValueError unless it is a name alone: no scheme, port, path or pattern."""
+    name = given.lower()
+    if not HOST_NAME.fullmatch(name):
+        raise ValueError(
+            f"--allow-host {given!r} is not the name of a host; give the name alone that stands in the browser's "
+            "address, such as hub.example.org"
+        )
+    return name
 
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Foreign hosts are refused, errors become one line of JSON, every answer carries HEADERS."""
     try:
-        if urlsplit(f"//{request.host}").hostname not in OUR_NAMES:
-            raise web.HTTPForbidden(text=f"this page is only for {' and '.join(sorted(OUR_NAMES))}")
+        hosts = request.app[HOSTS]
+        if urlsplit(f"//{request.host}").hostname not in hosts:
+            raise web.HTTPForbidden(text=f"this page is only for {', '.join(sorted(hosts))}; see --allow-host")
         response = await handler(request)
     except web.HTTPException as error:
-        response = error
+        response = web.Response(status=error.status, text=error.text, headers=error.headers)
     except KeyError as error:
         response = _json({"error": str(error.args[0])}, status=404)
     except (ValueError, OSError, pa.ArrowException) as error:
@@ -134,7 +184,17 @@ async def _dataset(request: web.Request) -> web.Response:
             for d in dataset.documents
         ],
     }
-    return _json(content)
+    return _json(content | ({"beside": request.app[BESIDE]} if BESIDE in request.app else {}))
+
+
+def _of_second(pair: Pair, first: Growing, second: Growing) -> dict[str, Any]:
+    """What the page is told of the second dataset. `documents`: its doc_id for each of the first."""
+    names = [growing.storage.root.rpartition("/")[2] for growing in (first, second)]
+    return {
+        "name": names[1] if names[0] != names[1] else second.storage.uri,
+        "documents": {here.doc_id: there.doc_id for here, there in pair.documents},
+        "left_out": pair.left_out,
+    }
 
 
 async def _state(request: web.Request) -> web.Response:
@@ -193,16 +253,15 @@ async def _curves(request: web.Request) -> web.Response:
 
 
 async def _fits(request: web.Request) -> web.Response:
-    """Fits of one token in every committed seed, as curves to lay over the losses."""
+    """Fits of one token in every committed seed: page/fits.js makes curves of them, to lay over the losses."""
     growing = request.app[GROWING]
     document, token = growing.document(int(request.match_info["doc_id"])), int(request.match_info["token"])
 
     def fitted() -> bytes:
         curves = growing.curves(document, token)
         fits = request.app[DROP_FINDER].fits(curves.losses[: curves.num_committed])
-        numbers = {name: getattr(fits, name).astype(np.float32) for name in ("time", "width", "delta_bic")}
-        fitted = fits.curve(growing.snapshot.dataset.steps).astype(np.float32)
-        return frame({}, fitted=fitted, **numbers, is_drop=fits.is_drop.astype(np.int32))
+        numbers = {name: getattr(fits, name).astype(np.float32) for name in OF_FITS}
+        return frame({}, **numbers, is_drop=fits.is_drop.astype(np.int32))
 
     return web.Response(body=await asyncio.to_thread(fitted), content_type="application/octet-stream")
 
@@ -214,6 +273,11 @@ async def _drops(request: web.Request) -> web.Response:
     if drops is None:
         return await _framed({"num_seeds": 0})
     return await _framed({"num_seeds": drops.num_seeds}, **drops.per_token)
+
+
+async def _seed_times(request: web.Request) -> web.Response:
+    body = await asyncio.to_thread(seed_times, request.app[DROP_FINDER], int(request.match_info["seed"]))
+    return web.Response(body=body, content_type="application/octet-stream")
 
 
 async def _overview(request: web.Request) -> web.Response:

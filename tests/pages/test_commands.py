@@ -40,6 +40,7 @@ RUN = {"status", "watch", "verify", "compact", "analyze", "export", "documents"}
 ELSEWHERE = {
     "doctor": "test_doctor.py, test_jobs.py",
     "view": "test_viewer.py",
+    "page": "test_static_page.py",
     "rescore": "test_rescore.py",
     "merge": "test_merge.py",
     "publish": "test_publish.py",

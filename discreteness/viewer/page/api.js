@@ -1,5 +1,7 @@
 // paths of the server -> JSON, or frames (see frames.py): named Float32Array and Int32Array views of one buffer.
 
+import { embeddedFrame, embeddedJson, isEmbedded } from "./embedded.js";
+
 export class ServerError extends Error {}
 
 const TYPES = { float32: Float32Array, int32: Int32Array };
@@ -8,7 +10,7 @@ const AGAIN_MS = 300;
 
 // Browsers end requests, to this machine too, when a network comes or goes: so a second try.
 async function get(path) {
-  const answer = () => fetch(path);
+  const answer = () => fetch(`.${path}`); // from this page on: a proxy may show it below a path of its own
   const again = () => new Promise((resolve) => setTimeout(resolve, AGAIN_MS)).then(answer);
   let response;
   try {
@@ -27,10 +29,18 @@ async function get(path) {
   throw new ServerError(message);
 }
 
-export const getJson = async (path) => (await get(path)).json();
+// In a static page the answers are there already.
+const there = (answer) => {
+  if (answer) return answer;
+  throw new ServerError("This page is a copy and does not have that.");
+};
 
-export async function getFrame(path) {
-  const buffer = await (await get(path)).arrayBuffer();
+export const getJson = async (path) => (isEmbedded ? there(await embeddedJson(path)) : (await get(path)).json());
+
+export const getFrame = async (path) =>
+  isEmbedded ? there(await embeddedFrame(path, frameOf)) : frameOf(await (await get(path)).arrayBuffer());
+
+function frameOf(buffer) {
   const headBytes = new DataView(buffer).getUint32(0, true);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, headBytes)));
   const frame = { ...head.meta };

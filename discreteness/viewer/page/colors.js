@@ -54,4 +54,7 @@ export function scaleOf(kind, low, high) {
   return { low, high, label, shades, shade, place };
 }
 
+// A color for every seed, and always the same: hues a golden angle apart, so that neighbours differ.
+export const seedColor = (seed) => `hsl(${(seed * 137.508) % 360} 65% ${isDark() ? 65 : 42}%)`;
+
 export const CURVE_COLORS = ["--curve-1", "--curve-2", "--curve-3", "--curve-4", "--curve-5", "--curve-6"];

@@ -2,6 +2,7 @@
 // uPlot does axes, scales, zoom, band and mean; the thin lines are drawn here, from the full data at every zoom,
 // two points (minimum and maximum) for each column of pixels.
 
+import { seedColor } from "./colors.js";
 import { cssColor } from "./dom.js";
 import { drawMarks, drawNames, marksOn } from "./schedule.js";
 
@@ -9,15 +10,18 @@ const HEIGHT = 340;
 const NEAR_PX = 24;
 
 export class CurvesChart {
-  // onSeed(seed or null): a line was clicked. onHover({token, row, step} or null). onZoom([from, to] or null): steps.
-  constructor(root, { onSeed, onHover, onZoom }) {
-    Object.assign(this, { root, onSeed, onHover, onZoom });
+  // onClick(seed or null, index): near a line or not, at this step. onHover({token, row, index} or null).
+  // onZoom([from, to] or null): steps.
+  constructor(root, { onClick, onHover, onZoom }) {
+    Object.assign(this, { root, onClick, onHover, onZoom });
     this.tokens = [];
     this.log = true;
     this.seed = null;
     this.range = null;
     this.front = document.createElement("canvas");
     this.front.className = "front";
+    this.stepLine = document.createElement("div");
+    this.stepLine.className = "step-line";
     new ResizeObserver(() => {
       if (this.plot && root.clientWidth && root.clientWidth !== this.plot.width) {
         this.plot.setSize({ width: root.clientWidth, height: HEIGHT });
@@ -27,8 +31,9 @@ export class CurvesChart {
   }
 
   // tokens: [{label, color (a CSS variable), curves: {seeds, losses, mean, low, high, num_committed}, fits}]
-  show(steps, tokens, { log, range, seed }) {
-    Object.assign(this, { steps, tokens, log, seed, hovered: null });
+  // index: of the step that is marked. bySeed: lines have the colors of their seeds.
+  show(steps, tokens, { log, range, seed, index, bySeed }) {
+    Object.assign(this, { steps, tokens, log, seed, index, bySeed, hovered: null });
     this.range = range;
     this.plot?.destroy();
     this.xs = Float64Array.from(steps, (step) => (log ? step + 1 : step));
@@ -105,7 +110,7 @@ export class CurvesChart {
       },
     };
     this.plot = new uPlot(options, data, this.root);
-    this.plot.over.append(this.front);
+    this.plot.over.append(this.front, this.stepLine);
     this.listen(this.plot.over);
     if (range) this.zoomTo(range);
     this.drawFront();
@@ -198,7 +203,7 @@ export class CurvesChart {
       addEventListener("pointerup", done);
     });
     over.addEventListener("click", () => {
-      if (!this.dragged) this.onSeed(this.hovered ? this.hovered.seed : null);
+      if (!this.dragged && this.plot.cursor.idx != null) this.onClick(this.hovered?.seed ?? null, this.plot.cursor.idx);
     });
   }
 
@@ -259,13 +264,13 @@ export class CurvesChart {
     context.beginPath();
     context.rect(left, top, width, height);
     context.clip();
-    context.lineWidth = Math.max(1, devicePixelRatio * 0.75);
+    context.lineWidth = Math.max(1, devicePixelRatio * (this.bySeed ? 1.5 : 0.75));
     context.lineJoin = "bevel";
     for (const { color, curves } of this.tokens) {
-      context.strokeStyle = cssColor(color);
-      const alpha = Math.max(0.1, Math.min(0.7, 14 / curves.seeds.length));
+      const alpha = this.opacityOf(curves);
       for (let row = 0; row < curves.seeds.length; row++) {
         const running = row >= curves.num_committed;
+        context.strokeStyle = this.strokeOf(curves.seeds[row], color);
         context.globalAlpha = running ? 0.9 : alpha;
         context.setLineDash(running ? [5, 3] : []);
         context.beginPath();
@@ -301,6 +306,20 @@ export class CurvesChart {
     if (changed) this.drawFront();
   }
 
+  strokeOf(seed, color) {
+    return this.bySeed ? seedColor(seed) : cssColor(color);
+  }
+
+  // Many lines are drawn thinly, so that what they have in common is seen.
+  opacityOf({ seeds }) {
+    return Math.max(0.1, Math.min(0.7, (this.bySeed ? 40 : 14) / seeds.length));
+  }
+
+  markStep(index) {
+    this.index = index;
+    if (this.plot) this.placeStep();
+  }
+
   bringForward(seed) {
     this.seed = seed;
     this.drawFront();
@@ -319,13 +338,14 @@ export class CurvesChart {
     const zero = plot.valToPos(0, "y", true);
     const perNat = plot.valToPos(1, "y", true) - zero;
     const forward = this.hovered?.seed ?? this.seed;
+    this.placeStep();
     for (const { color, curves, fits } of this.tokens) {
       const row = forward == null ? -1 : curves.seeds.indexOf(forward);
       if (fits) this.drawFits(context, curves, fits, row, columns, zero, perNat);
       if (row < 0) continue;
       for (const [style, thick] of [
         [cssColor("--paper"), 5],
-        [cssColor("--ink"), 2.2],
+        [this.bySeed ? seedColor(forward) : cssColor("--ink"), 2.2],
       ]) {
         context.strokeStyle = style;
         context.lineWidth = thick * devicePixelRatio;
@@ -337,6 +357,15 @@ export class CurvesChart {
       if (fits) this.drawFit(context, fits, row, columns, zero, perNat, 1, 2.5);
     }
     this.root.dataset.forward = forward ?? "";
+  }
+
+  // The line at the step that the text shows.
+  placeStep() {
+    if (this.index == null) return;
+    const place = this.plot.valToPos(this.xs[this.index], "x");
+    this.stepLine.style.left = `${place}px`;
+    this.stepLine.hidden = !(place >= 0 && place <= this.plot.over.clientWidth);
+    this.root.dataset.step = this.steps[this.index];
   }
 
   // A mark at the foot of the chart for the learning time of each seed with a drop, and the fits as faint lines.
@@ -371,22 +400,5 @@ export class CurvesChart {
     this.trace(context, fits.fitted, row * this.steps.length, columns, zero, perNat);
     context.stroke();
     context.globalAlpha = 1;
-  }
-
-  // The chart with its title as a PNG blob.
-  async picture(title) {
-    const { canvas } = this.plot.ctx;
-    const head = 28 * devicePixelRatio;
-    const whole = document.createElement("canvas");
-    Object.assign(whole, { width: canvas.width, height: canvas.height + head });
-    const context = whole.getContext("2d");
-    context.fillStyle = cssColor("--paper");
-    context.fillRect(0, 0, whole.width, whole.height);
-    context.drawImage(canvas, 0, head);
-    context.drawImage(this.front, this.plot.bbox.left, head + this.plot.bbox.top);
-    context.fillStyle = cssColor("--ink");
-    context.font = `${13 * devicePixelRatio}px system-ui`;
-    context.fillText(title, 8 * devicePixelRatio, 19 * devicePixelRatio);
-    return new Promise((resolve) => whole.toBlob(resolve, "image/png"));
   }
 }

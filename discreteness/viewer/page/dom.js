@@ -3,7 +3,7 @@
 export const byId = (id) => document.getElementById(id);
 
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_NAMES = new Set(["svg", "rect", "path", "line", "text", "title", "g", "circle"]);
+const SVG_NAMES = new Set(["svg", "rect", "path", "line", "text", "title", "g", "clipPath", "circle"]);
 
 export function element(name, attributes = {}, ...children) {
   const made = SVG_NAMES.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);

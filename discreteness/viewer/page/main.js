@@ -1,18 +1,23 @@
 // The page: views, the text and its colors, keys; it follows a dataset that grows.
 
 import { getFrame, getJson, ServerError } from "./api.js";
+import { startBeside } from "./beside.js";
 import { scaleOf } from "./colors.js";
+import { sayCopy } from "./copy.js";
 import { markDocument, startDocuments } from "./documents.js";
 import { byId, count, element } from "./dom.js";
+import { isEmbedded } from "./embedded.js";
 import { placesHere, startFind } from "./find.js";
 import { ask, notice } from "./notices.js";
 import { askOverview, Overview } from "./overview.js";
-import { bringForward, drawPanel, loadPanel, startPanel } from "./panel.js";
+import { bringForward, chart, drawPanel, loadPanel, startPanel } from "./panel.js";
+import { Raster } from "./raster.js";
 import { drawLegend, noLegend, readChosen, readToken } from "./reading.js";
 import { loadSchedule } from "./schedule.js";
 import { MAX_COMPARED, nearestStep, page, readAddress, remember, shown } from "./shown.js";
 import { TextView } from "./text.js";
 import { COMMON } from "./token_rows.js";
+import { TwoSeeds } from "./two_seeds.js";
 
 const POLL_MS = 1500;
 const POLL_BUSY_MS = 400;
@@ -23,6 +28,9 @@ let values = null; // {color, seed, numbers, num_seeds}: what colors the text; n
 let scale = null;
 let playing = null;
 let overview;
+let raster;
+let twoSeeds;
+let textOf = null; // doc_id of the text that is on the page
 const text = new TextView(byId("text"), (token, also) => (also ? pin(shown.document.doc_id, token) : choose(token)));
 
 // ---- seeds
@@ -70,6 +78,8 @@ const noSeeds = () => !page.state.committed.length && !page.state.running.length
 async function look() {
   try {
     page.state = await getJson("/api/state");
+    // Its files are looked for anew too; versions of both only grow.
+    if (page.dataset.beside) page.state.version += (await getJson("/beside/api/state")).version;
     notice("state", "");
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
@@ -85,6 +95,7 @@ async function poll() {
   const fitted = page.state.fitted !== before.fitted;
   if (grown) await loadSchedule();
   if (shown.view === "overview" && (grown || fitted)) await drawOverview();
+  if (shown.view === "raster" && (grown || fitted)) await raster.load();
   if (shown.view === "document") {
     if (grown) await Promise.all([loadValues(), loadPanel(true)]);
     else if (fitted && !colorMoves()) await loadValues();
@@ -99,10 +110,11 @@ async function follow() {
 // ---- views
 
 async function followAddress() {
-  const { document, token, index, unknown } = readAddress();
+  const { document, token, index, unknown, asRaster } = readAddress();
   const news = `The address asks for what is not here: ${unknown.join(", ").slice(0, 300)}`;
   notice("address", unknown.length ? news : "");
-  if (document) await openDocument(document, { token, index, link: false });
+  if (document && asRaster) await openRaster(document, { token, index, link: false });
+  else if (document) await openDocument(document, { token, index, link: false });
   else showView("overview");
 }
 
@@ -110,23 +122,33 @@ function showView(view) {
   shown.view = view;
   byId("overview").hidden = view !== "overview";
   byId("document").hidden = view !== "document";
+  byId("raster").hidden = view !== "raster";
   byId("view-overview").setAttribute("aria-current", view === "overview");
   byId("view-document").setAttribute("aria-current", view === "document");
+  byId("view-raster").setAttribute("aria-current", view === "raster");
   document.title =
-    view === "document" && shown.document ? `${shown.document.name} · ${page.dataset.name}` : page.dataset.name;
-  if (view === "overview") {
-    play(false);
-    drawOverview();
-  }
+    view !== "overview" && shown.document ? `${shown.document.name} · ${page.dataset.name}` : page.dataset.name;
+  if (view !== "document") play(false);
+  if (view === "overview") drawOverview();
+}
+
+async function openRaster(chosen, { token = shown.token, index = null, link = true } = {}) {
+  if (shown.document !== chosen) Object.assign(shown, { token, index: index ?? page.dataset.steps.length - 1 });
+  shown.document = chosen;
+  showView("raster");
+  byId("raster-document").value = chosen.doc_id;
+  if (link) remember(true);
+  await raster.load();
 }
 
 async function drawOverview() {
   const found = await ask("overview", askOverview);
   if (found && shown.view === "overview") overview.draw(found);
+  await twoSeeds.load();
 }
 
 async function openDocument(chosen, { token = null, index = null, link = true } = {}) {
-  const other = shown.document?.doc_id !== chosen.doc_id;
+  const other = textOf !== chosen.doc_id;
   shown.document = chosen;
   shown.token = token;
   shown.index = index ?? (other || shown.index === null ? page.dataset.steps.length - 1 : shown.index);
@@ -142,6 +164,7 @@ async function openDocument(chosen, { token = null, index = null, link = true } 
     const found = await ask("document", () => getJson(`/api/documents/${chosen.doc_id}/tokens`));
     if (!found || shown.document !== chosen) return;
     page.tokens = found.tokens;
+    textOf = chosen.doc_id;
     text.setTokens(page.tokens);
     markFound();
   }
@@ -237,6 +260,7 @@ function setStep(index) {
   shown.index = Math.max(0, Math.min(page.dataset.steps.length - 1, index));
   byId("step").value = shown.index;
   paint();
+  chart.markStep(shown.index);
   remember();
 }
 
@@ -285,6 +309,13 @@ function mark() {
   readChosen(shown.token);
 }
 
+// A click in the chart: the text goes to that step, and the seed of a line that was meant stays in front.
+function chooseInChart(seed, index) {
+  play(false);
+  if (colorMoves()) setStep(index);
+  keepSeed(seed);
+}
+
 function keepSeed(seed) {
   shown.seed = seed === shown.seed ? null : seed;
   byId("seed").value = shown.seed ?? "";
@@ -318,11 +349,13 @@ const KEYS = {
   "[ ]": ["checkpoint before, after", null],
   l: ["logarithmic or linear steps", () => byId("log").click()],
   f: ["fits", () => byId("fits").click()],
+  s: ["a color per seed", () => byId("by-seed").click()],
   c: ["keep the token for comparison", () => byId("compare").click()],
   "+ - 0": ["zoom in, out, all", null],
   "/": ["find in all documents", () => byId("find").focus()],
   o: ["overview", () => byId("view-overview").click()],
   d: ["document", () => byId("view-document").click()],
+  r: ["raster of all its tokens", () => byId("view-raster").click()],
   "?": ["these keys", () => byId("help").showModal()],
 };
 
@@ -373,6 +406,10 @@ function control() {
   on("view-document", "click", () =>
     openDocument(shown.document ?? page.dataset.documents[0], { token: shown.token }),
   );
+  on("view-raster", "click", () => openRaster(shown.document ?? page.dataset.documents[0]));
+  on("raster-document", "change", (event) =>
+    openRaster(page.dataset.documents.find((one) => one.doc_id === Number(event.target.value)), { token: null }),
+  );
   on("document-choice", "change", (event) =>
     openDocument(page.dataset.documents.find((one) => one.doc_id === Number(event.target.value))),
   );
@@ -420,6 +457,7 @@ function setTheme(theme) {
 function repaint() {
   if (!page.dataset) return;
   if (shown.view === "overview") overview.redraw();
+  if (shown.view === "raster") raster.draw();
   if (shown.document) paint(true);
   drawPanel();
 }
@@ -431,22 +469,32 @@ async function start() {
   if (!page.dataset) return;
   byId("dataset").textContent = page.dataset.name;
   byId("dataset").title =
-    `${page.dataset.uri} ${page.dataset.track && ` · track ${page.dataset.track}`} · identity ${page.dataset.identity_hash}`;
+    `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
+  sayCopy(page.dataset);
+  startBeside(() => {
+    remember();
+    loadPanel();
+  });
   byId("step").max = page.dataset.steps.length - 1;
   startDocuments(openDocument);
   startFind({
     onOpen: (opened, token) => openDocument(opened, { token }),
     onFound: markFound,
   });
+  byId("raster-document").replaceChildren(
+    ...page.dataset.documents.map((one) => element("option", { value: one.doc_id }, one.name)),
+  );
+  twoSeeds = new TwoSeeds((opened, token) => openDocument(opened, { token }));
+  raster = new Raster((token, index) => openDocument(shown.document, { token, index }));
   overview = new Overview((opened, token, step) =>
     openDocument(opened, { token, index: step === null ? null : nearestStep(step) }),
   );
-  startPanel({ keepSeed, unpin });
+  startPanel({ chooseInChart, unpin });
   control();
   await Promise.all([look(), loadSchedule()]);
   document.documentElement.dataset.ready = "yes";
   await followAddress();
-  follow();
+  if (!isEmbedded) follow();
 }
 
 start();

@@ -2,21 +2,24 @@
 
 import { getFrame, getJson } from "./api.js";
 import { drawBars, roundTicks } from "./bars.js";
+import { datasetOf, documentOf, isSame, pathOf, withTwins } from "./beside.js";
 import { CURVE_COLORS } from "./colors.js";
 import { CurvesChart } from "./curves.js";
 import { byId, count, download, downloadCsv, element, number } from "./dom.js";
+import { fittedCurves } from "./fits.js";
 import { ask } from "./notices.js";
 import { scheduleInWords } from "./schedule.js";
 import { page, remember, shown } from "./shown.js";
+import { chartSvg, pngOf } from "./picture.js";
 import { histogram, median } from "./statistics.js";
 import { tokenContent, visibleText } from "./text.js";
 
 const HISTOGRAM_BINS = 30;
 
 let panel = []; // chart entries: the chosen token, then the compared ones
-let actions; // {keepSeed(seed or null), unpin(entry)}
+let actions; // {chooseInChart(seed or null, index), unpin(entry)}
 export const chart = new CurvesChart(byId("chart"), {
-  onSeed: (seed) => actions.keepSeed(seed),
+  onClick: (seed, index) => actions.chooseInChart(seed, index),
   onHover: readOut,
   onZoom: (range) => {
     shown.range = range;
@@ -37,11 +40,19 @@ export function startPanel(given) {
     remember();
     loadFits();
   });
+  byId("by-seed").addEventListener("click", () => {
+    shown.bySeed = !shown.bySeed;
+    drawPanel();
+    remember();
+  });
   byId("zoom-in").addEventListener("click", () => chart.move(0.6));
   byId("zoom-out").addEventListener("click", () => chart.move(1 / 0.6));
   byId("zoom-all").addEventListener("click", () => chart.zoomTo(null));
   byId("csv").addEventListener("click", saveCsv);
-  byId("png").addEventListener("click", savePng);
+  byId("png").addEventListener("click", async () => download(`${fileName()}.png`, await pngOf(picture())));
+  byId("svg").addEventListener("click", () =>
+    download(`${fileName()}.svg`, new Blob([picture().text], { type: "image/svg+xml" })),
+  );
 }
 
 export function bringForward() {
@@ -53,26 +64,26 @@ export function bringForward() {
 export async function loadPanel(again = false) {
   const { document, token } = shown;
   if (token === null) return;
-  const wanted = [
+  const wanted = withTwins([
     { doc_id: document.doc_id, token },
     ...shown.compared.filter((one) => one.doc_id !== document.doc_id || one.token !== token),
-  ];
+  ]);
   const entries = await ask("token", () =>
     Promise.all(
       wanted.map(async (one) => {
-        const path = `/api/documents/${one.doc_id}/tokens/${one.token}`;
-        const before = again ? null : panel.find((entry) => entry.doc_id === one.doc_id && entry.token === one.token);
-        const curves = before?.curves ?? (await getFrame(path));
+        const before = again ? null : panel.find((entry) => isSame(entry, one));
+        const curves = before?.curves ?? (await getFrame(pathOf(one)));
+        const { doc_id } = documentOf(one);
         const words =
-          one.doc_id === document.doc_id
+          doc_id === document.doc_id
             ? page.tokens
-            : (before?.words ?? (await getJson(`/api/documents/${one.doc_id}/tokens`)).tokens);
+            : (before?.words ?? (await getJson(`/api/documents/${doc_id}/tokens`)).tokens);
         return { ...one, curves, words, fits: before?.fits };
       }),
     ),
   );
   if (!entries || shown.document !== document || shown.token !== token) return;
-  panel = entries.map((entry, at) => ({ ...entry, color: CURVE_COLORS[at] }));
+  panel = entries.map((entry, at) => ({ ...entry, color: CURVE_COLORS[at % CURVE_COLORS.length] }));
   drawPanel();
   requestAnimationFrame(() =>
     setTimeout(() => {
@@ -92,14 +103,19 @@ async function loadFits() {
     Promise.all(
       entries.map(async (entry) => {
         if (!entry.curves.num_committed) return;
-        entry.fits ??= await getFrame(`/api/documents/${entry.doc_id}/tokens/${entry.token}/fits`);
+        if (entry.fits) return;
+        const fits = await getFrame(`${pathOf(entry)}/fits`);
+        entry.fits = { ...fits, fitted: fittedCurves(fits, page.dataset.steps) };
       }),
     ),
   );
   if (loaded && entries === panel) drawPanel();
 }
 
-const nameOf = ({ doc_id }) => page.dataset.documents.find((one) => one.doc_id === doc_id).name;
+const nameOf = (entry) => documentOf(entry).name;
+
+// With the dataset, where there are two.
+const fullName = (entry) => (page.dataset.beside ? `${datasetOf(entry)}: ${nameOf(entry)}` : nameOf(entry));
 
 export function drawPanel() {
   if (!panel.length) return;
@@ -114,13 +130,15 @@ export function drawPanel() {
   for (const [name, pressed] of [
     ["log", shown.log],
     ["fits", shown.fits],
+    ["by-seed", shown.bySeed],
+    ["beside", shown.beside],
   ])
     byId(name).setAttribute("aria-pressed", pressed);
   drawChips();
   chart.show(
     page.dataset.steps,
     panel.map((entry) => ({ ...entry, fits: shown.fits ? entry.fits : null })),
-    { log: shown.log, range: shown.range, seed: shown.seed },
+    { log: shown.log, range: shown.range, seed: shown.seed, index: shown.index, bySeed: shown.bySeed },
   );
   byId("schedule-here").textContent = page.changes.length ? `Dashed: the schedule changes (${scheduleInWords()}).` : "";
   drawHistogram(first);
@@ -133,11 +151,11 @@ function drawChips() {
   const chips = panel.length > 1 || shown.compared.length ? panel : [];
   byId("chips").replaceChildren(
     ...chips.map((entry) => {
-      const pinned = shown.compared.some((one) => one.doc_id === entry.doc_id && one.token === entry.token);
+      const pinned = shown.compared.some((one) => isSame(one, entry));
       const item = element(
         "li",
         {},
-        element("span", {}, `${visibleText(entry.words[entry.token])}  ${nameOf(entry)}:${entry.token}`),
+        element("span", {}, `${visibleText(entry.words[entry.token])}  ${fullName(entry)}:${entry.token}`),
       );
       item.style.setProperty("--chip", `var(${entry.color})`);
       if (pinned)
@@ -189,6 +207,14 @@ function drawNumbers(entry) {
     const percents = ends.map((loss) => 100 * Math.exp(-loss));
     rows.push(["final probability", `median ${number(median(percents))} %`]);
   }
+  for (const twin of panel.slice(1, 2).filter(({ beside }) => beside)) {
+    const others = finals(twin);
+    if (others.length)
+      rows.push([
+        `final loss in ${datasetOf(twin)}`,
+        `median ${number(median(others))}, ${number(Math.min(...others))} to ${number(Math.max(...others))} nats in ${count(others.length)} seed${others.length === 1 ? "" : "s"}`,
+      ]);
+  }
   if (shown.fits && entry.fits) {
     const { time, width, is_drop, delta_bic } = entry.fits;
     const ofDrops = (list) => list.filter((_, row) => is_drop[row]);
@@ -230,7 +256,8 @@ const exact = (value) => Number(value.toPrecision(9));
 
 function saveCsv() {
   const seeds = [...new Set(panel.flatMap(({ curves }) => [...curves.seeds]))].sort((a, b) => a - b);
-  const table = [["doc_id", "document", "token_index", "token", "step", ...seeds.map((seed) => `seed_${seed}`)]];
+  const two = Boolean(page.dataset.beside);
+  const table = [[...(two ? ["dataset"] : []), "doc_id", "document", "token_index", "token", "step", ...seeds.map((seed) => `seed_${seed}`)]];
   const steps = page.dataset.steps.length;
   for (const entry of panel) {
     const { doc_id, token, curves } = entry;
@@ -239,15 +266,16 @@ function saveCsv() {
       const losses = rows.map((row) =>
         row < 0 || Number.isNaN(curves.losses[row * steps + index]) ? "" : exact(curves.losses[row * steps + index]),
       );
-      table.push([doc_id, nameOf(entry), token, entry.words[token].text, step, ...losses]);
+      table.push([...(two ? [datasetOf(entry)] : []), doc_id, nameOf(entry), token, entry.words[token].text, step, ...losses]);
     });
   }
   downloadCsv(`${fileName()}.csv`, table);
 }
 
-async function savePng() {
-  const title = panel
-    .map((entry) => `${visibleText(entry.words[entry.token])} (${nameOf(entry)}:${entry.token})`)
-    .join("   ");
-  download(`${fileName()}.png`, await chart.picture(`${title} · ${count(panel[0].curves.seeds.length)} seeds`));
+function picture() {
+  const entries = panel.map(({ words, token, curves, color, ...entry }) => ({
+    label: `${visibleText(words[token])}  ${fullName(entry)}:${token}, ${count(curves.seeds.length)} seeds, their mean, and 80 % of them`,
+    color,
+  }));
+  return chartSvg(chart, { title: `${page.dataset.name}: loss of ${panel.length > 1 ? "tokens" : "one token"}`, entries });
 }

@@ -23,6 +23,9 @@ export const shown = {
   seed: null,
   log: true,
   fits: false,
+  bySeed: false,
+  beside: true,
+  order: "text",
   compared: [],
   range: null,
 };
@@ -33,7 +36,9 @@ export const keepInAddress = (part) => kept.push(part);
 
 function addressOf() {
   const query = new URLSearchParams();
-  if (shown.view === "document" && shown.document) {
+  if (shown.view !== "overview" && shown.document) {
+    if (shown.view === "raster") query.set("view", "raster");
+    if (shown.order !== "text") query.set("rows", shown.order);
     query.set("document", shown.document.name);
     if (shown.token) query.set("token", shown.token);
     if (shown.index !== null && shown.index !== page.dataset.steps.length - 1)
@@ -42,12 +47,14 @@ function addressOf() {
     if (shown.seed !== null) query.set("seed", shown.seed);
     if (!shown.log) query.set("steps", "linear");
     if (shown.fits) query.set("fits", "1");
+    if (shown.bySeed) query.set("lines", "seed");
+    if (!shown.beside) query.set("beside", "0");
     if (shown.compared.length)
       query.set("compare", shown.compared.map(({ doc_id, token }) => `${doc_id}.${token}`).join("_"));
     if (shown.range) query.set("zoom", shown.range.join("-"));
   }
   for (const part of kept) part.write(query);
-  return query.size ? `?${query}` : "/";
+  return query.size ? `?${query}` : location.pathname;
 }
 
 let remembering = 0;
@@ -80,6 +87,9 @@ export function readAddress() {
     seed: known("seed", seeds.includes(seed) ? seed : undefined) ?? null,
     log: query.get("steps") !== "linear",
     fits: query.get("fits") === "1",
+    bySeed: query.get("lines") === "seed",
+    beside: query.get("beside") !== "0",
+    order: query.get("rows") === "time" ? "time" : "text",
   });
   const token =
     known("token", exists(document, integer(query.get("token"))) ? integer(query.get("token")) : undefined) ?? null;
@@ -100,7 +110,7 @@ export function readAddress() {
       return [];
     });
   for (const part of kept) part.read(query, unknown);
-  return { document, token, index, unknown };
+  return { document, token, index, unknown, asRaster: query.get("view") === "raster" };
 }
 
 export function nearestStep(step) {
