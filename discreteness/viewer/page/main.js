@@ -469,7 +469,7 @@ async function start() {
   if (!page.dataset) return;
   byId("dataset").textContent = page.dataset.name;
   byId("dataset").title =
-    `${page.dataset.uri} · track ${page.dataset.track} · identity ${page.dataset.identity_hash}`;
+    `${page.dataset.uri}${page.dataset.track && ` · track ${page.dataset.track}`} · identity ${page.dataset.identity_hash}`;
   sayCopy(page.dataset);
   startBeside(() => {
     remember();
