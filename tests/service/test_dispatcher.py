@@ -172,7 +172,7 @@ def test_a_seed_is_committed_whole_and_equals_the_trainers_losses(job):
     with safe_open(kept[1], "pt") as weights:
         assert weights.metadata()["attempt"] == dataset.committed()[5].attempt
         data, state = next((data, state) for step, data, state, *_ in checkpoints if step == 20)
-        named = {slot.name: slot for slot in dispatcher.pool.evaluator.model.layout}
+        named = {slot.name: slot for slot in dispatcher.pool.evaluator.scorer.model.layout}
         assert set(weights.keys()) == set(named)
         slot = named["blocks.2.attn.qkvo_w"]
         expected = np.frombuffer(data, np.float32, slot.numel, 4 * slot.offset).reshape(slot.shape)
@@ -291,7 +291,7 @@ def test_verification_names_step_document_token_and_both_values(job):
     dispatcher, publish, checkpoints, dataset = job
     step, data, _, _, expected = checkpoints[-1]
     corrupted = data.copy()
-    slot = next(slot for slot in dispatcher.pool.evaluator.model.layout if slot.name == "blocks.0.mlp.c_fc")
+    slot = next(slot for slot in dispatcher.pool.evaluator.scorer.model.layout if slot.name == "blocks.0.mlp.c_fc")
     corrupted[4 * slot.offset + 3] ^= 0x04  # one exponent bit of one weight
 
     async def scenario():
