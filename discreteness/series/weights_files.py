@@ -1,8 +1,8 @@
 """files of weights -> tensors in host memory, by name. Nothing in them is run."""
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone: torch raises it
 
 import torch
 
@@ -57,7 +57,7 @@ def _safetensors(checkpoint: StoredCheckpoint, path: Path) -> Iterator[tuple[str
 def _pickle(checkpoint: StoredCheckpoint, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise Unreadable(
             f"{checkpoint}: {path.name} is a pickle that would run code or holds more than tensors, and is not "
             "read; ask its owner for safetensors"
