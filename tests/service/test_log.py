@@ -15,7 +15,7 @@ from discreteness.service.others_output import processes_of
 from discreteness.service.progress import Reporter
 from tests.support.job_case import ONE_TRAINER, a_job
 
-EXPERIMENT = SimpleNamespace(seeds=range(6), track=SimpleNamespace(schedule=SimpleNamespace(last_step=100)))
+EXPERIMENT = SimpleNamespace(seeds=range(6), plan=(0, 100))
 
 
 def progress(**changes):
