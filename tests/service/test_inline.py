@@ -18,8 +18,9 @@ from discreteness.dataset.status import status
 from discreteness.dataset.verify import verify
 from discreteness.experiment.prepare import open_dataset, prepare
 from discreteness.scoring.evaluator import Evaluator
-from discreteness.service import inline
+from discreteness.service import inline, speedrun_source
 from discreteness.service.log import Log
+from discreteness.service.speedrun_pair import SpeedrunPair
 from tests.support import skips
 from tests.support.brief_track import brief, write_shards
 from tests.support.job_case import job_config
@@ -63,7 +64,7 @@ def two_jobs(config):
     torch.set_num_threads(3)
     for trainer in (Unlucky, Trainer):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(inline, "Trainer", trainer)
+            patch.setattr(speedrun_source, "Trainer", trainer)
             code = inline.run_inline(config)
         jobs.append((code, {seed.seed: seed.attempt for seed in status(config.run.output).committed}))
     assert torch.get_num_threads() == 1  # sums in one order, whatever the machine
@@ -91,7 +92,7 @@ def test_the_same_command_trains_what_is_missing_and_nothing_else(config, two_jo
 def test_rows_are_what_an_evaluator_makes_of_the_checkpoints(config, two_jobs):
     """To the bit; with the records of every update, and the validation of the last step under its own window."""
     experiment = prepare(config.experiment, config.run, config.experiment.track)
-    trainer, evaluator = Trainer(brief, experiment.data_root), Evaluator(experiment, "cpu")
+    trainer, evaluator = Trainer(brief, experiment.data_root), Evaluator(SpeedrunPair(experiment), "cpu")
     layout, reader = CheckpointLayout.from_model(trainer.model), open_reader(config.run.output)
     rows = {name: reader.losses(name, seeds=[2])[0] for name in ("a.txt", "b.txt")}
     runs = {row["step"]: row for row in reader.runs(2).to_pylist()}
