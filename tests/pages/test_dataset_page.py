@@ -135,7 +135,7 @@ def written(monkeypatch, tmp_path):
     compact(dataset.storage)
     analyze(root)
     annotate(root)
-    KeptRows(dataset.storage, 4, "one").write(Row(0, np.zeros(1, np.float32), {}, {}))
+    KeptRows(dataset.storage, 4, "attempt-4").write(Row(0, np.zeros(1, np.float32), {}, {}))
     dataset.storage.write(paths.MERGE_FILE, b"{}")  # as `merge` does first; tests/dataset/test_merge.py has a real one
     look()
     return set(names)
