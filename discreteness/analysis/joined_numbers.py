@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from discreteness.analysis.intervals import Estimate, Share, mean, share
+from discreteness.analysis.intervals import Estimate, Share, mean, share, without_interval
 from discreteness.analysis.joined_runs import JoinedTimes, Run
 from discreteness.analysis.stated import Stated
 from discreteness.dataset.identity import differing_fields
@@ -29,6 +29,8 @@ class Pair(Stated):
     """In the first alone: the second has it in fewer than half of its seeds."""
     second_share: Share
     """In the second alone."""
+    chance_share: float
+    """What `both_share` would be at most if the one dataset said nothing of which tokens have it in the other."""
     compared_tokens: int
     """Tokens with it in both; what follows is of these."""
     shift: Estimate
@@ -61,6 +63,7 @@ def _pair(names: Sequence[str], documents: np.ndarray, joined: JoinedTimes, one:
         both_share=share(both, everywhere, documents),
         first_share=share(first & ~second, everywhere, documents),
         second_share=share(second & ~first, everywhere, documents),
+        chance_share=float(first.mean() * second.mean()),
         compared_tokens=int(both.sum()),
         shift=mean(differences, documents[both]),
         difference_sd=float(differences.std(ddof=1)) if enough else np.nan,
@@ -110,7 +113,8 @@ def _pair_in_words(one: Run, other: Run, pair: Pair) -> Iterator[str]:
     yield f"{pair.second} against {pair.first}: {_what_differs(fields)}."
     yield (
         f"{pair.both_share} of the tokens have the same drop in both, {pair.first_share} in {pair.first} alone, "
-        f"{pair.second_share} in {pair.second} alone."
+        f"{pair.second_share} in {pair.second} alone. If the one said nothing of the other, at most "
+        f"{without_interval(pair.chance_share)} would have it in both."
     )
     if not pair.compared_tokens:
         return

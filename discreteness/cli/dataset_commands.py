@@ -205,7 +205,7 @@ class Analyze:
         dataset = open_dataset(self.path)
         storage, prefix = output_storage(dataset.storage, self.output)
         storage.check_writable()  # before the fits, which may take minutes
-        known = known_of_tokens(dataset)
+        known = known_of_tokens(dataset) if self.by else None
         for column in self.by:
             check_column(known, column)
         self._check_figure()

@@ -3,6 +3,7 @@
 from discreteness.cluster.estimate import EXPERIMENT_BYTES, LOSS_BYTES, SEED_BYTES, TOKEN_BYTES
 from discreteness.series.config import SeriesConfig
 from discreteness.series.hub import cached
+from discreteness.series.listing import equal_weights
 from discreteness.series.prepare import SeriesExperiment
 from discreteness.series.stored import StoredCheckpoint
 
@@ -12,6 +13,11 @@ PRODUCTS_S = {"cpu": 20e9, "cuda": 30e12}
 """Floating-point operations assumed of one core and of a GPU, in float32."""
 BYTES_PER_WEIGHT = 2
 """As most of the hub's models are stored; a model in float32 is half as large as is assumed of its products."""
+
+
+def warnings_of(experiment: SeriesExperiment) -> list[str]:
+    """Checkpoints of one model with the same weights, as far as the listing shows them."""
+    return [f"warning: {equal}" for each in experiment.series.checkpoints for equal in equal_weights(each)]
 
 
 def series_report(experiment: SeriesExperiment, config: SeriesConfig, device: str) -> tuple[str, ...]:

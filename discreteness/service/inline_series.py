@@ -15,8 +15,7 @@ from discreteness.dataset.same_weights import same_weights, words_of_equal
 from discreteness.dataset.writer import DatasetWriter
 from discreteness.series.ahead import scored
 from discreteness.series.config import SeriesConfig
-from discreteness.series.estimate import series_report
-from discreteness.series.listing import equal_weights
+from discreteness.series.estimate import series_report, warnings_of
 from discreteness.series.pair import SeriesScorer, SeriesSource
 from discreteness.series.prepare import SeriesExperiment, prepare_series
 from discreteness.service.log import LOG_INTERVAL_S, Log
@@ -34,9 +33,8 @@ def _run(config: SeriesConfig, log: Log) -> int:
     experiment = prepare_series(config)
     for line in series_report(experiment, config, device):
         log.say(line, "plan")
-    for checkpoints in experiment.series.checkpoints:
-        for equal in equal_weights(checkpoints):
-            log.say(f"warning: {equal}", "plan", level="warning")
+    for warning in warnings_of(experiment):
+        log.say(warning, "plan", level="warning")
     if config.dry_run:
         experiment.dataset(config)
         return 0

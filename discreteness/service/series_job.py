@@ -9,8 +9,7 @@ from discreteness.cluster.topology import Topology
 from discreteness.experiment.config import RunConfig
 from discreteness.experiment.recording import Recording
 from discreteness.series.config import SeriesConfig
-from discreteness.series.estimate import series_report
-from discreteness.series.listing import equal_weights
+from discreteness.series.estimate import series_report, warnings_of
 from discreteness.series.prepare import SeriesExperiment, prepare_series
 from discreteness.service.driver import Work, drive
 from discreteness.service.evaluator_pool import IN_FLIGHT_EACH
@@ -37,9 +36,8 @@ def _run(config: SeriesConfig, log: Log) -> int:
     topology = series_topology(config, experiment, cluster, device)
     for line in *series_report(experiment, config, device), *topology.report:
         log.say(line, "plan")
-    for checkpoints in experiment.series.checkpoints:
-        for equal in equal_weights(checkpoints):
-            log.say(f"warning: {equal}", "plan", level="warning")
+    for warning in warnings_of(experiment):
+        log.say(warning, "plan", level="warning")
     if config.dry_run:
         experiment.dataset(config)
         return 0

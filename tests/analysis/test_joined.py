@@ -71,6 +71,7 @@ def test_a_pair_by_hand():
     (pair,) = pairs(["a", "b"], np.array([0, 0, 1, 1, 1]), joined_times([first, second]))
     assert (pair.first, pair.second, pair.compared_tokens) == ("a", "b", 3)
     assert (pair.both_share.value, pair.first_share.value, pair.second_share.value) == (0.6, 0.2, 0)
+    assert pair.chance_share == pytest.approx(0.8 * 0.6)
     assert pair.shift.value == pytest.approx(1.0)
     assert pair.difference_sd == pytest.approx(0.5)
     assert pair.correlation == pytest.approx(1.0)

@@ -11,7 +11,7 @@ import pytest
 
 from discreteness.cli import main as main_module
 from discreteness.cli.data_commands import DATA_COMMANDS
-from discreteness.cli.main import Documents, main, run_seeds
+from discreteness.cli.main import Analyze, Documents, main, run_seeds
 from discreteness.cluster.machines import Cluster, Node
 from discreteness.cluster.topology import choose
 from discreteness.dataset import lock
@@ -25,7 +25,7 @@ from discreteness.service.driver import Signals
 from discreteness.service.inline import run_inline
 from discreteness.service.seeds_job import run as run_service
 from tests.support import skips
-from tests.support.dataset_case import DOCUMENTS, token_bytes
+from tests.support.dataset_case import DOCUMENTS, commit, create, token_bytes
 from tests.support.job_case import job_config, prepared
 from tests.support.planted_dataset import create_planted, log_plan
 
@@ -343,6 +343,20 @@ def test_analyze_refuses_a_plan_that_is_too_coarse(program, dataset):
     assert run.wait() == 2, run.output
     assert "3 checkpoints, too few" in run.output
     assert "--checkpoints" in run.output
+
+
+def test_groups_are_checked_before_the_fits_and_annotations_looked_at_for_groups_alone(tmp_path):
+    commit(create(tmp_path), 0)
+    (tmp_path / "annotations.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"annotations\.parquet is damaged .*; run: discreteness annotate"):
+        Analyze(str(tmp_path), by=("category",))()
+    with pytest.raises(ValueError, match="4 checkpoints, too few"):
+        Analyze(str(tmp_path))()
+    (tmp_path / "annotations.parquet").unlink()
+    with pytest.raises(ValueError, match="--by colour: there is no such column"):
+        Analyze(str(tmp_path), by=("colour",))()
+    with pytest.raises(ValueError, match="--by category: groups are of one dataset"):
+        Analyze(str(tmp_path), ("other",), output="here", by=("category",))()
 
 
 def test_compact_says_what_is_compacted(program, dataset):

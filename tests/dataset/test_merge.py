@@ -15,6 +15,7 @@ from discreteness.dataset.paths import LOCK_FILE, MERGE_FILE, weights_path
 from discreteness.dataset.sharing.merge import merge
 from discreteness.dataset.storage import Storage
 from discreteness.dataset.verify import verify
+from discreteness.experiment.annotate import annotate
 from tests.support.dataset_case import DOCUMENTS, IDENTITY, STEPS, Text, commit, create, losses, records
 
 HEADER = b'{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
@@ -72,6 +73,13 @@ def test_compacted_inputs_make_a_compacted_output(halves):
     merge([halves / "left", halves / "right"], halves / "all")
     assert content(halves / "all") == content(halves / "whole") and "tokens/parts.json" in content(halves / "all")
     assert verify(halves / "all") == []
+
+
+def test_annotations_of_an_input_are_those_of_the_output(halves):
+    annotate(halves / "right")
+    merge([halves / "left", halves / "right"], halves / "all")
+    there = discreteness.open(halves / "right").annotations()
+    assert discreteness.open(halves / "all").annotations().equals(there) and verify(halves / "all") == []
 
 
 def test_a_seed_of_two_runs_with_equal_losses_is_taken_from_the_first(tmp_path):

@@ -15,6 +15,7 @@ from discreteness.dataset.sharing import publish as module
 from discreteness.dataset.sharing.card import QUESTION, TABLES, Words
 from discreteness.dataset.sharing.publish import publish
 from discreteness.dataset.verify import verify
+from discreteness.experiment.annotate import annotate
 from tests.dataset.test_merge import WEIGHTS
 from tests.support.dataset_case import IDENTITY, commit, create
 from tests.support.dataset_hub import TOKEN, DatasetHub
@@ -169,3 +170,18 @@ def test_the_card_says_what_it_is_and_which_files_are_tables(hub, folder):
     rows = sum(pq.read_metadata(folder / name).num_rows for name in found["losses"])
     assert rows == 3 * 4 * 6, "one row per loss, none twice"
     assert len(found["seeds"]) == len(found["training"]) == 3 and found["documents"] == ["documents.parquet"]
+
+
+def test_the_card_of_other_peoples_models_says_nothing_of_the_speedrun(hub, tmp_path):
+    identity = {"vary": "model", "tokenizer": "aa", "dtype": "float32", "sources": "bb"}
+    made(tmp_path / "series", (0, 1), identity=identity, names={0: "me/one", 1: "me/two"})
+    publish(tmp_path / "series", "me/name", WORDS)
+    text = hub.tree("main")["README.md"].decode()
+    assert "| seed 1 | me/two |" in text and "each is a model that others have trained" in text
+    assert "None" not in text and "modded-nanogpt" not in text and "| track |" not in text
+
+
+def test_annotations_are_published_with_what_they_are_of(hub, folder):
+    annotate(folder)
+    publish(folder, "me/name", WORDS)
+    assert discreteness.open(URI).annotations().equals(discreteness.open(folder).annotations())

@@ -18,11 +18,15 @@ QUESTION = (
     "Does a language model learn each thing suddenly, in one drop of its loss, and do other training runs learn it at "
     "the same moment?"
 )
+OF_THE_SPEEDRUN = (
+    "The training recipe is that of [modded-nanogpt](https://github.com/KellerJordan/modded-nanogpt) by Keller Jordan "
+    "and contributors."
+)
 FIGURE = "analysis/overview.png"
 TABLES = {
     "losses": ("tokens/*/*[0-9].parquet", TOKENS, "one row per loss, in nats; `token_index` 1 is the first token"),
     "seeds": ("losses/*.parquet", LOSSES, "one row per document and step, with the losses of all its tokens"),
-    "documents": ("documents.parquet", DOCUMENTS, "one row per token of the documents; token 0 is BOS"),
+    "documents": ("documents.parquet", DOCUMENTS, "one row per token of the documents; token 0 has no loss"),
     "training": ("runs/*.parquet", RUNS, "one row per step of training: objective, rate, validation loss"),
 }
 """Name of a table -> its files, columns, and what a row is. Files of means, `*.means.parquet`, are in none."""
@@ -79,6 +83,7 @@ def card(dataset: Dataset, seen: JobStatus, repository: str, words: Words, with_
             "## How to cite",
             "",
             *_citation(repository, words),
+            *([OF_THE_SPEEDRUN] if _track(dataset) else []),
             "",
         ]
     )
@@ -95,27 +100,27 @@ def _head(name: str, words: Words) -> list[str]:
 
 
 def _recipe(dataset: Dataset, seen: JobStatus, words: Words) -> list[str]:
-    identity = dataset.experiment["identity"]
-    track = identity.get("track")
-    name = track.get("name") if isinstance(track, dict) else track
-    devices = f"{identity.get('world_size')} {seen.device}s per training run"
-    hours = f", {seen.device_hours:,.2f} {seen.device}-hours of updates" if seen.device_hours is not None else ""
+    identity, track = dataset.experiment["identity"], _track(dataset)
+    devices = f"{identity['world_size']} {seen.device}s per training run" if "world_size" in identity else ""
+    hours = f"{seen.device_hours:,.2f} {seen.device}-hours of updates" if seen.device_hours is not None else ""
+    shards = identity.get("data")
     facts: dict[str, Any] = {
-        "track": f"{name}, all of whose numbers are in `experiment.json`",
-        "seeds": f"{ranges(dataset.seeds)}, which have {dataset.seeds_differ}",
+        "track": f"{track}, all of whose numbers are in `experiment.json`" if track else "",
+        "seeds": f"{ranges(dataset.seeds)}: {dataset.seeds_differ}",
+        **{f"seed {seed}": name for seed, name in dataset.names.items()},
         "steps": f"{len(dataset.steps)} of {dataset.steps[0]} to {dataset.steps[-1]}",
         "packing of documents": identity.get("packing"),
-        "training data": _data(identity.get("data")),
-        "hardware": f"{words.hardware or devices}{hours}",
+        "training data": f"{len(shards)} shards, whose names and hashes are in `experiment.json`" if shards else "",
+        "hardware": ", ".join(filter(None, [words.hardware or devices, hours])),
         "identity": f"`{seen.status.identity_hash}`",
     }
-    return ["| | |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in facts.items())]
+    return ["| | |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in facts.items() if value)]
 
 
-def _data(shards: Any) -> str:
-    if not isinstance(shards, list):
-        return "see `experiment.json`"
-    return f"{len(shards)} shards, whose names and hashes are in `experiment.json`"
+def _track(dataset: Dataset) -> str:
+    """Name of the recipe; "" where the models are not the speedrun's."""
+    track = dataset.experiment["identity"].get("track")
+    return str(track.get("name", "") if isinstance(track, dict) else track or "")
 
 
 def _tables() -> list[str]:
@@ -139,6 +144,4 @@ def _citation(repository: str, words: Words) -> list[str]:
         "}",
         "```",
         "",
-        "The training recipe is that of [modded-nanogpt](https://github.com/KellerJordan/modded-nanogpt) by Keller "
-        "Jordan and contributors.",
     ]

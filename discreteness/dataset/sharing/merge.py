@@ -17,6 +17,7 @@ from itertools import chain
 
 import numpy as np
 
+from discreteness.dataset.annotations import ANNOTATIONS_FILE
 from discreteness.dataset.by_token.compaction import compact
 from discreteness.dataset.by_token.parts import read_parts
 from discreteness.dataset.lock import DatasetLock
@@ -97,6 +98,10 @@ def merge(
                 _copy_seed(held[seed][0], target)
         for source in sources:
             _copy_log(source, target)
+            if source.exists(ANNOTATIONS_FILE) and not target.exists(
+                ANNOTATIONS_FILE
+            ):  # of the same documents and data
+                target.write(ANNOTATIONS_FILE, source.read(ANNOTATIONS_FILE))
         if not target.exists(EXPERIMENT_FILE) or read_manifest(target) != manifest:
             target.write(EXPERIMENT_FILE, manifest.to_json())
         if target.exists(MERGE_FILE):
@@ -151,9 +156,7 @@ def _first_difference(one: Held, other: Held) -> str:
     """Where the losses of a seed differ for the first time; "" if they are the same bits."""
     if one.storage.read(one.seed.path) == other.storage.read(other.seed.path):
         return ""
-    mine, others = (
-        read_losses(held.storage, held.manifest, held.seed, held.manifest.documents) for held in (one, other)
-    )
+    mine, others = _losses(one), _losses(other)
     differing = mine.view(np.uint32) != others.view(np.uint32)
     if not differing.any():
         return ""

@@ -1,11 +1,13 @@
 """dataset -> the files of its publication: what others need to read it, and nothing of who made it where.
 
-- Committed seeds with their records, the layout by token, documents, the analysis; weights where they are asked for.
+- Committed seeds with their records, the layout by token, documents, annotations, the analysis; weights where they are
+  asked for.
 - Not log/, which names hosts, processes and paths, and nothing of seeds that are not committed.
 """
 
 from collections.abc import Iterator
 
+from discreteness.dataset.annotations import ANNOTATIONS_FILE
 from discreteness.dataset.by_token.parts import read_parts
 from discreteness.dataset.derived import ANALYSIS_FOLDER
 from discreteness.dataset.manifest import Manifest, listed
@@ -42,6 +44,7 @@ def published_files(
             f"run: discreteness compact {storage.uri}"
         )
     names = [EXPERIMENT_FILE, DOCUMENTS_FILE, PARTS_FILE]
+    names += [ANNOTATIONS_FILE] if storage.exists(ANNOTATIONS_FILE) else []
     names += [name for part in parts for name in part.files(manifest)]
     names += [name for seed in committed.values() for name in (seed.path, seed.runs_path)]
     names += [f"{ANALYSIS_FOLDER}/{info.base_name}" for info in storage.list(ANALYSIS_FOLDER) if info.is_file]
