@@ -1,7 +1,8 @@
 """A series of tiny random models: checkpoints as `transformers` saves them, and what it says of their losses."""
 
+import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -42,6 +43,26 @@ def save(model, place, safe=True):
     if not safe:  # as before safetensors; this version of transformers no longer writes it
         place.joinpath("model.safetensors").unlink()
         torch.save(model.state_dict(), place / "pytorch_model.bin")
+
+
+@contextmanager
+def held_back(path, gate):
+    """Whoever reads the file at `path` waits until the context ends, then has its bytes; `gate` is a name beside."""
+    content = path.read_bytes()
+    os.mkfifo(gate)
+    shown = gate.with_suffix(".shown")
+    os.link(gate, shown)
+    shown.replace(path)
+    try:
+        yield
+    finally:
+        shown.write_bytes(content)
+        shown.replace(path)  # for those who come now
+        with suppress(OSError):  # nobody waits
+            waiting = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(waiting, True)
+            with os.fdopen(waiting, "wb") as pipe:
+                pipe.write(content)
 
 
 def write_texts(folder):
